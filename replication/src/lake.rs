@@ -1,0 +1,627 @@
+//! The lake: Delta tables that take net changes by key. The only room that
+//! names a Delta crate.
+//!
+//! ```text
+//! ChangeBatch ── last change per key ── unchanged cells resolved ──┐
+//! Chunk (file already written) ── keys the table has are dropped ──┤
+//!                                                                  ▼
+//!             staged: new files, grown deletion vectors   (nothing visible)
+//!                                                                  │ commit
+//!             one log entry: remove/add, txn, domainMetadata ◄─────┘
+//! ```
+//!
+//! Any number of batches can be staged before one commit, so a source
+//! transaction larger than memory is still one version of the table.
+//!
+//! A staged change that could not be committed leaves the table unusable: it
+//! has to be opened again from the log, which is always right.
+
+mod data_file;
+mod deletion_vector;
+mod key_index;
+mod log;
+mod merge;
+mod net;
+mod record;
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::SchemaRef;
+use object_store::local::LocalFileSystem;
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use roaring::RoaringBitmap;
+use serde_json::{Value, json};
+use url::Url;
+
+pub use self::data_file::{FileWriter, WrittenFile};
+pub use self::log::{Commit, DOMAIN, Log, now_ms};
+pub use self::record::{PipelineRecord, SnapshotProgress, State, TableRecord};
+
+use self::deletion_vector::Descriptor;
+use self::key_index::{KeyIndex, KeyMap, Location};
+use crate::batch::TxId;
+use crate::error::{Error, Result};
+use crate::key::{Key, KeyEncoder};
+use crate::position::Position;
+use crate::schema::{TableId, TableSchema};
+
+/// Commits between two checkpoints.
+const CHECKPOINT_COMMITS: u64 = 100;
+/// Entries an index rebuild sorts at a time.
+const INDEX_ROWS: usize = 128 << 10;
+
+/// The place of all tables of a pipeline.
+#[derive(Clone)]
+pub struct Lake {
+    root: Url,
+    store: Arc<dyn ObjectStore>,
+}
+
+impl Lake {
+    /// Opens `file:///path` or a plain path, making the folder if need be.
+    pub fn open(url: &str) -> Result<Self> {
+        let path = match Url::parse(url) {
+            Ok(parsed) if parsed.scheme() == "file" => parsed.to_file_path().map_err(|()| {
+                Error::operator(format!("lake.url {url} is not a local path")).with_hint("write file:///absolute/path")
+            })?,
+            Ok(parsed) if parsed.scheme().len() > 1 => {
+                return Err(Error::operator(format!(
+                    "lake.url has the scheme {:?}, which is not supported yet",
+                    parsed.scheme()
+                ))
+                .with_hint("use file:///path or a plain path"));
+            }
+            _ => url.into(),
+        };
+        let unusable = |e: std::io::Error| {
+            Error::operator(format!(
+                "lake.url {} is not a folder that can be written",
+                path.display()
+            ))
+            .with_hint("make it writable for this user, or set another lake.url")
+            .with_source(e)
+        };
+        std::fs::create_dir_all(&path).map_err(unusable)?;
+        let path = path.canonicalize().map_err(unusable)?;
+        let probe = path.join(format!(".tributary-{}", uuid::Uuid::new_v4()));
+        std::fs::write(&probe, b"").map_err(unusable)?;
+        std::fs::remove_file(&probe).map_err(unusable)?;
+        let root = Url::from_directory_path(&path)
+            .map_err(|()| Error::operator(format!("lake.url {} is not an absolute path", path.display())))?;
+        let store = Arc::new(LocalFileSystem::new().with_fsync(true));
+        Ok(Self { root, store })
+    }
+
+    /// The log of a table at `<lake>/<schema>/<table>`.
+    pub fn table(&self, id: &TableId) -> Result<Log> {
+        self.log(&format!("{}/{}", path_segment(&id.schema), path_segment(&id.name)))
+    }
+
+    /// The log that holds the pipeline's own record.
+    pub fn pipeline(&self) -> Result<Log> {
+        self.log("_tributary/pipeline")
+    }
+
+    fn log(&self, relative: &str) -> Result<Log> {
+        let mut url = self.root.clone();
+        url.path_segments_mut()
+            .map_err(|()| Error::bug("the lake's URL has no path"))?
+            .pop_if_empty()
+            .extend(relative.split('/'))
+            .push("");
+        Log::new(self.store.clone(), url)
+    }
+}
+
+/// A name as one path segment: everything but letters, digits, `_` and `-` is
+/// percent-encoded, so that no name leaves its folder. A leading `_` is too:
+/// readers hide such folders.
+fn path_segment(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for (i, byte) in name.bytes().enumerate() {
+        match byte {
+            b'_' if i == 0 => out.push_str("%5F"),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+/// Rows read at the source because the lake doesn't have them.
+pub struct PointRead {
+    /// The rows found, with the table's full schema.
+    pub rows: RecordBatch,
+    /// They may hold changes up to here.
+    pub high: Position,
+}
+
+/// The last resort for unchanged values: reads rows by key at the source.
+pub trait PointReader: Send + Sync {
+    /// `keys` has the key columns alone, in key order.
+    fn read<'a>(&'a self, keys: RecordBatch) -> Pin<Box<dyn Future<Output = Result<PointRead>> + Send + 'a>>;
+}
+
+/// A chunk of a snapshot: files that are written, and who their rows are.
+pub struct Chunk {
+    pub files: Vec<(WrittenFile, Vec<Key>)>,
+    /// Whether the chunk's snapshot saw a transaction.
+    pub saw: Box<dyn Fn(TxId) -> bool + Send>,
+}
+
+/// What a commit did.
+#[derive(Clone, Debug, Default)]
+pub struct Committed {
+    pub version: u64,
+    pub upserts: u64,
+    pub deletes: u64,
+    pub snapshot_rows: u64,
+}
+
+struct DataFile {
+    path: String,
+    size: i64,
+    modification_time: i64,
+    rows: u32,
+    stats: String,
+    /// As the log has it.
+    vector: Option<Descriptor>,
+    deleted: RoaringBitmap,
+    /// Whether the log has an `add` of it.
+    committed: bool,
+    /// Whether `deleted` has grown since the log's vector.
+    dirty: bool,
+    /// Whether it is to go, or gone.
+    removed: bool,
+}
+
+impl DataFile {
+    fn written(file: WrittenFile) -> Self {
+        Self {
+            path: file.path,
+            size: file.size,
+            modification_time: file.modification_time,
+            rows: file.rows,
+            stats: file.stats,
+            vector: None,
+            deleted: RoaringBitmap::new(),
+            committed: false,
+            dirty: false,
+            removed: false,
+        }
+    }
+
+    fn stored(&self) -> data_file::Stored<'_> {
+        data_file::Stored {
+            path: &self.path,
+            size: self.size as u64,
+        }
+    }
+
+    fn live_rows(&self) -> u64 {
+        if self.removed {
+            0
+        } else {
+            u64::from(self.rows) - self.deleted.len()
+        }
+    }
+
+    fn remove_action(&self) -> Value {
+        let mut remove = json!({
+            "path": self.path,
+            "deletionTimestamp": now_ms(),
+            "dataChange": true,
+            "extendedFileMetadata": true,
+            "partitionValues": {},
+            "size": self.size,
+        });
+        // Without its vector a remove names another logical file, and the old
+        // rows would stay live beside the new ones.
+        if let Some(vector) = &self.vector {
+            remove["deletionVector"] = json!(vector);
+        }
+        json!({"remove": remove})
+    }
+
+    fn add_action(&self, vector: Option<&Descriptor>) -> Value {
+        let mut add = json!({
+            "path": self.path,
+            "partitionValues": {},
+            "size": self.size,
+            "modificationTime": self.modification_time,
+            "dataChange": true,
+        });
+        if let Some(vector) = vector {
+            add["deletionVector"] = json!(vector);
+            add["stats"] = json!(loose(&self.stats));
+        } else {
+            add["stats"] = json!(self.stats);
+        }
+        json!({"add": add})
+    }
+}
+
+/// Statistics of a file with a deletion vector: the bounds are no longer tight.
+fn loose(stats: &str) -> String {
+    match serde_json::from_str::<Value>(stats) {
+        Ok(mut value) if value.is_object() => {
+            value["tightBounds"] = json!(false);
+            value.to_string()
+        }
+        _ => stats.to_owned(),
+    }
+}
+
+/// One table of the lake and its only writer.
+pub struct DeltaTable {
+    log: Log,
+    schema: Arc<TableSchema>,
+    arrow: SchemaRef,
+    encoder: KeyEncoder,
+    record: TableRecord,
+    version: u64,
+    batch_number: i64,
+    files: Vec<DataFile>,
+    index: KeyIndex,
+    /// Keys that the stream deleted while a snapshot runs, and by whom: a
+    /// chunk that didn't see the delete must not bring the row back.
+    deleted_keys: KeyMap<TxId>,
+    truncated_by: Vec<TxId>,
+    staged: Committed,
+}
+
+impl DeltaTable {
+    /// Creates the table at version 0. Errors: something is there already.
+    pub async fn create(log: Log, schema: Arc<TableSchema>, record: TableRecord) -> Result<Self> {
+        let mut reader = vec!["deletionVectors"];
+        if schema.columns.iter().any(|c| c.ty.has_timestamp_ntz()) {
+            reader.push("timestampNtz");
+        }
+        let mut writer = reader.clone();
+        writer.push("domainMetadata");
+        let actions = vec![
+            json!({"protocol": {
+                "minReaderVersion": 3, "minWriterVersion": 7,
+                "readerFeatures": reader, "writerFeatures": writer,
+            }}),
+            json!({"metaData": {
+                "id": uuid::Uuid::new_v4().to_string(),
+                "name": record.table,
+                "format": {"provider": "parquet", "options": {}},
+                "schemaString": schema.delta_json().to_string(),
+                "partitionColumns": [],
+                "configuration": {"delta.enableDeletionVectors": "true"},
+                "createdTime": now_ms(),
+            }}),
+            record.domain_action(),
+        ];
+        match log.commit(0, "CREATE TABLE", actions).await? {
+            Commit::Committed => Ok(Self::new(log, schema, record, 0, 0, Vec::new())),
+            Commit::Conflict => Err(Error::transient(format!(
+                "another writer created {} at the same time",
+                log.url()
+            ))),
+        }
+    }
+
+    /// Opens the table as it is in the log, or `None` where there is none.
+    /// The key index is empty until [`DeltaTable::build_index`].
+    ///
+    /// Errors: a table that this pipeline did not write, or of another shape.
+    pub async fn open(log: Log, schema: Arc<TableSchema>, pipeline: &str) -> Result<Option<Self>> {
+        let Some(state) = log.load(pipeline).await? else {
+            return Ok(None);
+        };
+        let record = TableRecord::from_log(&log, state.domain.as_deref(), pipeline)?;
+        let names: Vec<&str> = schema.columns.iter().map(|c| c.name.as_str()).collect();
+        if record.schema_id != TableRecord::schema_id(&schema) || state.columns != names {
+            return Err(Error::operator(format!(
+                "the columns of {} have changed since its lake table was made",
+                record.table
+            ))
+            .with_hint(format!(
+                "move {} away and run again: the table is copied anew",
+                shown(log.url())
+            )));
+        }
+        let files = state.files.into_iter().map(|file| {
+            let rows = file
+                .stats
+                .as_deref()
+                .and_then(|s| serde_json::from_str::<Value>(s).ok())
+                .and_then(|s| s["numRecords"].as_u64())
+                .and_then(|rows| u32::try_from(rows).ok())
+                .ok_or_else(|| {
+                    Error::operator(format!(
+                        "{} of {} has no numRecords, so another writer added it",
+                        file.path, record.table
+                    ))
+                })?;
+            Ok(DataFile {
+                path: file.path,
+                size: file.size,
+                modification_time: file.modification_time,
+                rows,
+                stats: file.stats.unwrap_or_default(),
+                vector: file.deletion_vector,
+                deleted: file.deleted,
+                committed: true,
+                dirty: false,
+                removed: false,
+            })
+        });
+        let files = files.collect::<Result<Vec<_>>>()?;
+        Ok(Some(Self::new(
+            log,
+            schema,
+            record,
+            state.version,
+            state.txn.unwrap_or(0),
+            files,
+        )))
+    }
+
+    fn new(
+        log: Log,
+        schema: Arc<TableSchema>,
+        record: TableRecord,
+        version: u64,
+        batch_number: i64,
+        files: Vec<DataFile>,
+    ) -> Self {
+        let seed = uuid::Uuid::new_v4().as_u64_pair().0;
+        let encoder = KeyEncoder::new(&schema, seed);
+        Self {
+            log,
+            arrow: schema.arrow(),
+            index: KeyIndex::new(encoder.is_exact()),
+            schema,
+            encoder,
+            record,
+            version,
+            batch_number,
+            files,
+            deleted_keys: KeyMap::default(),
+            truncated_by: Vec::new(),
+            staged: Committed::default(),
+        }
+    }
+
+    /// Fills the index by reading the key columns. Returns the rows indexed.
+    pub async fn build_index(&mut self) -> Result<u64> {
+        let columns = sorted(self.encoder.columns());
+        let order: Vec<usize> = self
+            .encoder
+            .columns()
+            .iter()
+            .filter_map(|c| columns.binary_search(c).ok())
+            .collect();
+        let mut index = KeyIndex::new(self.encoder.is_exact());
+        let mut indexed = 0;
+        for (number, file) in self.files.iter().enumerate() {
+            let mut row = 0_u32;
+            let mut entries = Vec::with_capacity(INDEX_ROWS.min(file.rows as usize));
+            let encoder = &self.encoder;
+            data_file::scan(&self.log, &file.stored(), &columns, |batch| {
+                let key_columns: Vec<&ArrayRef> = order.iter().map(|c| batch.column(*c)).collect();
+                for key in encoder.keys_of(&key_columns, batch.num_rows())? {
+                    if !file.deleted.contains(row) {
+                        entries.push((key, Location::new(number as u32, row)));
+                    }
+                    row += 1;
+                }
+                if entries.len() >= INDEX_ROWS {
+                    indexed += entries.len() as u64;
+                    index.insert_all(std::mem::take(&mut entries), &|_| true);
+                }
+                Ok(())
+            })
+            .await?;
+            if row != file.rows {
+                return Err(
+                    Error::operator(format!("{} has {row} rows, but the log says {}", file.path, file.rows)).with_hint(
+                        format!(
+                            "move {} away and run again: the table is copied anew",
+                            shown(self.log.url())
+                        ),
+                    ),
+                );
+            }
+            indexed += entries.len() as u64;
+            index.insert_all(entries, &|_| true);
+        }
+        self.index = index;
+        Ok(indexed)
+    }
+
+    pub fn record(&self) -> &TableRecord {
+        &self.record
+    }
+
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub fn schema(&self) -> &Arc<TableSchema> {
+        &self.schema
+    }
+
+    pub fn encoder(&self) -> &KeyEncoder {
+        &self.encoder
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub fn rows(&self) -> u64 {
+        self.files.iter().map(DataFile::live_rows).sum()
+    }
+
+    pub fn file_count(&self) -> usize {
+        self.files.iter().filter(|f| f.live_rows() > 0).count()
+    }
+
+    /// What index and vectors hold in memory, in bytes.
+    pub fn bytes(&self) -> usize {
+        let vectors: usize = self.files.iter().map(|f| f.deleted.serialized_size()).sum();
+        self.index.bytes() + vectors
+    }
+
+    /// Starts a writer for rows of this table.
+    pub fn file_writer(&self) -> Result<FileWriter> {
+        FileWriter::create(&self.log, &self.arrow, &self.schema.key)
+    }
+
+    fn find(&self, key: Key) -> Option<Location> {
+        self.index.get(key).filter(|location| is_live(&self.files, *location))
+    }
+
+    fn kill(&mut self, location: Location) {
+        if let Some(file) = self.files.get_mut(location.file() as usize) {
+            file.deleted.insert(location.row());
+            file.dirty = true;
+        }
+    }
+
+    /// Notes that staged values may be as new as `high`: the table equals the
+    /// source only once its watermark covers it.
+    pub fn expect_catch_up(&mut self, high: Position) {
+        let later = self.record.catch_up_to.filter(|to| to.covers(&high));
+        self.record.catch_up_to = Some(later.unwrap_or(high));
+    }
+
+    /// Commits all that is staged, and the record as `change` leaves it, as
+    /// one version.
+    pub async fn commit(&mut self, operation: &str, change: impl FnOnce(&mut TableRecord)) -> Result<Committed> {
+        let vectors = self.write_vectors().await?;
+        let mut actions = Vec::new();
+        for (number, file) in self.files.iter().enumerate() {
+            let vector = vectors.get(&number).or(file.vector.as_ref());
+            let empty = file.live_rows() == 0;
+            if file.committed && (file.removed || file.dirty) {
+                actions.push(file.remove_action());
+            }
+            if !empty && (!file.committed || file.dirty) {
+                actions.push(file.add_action(vector));
+            }
+        }
+        let mut record = self.record.clone();
+        change(&mut record);
+        let batch_number = self.batch_number + 1;
+        actions.push(json!({"txn": {
+            "appId": record.pipeline, "version": batch_number, "lastUpdated": now_ms(),
+        }}));
+        actions.push(record.domain_action());
+        let version = self.version + 1;
+        if self.log.commit(version, operation, actions).await? == Commit::Conflict {
+            return Err(self.conflict(version).await);
+        }
+        self.version = version;
+        self.batch_number = batch_number;
+        if record.state != State::Snapshotting {
+            self.deleted_keys = KeyMap::default();
+            self.truncated_by = Vec::new();
+        }
+        self.record = record;
+        for (number, file) in self.files.iter_mut().enumerate() {
+            if let Some(vector) = vectors.get(&number) {
+                file.vector = Some(vector.clone());
+            }
+            file.removed |= file.live_rows() == 0;
+            if file.removed {
+                file.deleted = RoaringBitmap::new();
+            }
+            // A file that never got an `add` has nothing to remove later.
+            file.committed = !file.removed;
+            file.dirty = false;
+        }
+        self.checkpoint_if_due();
+        let committed = Committed {
+            version,
+            ..self.staged.clone()
+        };
+        self.staged = Committed::default();
+        Ok(committed)
+    }
+
+    /// Puts the vectors of files that keep some rows, by file number.
+    async fn write_vectors(&self) -> Result<HashMap<usize, Descriptor>> {
+        let changed: Vec<usize> = (0..self.files.len())
+            .filter(|number| {
+                let file = &self.files[*number];
+                !file.removed && file.dirty && file.live_rows() > 0
+            })
+            .collect();
+        let bitmaps: Vec<&RoaringBitmap> = changed.iter().map(|number| &self.files[*number].deleted).collect();
+        let mut descriptors = Vec::with_capacity(changed.len());
+        for pack in deletion_vector::pack(&bitmaps)? {
+            let path = self.log.file(&pack.path);
+            let put = self.log.store().put(&path, PutPayload::from(pack.bytes)).await;
+            put.map_err(|e| log::store_error("cannot write to", self.log.url(), e))?;
+            descriptors.extend(pack.descriptors);
+        }
+        Ok(changed.into_iter().zip(descriptors).collect())
+    }
+
+    /// Tells what took our version. Whoever it was, this table has to be
+    /// opened again; a newer epoch of our own pipeline means that we are the
+    /// one to stop.
+    async fn conflict(&self, version: u64) -> Error {
+        let entry = match self.log.read(version).await {
+            Ok(entry) => entry.unwrap_or_default(),
+            Err(error) => return error,
+        };
+        let epoch = entry
+            .iter()
+            .find_map(|action| TableRecord::from_action(&action["domainMetadata"]))
+            .map(|record| record.epoch);
+        match epoch {
+            Some(epoch) if epoch > self.record.epoch => Error::operator(format!(
+                "another sidecar of this pipeline writes {}; this one stops",
+                self.record.table
+            ))
+            .with_hint("run one `tributary run` per slot"),
+            _ => Error::transient(format!(
+                "another writer committed version {version} of {}",
+                self.record.table
+            )),
+        }
+    }
+
+    fn checkpoint_if_due(&self) {
+        if !self.version.is_multiple_of(CHECKPOINT_COMMITS) {
+            return;
+        }
+        let (log, version, table) = (self.log.clone(), self.version, self.record.table.clone());
+        tokio::spawn(async move {
+            match log.checkpoint(version).await {
+                Ok(()) => tracing::info!(%table, version, "wrote checkpoint"),
+                // The log is whole without it; the next one makes up for it.
+                Err(error) => tracing::warn!(%table, version, %error, "checkpoint failed"),
+            }
+        });
+    }
+}
+
+fn is_live(files: &[DataFile], location: Location) -> bool {
+    files
+        .get(location.file() as usize)
+        .is_some_and(|file| !file.removed && !file.deleted.contains(location.row()))
+}
+
+fn sorted(columns: &[usize]) -> Vec<usize> {
+    let mut columns = columns.to_vec();
+    columns.sort_unstable();
+    columns.dedup();
+    columns
+}
+
+/// A URL of the lake as a person would type it.
+pub fn shown(url: &Url) -> String {
+    url.to_file_path()
+        .map_or_else(|()| url.to_string(), |p| p.display().to_string())
+}

@@ -1,0 +1,335 @@
+//! Parquet files of a table: written as batches come, read back by row.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Int16Type, Int32Type, Int64Type, SchemaRef};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{FutureExt, TryStreamExt};
+use object_store::buffered::BufWriter;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, RowSelection, RowSelector};
+use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::arrow::{AsyncArrowWriter, ParquetRecordBatchStreamBuilder, ProjectionMask};
+use parquet::basic::Compression;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::log::{Log, now_ms, store_error};
+use crate::error::{Error, Result};
+
+/// Encoded bytes of an unfinished row group: what a writer holds in memory.
+const ROW_GROUP_BYTES: usize = 16 << 20;
+/// What is buffered before a part of a multipart upload goes out.
+const UPLOAD_BYTES: usize = 5 << 20;
+/// Rows a page holds at most: a look-up of one row decodes one page.
+const PAGE_ROWS: usize = 8 << 10;
+/// Longer texts make no min/max statistics.
+const STATS_TEXT_MAX: usize = 64;
+
+/// A file that is written but not committed.
+#[derive(Clone, Debug)]
+pub struct WrittenFile {
+    /// Relative to the table.
+    pub path: String,
+    pub size: i64,
+    pub modification_time: i64,
+    pub rows: u32,
+    pub stats: String,
+}
+
+/// Writes one data file, a batch at a time, holding one row group.
+pub struct FileWriter {
+    log: Log,
+    path: String,
+    writer: AsyncArrowWriter<BufWriter>,
+    stats: Stats,
+}
+
+impl FileWriter {
+    /// `key` names the columns that get min/max statistics.
+    pub fn create(log: &Log, schema: &SchemaRef, key: &[usize]) -> Result<Self> {
+        let path = format!("part-{}.snappy.parquet", Uuid::new_v4());
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::SNAPPY)
+            .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
+            .set_max_row_group_row_count(Some(1 << 20))
+            .set_data_page_row_count_limit(PAGE_ROWS)
+            .set_statistics_enabled(EnabledStatistics::Chunk)
+            .build();
+        let upload = BufWriter::with_capacity(log.store().clone(), log.file(&path), UPLOAD_BYTES);
+        let writer = AsyncArrowWriter::try_new(upload, schema.clone(), Some(properties))
+            .map_err(|e| Error::bug(format!("cannot write the schema of {}", log.url())).with_source(e))?;
+        Ok(Self {
+            log: log.clone(),
+            path,
+            writer,
+            stats: Stats::new(schema, key),
+        })
+    }
+
+    pub async fn write(&mut self, rows: &RecordBatch) -> Result<()> {
+        self.stats.add(rows);
+        self.writer
+            .write(rows)
+            .await
+            .map_err(|e| parquet_error("cannot write to", &self.log, e))
+    }
+
+    pub fn rows(&self) -> u32 {
+        self.stats.rows
+    }
+
+    /// Bytes given to the store or waiting in the row group.
+    pub fn bytes(&self) -> usize {
+        self.writer.bytes_written() + self.writer.in_progress_size()
+    }
+
+    /// Writes the footer and waits until the file is durable.
+    pub async fn finish(mut self) -> Result<WrittenFile> {
+        self.writer
+            .finish()
+            .await
+            .map_err(|e| parquet_error("cannot write to", &self.log, e))?;
+        Ok(WrittenFile {
+            path: self.path,
+            size: self.writer.bytes_written() as i64,
+            modification_time: now_ms(),
+            rows: self.stats.rows,
+            stats: self.stats.json().to_string(),
+        })
+    }
+}
+
+/// Parquet wraps the store's error; unwrap it so that a full disk reads as one.
+fn parquet_error(what: &str, log: &Log, error: ParquetError) -> Error {
+    match error {
+        ParquetError::External(inner) => match inner.downcast::<object_store::Error>() {
+            Ok(store) => store_error(what, log.url(), *store),
+            Err(inner) => match inner.downcast::<std::io::Error>() {
+                Ok(io) => store_error(
+                    what,
+                    log.url(),
+                    object_store::Error::Generic {
+                        store: "lake",
+                        source: io,
+                    },
+                ),
+                Err(inner) => Error::transient(format!("{what} {}", log.url())).with_source(inner),
+            },
+        },
+        other => Error::transient(format!("{what} {}", log.url())).with_source(other),
+    }
+}
+
+/// Reads some rows of some columns, in row order, as one batch.
+///
+/// `rows` is ascending and without repeats.
+pub async fn read_rows(log: &Log, file: &Stored<'_>, columns: &[usize], rows: &[u32]) -> Result<RecordBatch> {
+    let mut selectors = Vec::new();
+    let mut next = 0_usize;
+    for row in rows {
+        let row = *row as usize;
+        if row > next {
+            selectors.push(RowSelector::skip(row - next));
+        }
+        selectors.push(RowSelector::select(1));
+        next = row + 1;
+    }
+    let stream = open(log, file, columns)
+        .await?
+        .with_row_selection(RowSelection::from(selectors));
+    let stream = stream.build().map_err(|e| parquet_error("cannot read", log, e))?;
+    let schema = stream.schema().clone();
+    let batches: Vec<RecordBatch> = stream
+        .try_collect()
+        .await
+        .map_err(|e| parquet_error("cannot read", log, e))?;
+    concat_batches(&schema, &batches).map_err(|e| Error::bug("rows of one file differ in schema").with_source(e))
+}
+
+/// Reads some columns of a whole file, batch by batch.
+pub async fn scan(
+    log: &Log,
+    file: &Stored<'_>,
+    columns: &[usize],
+    mut each: impl FnMut(RecordBatch) -> Result<()>,
+) -> Result<()> {
+    let stream = open(log, file, columns).await?.with_batch_size(16 << 10);
+    let mut stream = stream.build().map_err(|e| parquet_error("cannot read", log, e))?;
+    while let Some(batch) = stream
+        .try_next()
+        .await
+        .map_err(|e| parquet_error("cannot read", log, e))?
+    {
+        each(batch)?;
+    }
+    Ok(())
+}
+
+async fn open(log: &Log, file: &Stored<'_>, columns: &[usize]) -> Result<ParquetRecordBatchStreamBuilder<StoreReader>> {
+    let reader = StoreReader {
+        store: log.store().clone(),
+        path: log.file(file.path),
+        size: file.size,
+    };
+    // The offset index lets a look-up of a few rows skip the pages between.
+    let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Optional);
+    let builder = ParquetRecordBatchStreamBuilder::new_with_options(reader, options)
+        .await
+        .map_err(|e| parquet_error("cannot read", log, e))?;
+    let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
+    Ok(builder.with_projection(mask))
+}
+
+/// A file of the table as the log has it.
+pub struct Stored<'a> {
+    pub path: &'a str,
+    /// In bytes.
+    pub size: u64,
+}
+
+/// Parquet's view of an object.
+struct StoreReader {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    size: u64,
+}
+
+impl AsyncFileReader for StoreReader {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
+        async move { self.store.get_range(&self.path, range).await.map_err(external) }.boxed()
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>, ParquetError>> {
+        async move { self.store.get_ranges(&self.path, &ranges).await.map_err(external) }.boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        options: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
+        async move {
+            let size = self.size;
+            let reader = ParquetMetaDataReader::new().with_arrow_reader_options(options);
+            reader.load_and_finish(self, size).await.map(Arc::new)
+        }
+        .boxed()
+    }
+}
+
+fn external(error: object_store::Error) -> ParquetError {
+    ParquetError::External(Box::new(error))
+}
+
+/// Row count, and min, max and null count of key columns of plain types.
+///
+/// Statistics dominate the size of commits, so nothing else gets any.
+struct Stats {
+    rows: u32,
+    columns: Vec<(usize, String, Bounds)>,
+}
+
+enum Bounds {
+    Integer(Option<(i64, i64)>),
+    Text(Option<(String, String)>),
+}
+
+impl Stats {
+    fn new(schema: &SchemaRef, key: &[usize]) -> Self {
+        let columns = key
+            .iter()
+            .filter_map(|index| {
+                let field = schema.fields().get(*index)?;
+                let range = match field.data_type() {
+                    DataType::Int16 | DataType::Int32 | DataType::Int64 => Bounds::Integer(None),
+                    DataType::Utf8 => Bounds::Text(None),
+                    _ => return None,
+                };
+                Some((*index, field.name().clone(), range))
+            })
+            .collect();
+        Self { rows: 0, columns }
+    }
+
+    fn add(&mut self, rows: &RecordBatch) {
+        self.rows += rows.num_rows() as u32;
+        self.columns
+            .retain_mut(|(index, _, range)| range.add(rows.column(*index)));
+    }
+
+    fn json(&self) -> Value {
+        let (mut min, mut max, mut nulls) = (Map::new(), Map::new(), Map::new());
+        for (_, name, range) in &self.columns {
+            let (low, high) = match range {
+                Bounds::Integer(Some((low, high))) => (json!(low), json!(high)),
+                Bounds::Text(Some((low, high))) => (json!(low), json!(high)),
+                _ => continue,
+            };
+            min.insert(name.clone(), low);
+            max.insert(name.clone(), high);
+            nulls.insert(name.clone(), json!(0));
+        }
+        json!({"numRecords": self.rows, "minValues": min, "maxValues": max, "nullCount": nulls})
+    }
+}
+
+impl Bounds {
+    /// Widens the range, or says that the column can have none.
+    fn add(&mut self, column: &ArrayRef) -> bool {
+        if column.null_count() > 0 {
+            return false;
+        }
+        match self {
+            Bounds::Integer(range) => {
+                let bounds = match column.data_type() {
+                    DataType::Int16 => bounds(
+                        column
+                            .as_primitive::<Int16Type>()
+                            .values()
+                            .iter()
+                            .map(|v| i64::from(*v)),
+                    ),
+                    DataType::Int32 => bounds(
+                        column
+                            .as_primitive::<Int32Type>()
+                            .values()
+                            .iter()
+                            .map(|v| i64::from(*v)),
+                    ),
+                    _ => bounds(column.as_primitive::<Int64Type>().values().iter().copied()),
+                };
+                if let Some((low, high)) = bounds {
+                    *range = Some(range.map_or((low, high), |(l, h)| (l.min(low), h.max(high))));
+                }
+            }
+            Bounds::Text(range) => {
+                for text in column.as_string::<i32>().iter().flatten() {
+                    if text.len() > STATS_TEXT_MAX {
+                        return false;
+                    }
+                    match range {
+                        None => *range = Some((text.to_owned(), text.to_owned())),
+                        Some((low, _)) if text < low.as_str() => text.clone_into(low),
+                        Some((_, high)) if text > high.as_str() => text.clone_into(high),
+                        Some(_) => {}
+                    }
+                }
+            }
+        }
+        true
+    }
+}
+
+fn bounds(values: impl Iterator<Item = i64>) -> Option<(i64, i64)> {
+    values.fold(None, |range, v| {
+        Some(range.map_or((v, v), |(l, h): (i64, i64)| (l.min(v), h.max(v))))
+    })
+}

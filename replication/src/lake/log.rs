@@ -1,0 +1,323 @@
+//! The Delta log of one table: load, commit by put-if-absent, checkpoint.
+//!
+//! Reading and checkpoints are `delta_kernel`'s; commits are our own JSON,
+//! since one commit carries data, `txn` and `domainMetadata` under our own
+//! conflict rules. Spec: Delta protocol, "Delta Log Entries" and "Actions".
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Int32Type, Int64Type};
+use delta_kernel::actions::deletion_vector::DeletionVectorDescriptor;
+use delta_kernel::engine::arrow_data::ArrowEngineData;
+use delta_kernel::{Engine, Snapshot, Version};
+use delta_kernel_default_engine::executor::tokio::TokioMultiThreadExecutor;
+use delta_kernel_default_engine::{DefaultEngine, DefaultEngineBuilder};
+use object_store::path::Path;
+use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use roaring::RoaringBitmap;
+use serde_json::{Value, json};
+use url::Url;
+use uuid::Uuid;
+
+use super::deletion_vector::{self, Descriptor};
+use crate::error::{Error, Result};
+
+type KernelEngine = DefaultEngine<TokioMultiThreadExecutor>;
+
+/// The domain of our `domainMetadata` actions.
+pub const DOMAIN: &str = "tributary";
+
+/// A data file that the log has live.
+#[derive(Clone, Debug)]
+pub struct LiveFile {
+    pub path: String,
+    pub size: i64,
+    pub modification_time: i64,
+    /// The `stats` JSON as the log has it; it goes unchanged into the next `add`.
+    pub stats: Option<String>,
+    pub deletion_vector: Option<Descriptor>,
+    pub deleted: RoaringBitmap,
+}
+
+/// A table at one version.
+pub struct LogState {
+    pub version: Version,
+    /// The `configuration` of our domain; absent in a table that isn't ours.
+    pub domain: Option<String>,
+    /// The last `txn` version of an application id.
+    pub txn: Option<i64>,
+    pub files: Vec<LiveFile>,
+    /// Column names, in order.
+    pub columns: Vec<String>,
+}
+
+/// What became of a commit.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Commit {
+    Committed,
+    /// The version was there already, by another writer.
+    Conflict,
+}
+
+#[derive(Clone)]
+pub struct Log {
+    store: Arc<dyn ObjectStore>,
+    engine: Arc<KernelEngine>,
+    /// Ends with a slash.
+    url: Url,
+    root: Path,
+}
+
+impl Log {
+    pub fn new(store: Arc<dyn ObjectStore>, url: Url) -> Result<Self> {
+        let executor = TokioMultiThreadExecutor::new(tokio::runtime::Handle::current());
+        let engine = DefaultEngineBuilder::new(store.clone())
+            .with_task_executor(Arc::new(executor))
+            .build();
+        let root = Path::from_url_path(url.path())
+            .map_err(|e| Error::operator(format!("{url} is not a usable path")).with_source(e))?;
+        Ok(Self {
+            store,
+            engine: Arc::new(engine),
+            url,
+            root,
+        })
+    }
+
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    pub fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
+    }
+
+    /// The full path of a file of the table.
+    pub fn file(&self, relative: &str) -> Path {
+        relative
+            .split('/')
+            .fold(self.root.clone(), |path, part| path.join(part))
+    }
+
+    fn entry(&self, version: Version) -> Path {
+        self.file(&format!("_delta_log/{version:020}.json"))
+    }
+
+    /// Reads the newest version, or `None` where there is no table.
+    pub async fn load(&self, app_id: &str) -> Result<Option<LogState>> {
+        use futures::TryStreamExt;
+        let first = self.store.list(Some(&self.file("_delta_log"))).try_next().await;
+        match first {
+            Ok(Some(_)) => {}
+            Ok(None) | Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(e) => return Err(store_error("cannot list", &self.url, e)),
+        }
+        let (engine, url, app_id) = (self.engine.clone(), self.url.clone(), app_id.to_owned());
+        let state = tokio::task::spawn_blocking(move || load(&engine, &url, &app_id)).await;
+        state
+            .map_err(|e| Error::bug("reading a Delta log panicked").with_source(e))?
+            .map(Some)
+    }
+
+    /// Puts one commit, if no other has taken its version.
+    ///
+    /// A put whose answer got lost is settled by reading the entry back.
+    pub async fn commit(&self, version: Version, operation: &str, mut actions: Vec<Value>) -> Result<Commit> {
+        let id = Uuid::new_v4().to_string();
+        let info = json!({"commitInfo": {
+            "timestamp": now_ms(),
+            "operation": operation,
+            "operationParameters": {},
+            "engineInfo": concat!("tributary/", env!("CARGO_PKG_VERSION")),
+            "txnId": id,
+        }});
+        actions.insert(0, info);
+        let mut text = String::new();
+        for action in &actions {
+            text.push_str(&action.to_string());
+            text.push('\n');
+        }
+        let path = self.entry(version);
+        match self
+            .store
+            .put_opts(&path, PutPayload::from(text), PutMode::Create.into())
+            .await
+        {
+            Ok(_) => Ok(Commit::Committed),
+            Err(error) => match self.read(version).await {
+                Ok(Some(entry)) if entry.iter().any(|a| a["commitInfo"]["txnId"] == id) => Ok(Commit::Committed),
+                Ok(Some(_)) => Ok(Commit::Conflict),
+                _ => Err(store_error("cannot commit to", &self.url, error)),
+            },
+        }
+    }
+
+    /// The actions of one version, or `None` if it isn't there.
+    pub async fn read(&self, version: Version) -> Result<Option<Vec<Value>>> {
+        let result = match self.store.get(&self.entry(version)).await {
+            Ok(result) => result,
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(e) => return Err(store_error("cannot read the log of", &self.url, e)),
+        };
+        let bytes = result
+            .bytes()
+            .await
+            .map_err(|e| store_error("cannot read the log of", &self.url, e))?;
+        serde_json::Deserializer::from_slice(&bytes)
+            .into_iter()
+            .collect::<Result<Vec<Value>, _>>()
+            .map(Some)
+            .map_err(|e| Error::operator(format!("version {version} of {} is not JSON", self.url)).with_source(e))
+    }
+
+    /// Writes a checkpoint of a version. Blocking work on its own thread.
+    pub async fn checkpoint(&self, version: Version) -> Result<()> {
+        let (engine, url) = (self.engine.clone(), self.url.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            let snapshot = Snapshot::builder_for(url.as_str())
+                .at_version(version)
+                .build(engine.as_ref())?;
+            snapshot.checkpoint(engine.as_ref(), None).map(|_| ())
+        });
+        written
+            .await
+            .map_err(|e| Error::bug("writing a checkpoint panicked").with_source(e))?
+            .map_err(|e| Error::transient(format!("cannot write a checkpoint of {}", self.url)).with_source(e))
+    }
+}
+
+pub fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis() as i64)
+}
+
+/// Gives a store's error its class: what a full or read-only disk says waits
+/// for a person, the rest passes.
+pub fn store_error(what: &str, url: &Url, error: StoreError) -> Error {
+    use std::io::ErrorKind;
+    let mut kind = None;
+    let mut cause: Option<&dyn std::error::Error> = Some(&error);
+    while let Some(e) = cause {
+        if let Some(io) = e.downcast_ref::<std::io::Error>() {
+            kind = Some(io.kind());
+        }
+        cause = e.source();
+    }
+    let shown = url
+        .to_file_path()
+        .map_or_else(|()| url.to_string(), |p| p.display().to_string());
+    let message = format!("{what} {shown}");
+    let error = match kind {
+        Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+            Error::transient(format!("{message}: no space left"))
+                .with_hint("free space where lake.url points; nothing is lost, the source keeps its log until then")
+                .with_source(error)
+        }
+        Some(
+            ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::NotADirectory
+            | ErrorKind::NotFound,
+        ) => Error::operator(message)
+            .with_hint("make the folder of lake.url writable for this user, or set another lake.url")
+            .with_source(error),
+        _ => Error::transient(message).with_source(error),
+    };
+    error
+}
+
+fn load(engine: &KernelEngine, url: &Url, app_id: &str) -> Result<LogState> {
+    let kernel =
+        |e: delta_kernel::KernelError| Error::operator(format!("cannot read the Delta table {url}")).with_source(e);
+    let snapshot = Snapshot::builder_for(url.as_str()).build(engine).map_err(kernel)?;
+    let domain = snapshot.get_domain_metadata(DOMAIN, engine).map_err(kernel)?;
+    let txn = snapshot.get_app_id_version(app_id, engine).map_err(kernel)?;
+    let columns = snapshot.schema().fields().map(|f| f.name().clone()).collect();
+    let version = snapshot.version();
+    let scan = snapshot.scan_builder().build().map_err(kernel)?;
+    let mut files = Vec::new();
+    for metadata in scan.scan_metadata(engine).map_err(kernel)? {
+        let data = metadata
+            .map_err(kernel)?
+            .scan_files
+            .apply_selection_vector()
+            .map_err(kernel)?;
+        let data = data
+            .into_any()
+            .downcast::<ArrowEngineData>()
+            .map_err(|_| Error::bug("the Delta kernel returned data that is not Arrow"))?;
+        live_files(data.record_batch(), engine, url, &mut files)?;
+    }
+    Ok(LogState {
+        version,
+        domain,
+        txn,
+        files,
+        columns,
+    })
+}
+
+/// Reads the kernel's scan rows: path, size, modificationTime, stats, deletionVector.
+fn live_files(rows: &RecordBatch, engine: &KernelEngine, url: &Url, files: &mut Vec<LiveFile>) -> Result<()> {
+    let missing = || Error::bug("the Delta kernel's scan rows miss a column");
+    let column = |name: &str| rows.column_by_name(name).ok_or_else(missing);
+    let (paths, sizes) = (
+        column("path")?.as_string::<i32>(),
+        column("size")?.as_primitive::<Int64Type>(),
+    );
+    let times = column("modificationTime")?.as_primitive::<Int64Type>();
+    let stats = column("stats")?.as_string::<i32>();
+    let vectors = column("deletionVector")?.as_struct();
+    let part = |name: &str| vectors.column_by_name(name).ok_or_else(missing);
+    let (kinds, dv_paths) = (
+        part("storageType")?.as_string::<i32>(),
+        part("pathOrInlineDv")?.as_string::<i32>(),
+    );
+    let (offsets, dv_sizes) = (
+        part("offset")?.as_primitive::<Int32Type>(),
+        part("sizeInBytes")?.as_primitive::<Int32Type>(),
+    );
+    let cardinalities = part("cardinality")?.as_primitive::<Int64Type>();
+    for row in 0..rows.num_rows() {
+        let descriptor = (vectors.is_valid(row) && kinds.is_valid(row)).then(|| Descriptor {
+            storage_type: kinds.value(row).to_owned(),
+            path_or_inline_dv: dv_paths.value(row).to_owned(),
+            offset: offsets.is_valid(row).then(|| offsets.value(row)),
+            size_in_bytes: dv_sizes.value(row),
+            cardinality: cardinalities.value(row),
+        });
+        let deleted = match &descriptor {
+            Some(descriptor) => read_vector(descriptor, engine, url)?,
+            None => RoaringBitmap::new(),
+        };
+        files.push(LiveFile {
+            path: paths.value(row).to_owned(),
+            size: sizes.value(row),
+            modification_time: times.value(row),
+            stats: stats.is_valid(row).then(|| stats.value(row).to_owned()),
+            deletion_vector: descriptor,
+            deleted,
+        });
+    }
+    Ok(())
+}
+
+fn read_vector(descriptor: &Descriptor, engine: &KernelEngine, url: &Url) -> Result<RoaringBitmap> {
+    let unreadable = |e: delta_kernel::KernelError| {
+        Error::operator(format!("cannot read a deletion vector of {url}")).with_source(e)
+    };
+    let kind = descriptor.storage_type.parse().map_err(unreadable)?;
+    let vector = DeletionVectorDescriptor::try_new(
+        kind,
+        descriptor.path_or_inline_dv.clone(),
+        descriptor.offset,
+        descriptor.size_in_bytes,
+        descriptor.cardinality,
+    )
+    .map_err(unreadable)?;
+    let rows = vector.row_indexes(engine.storage_handler(), url).map_err(unreadable)?;
+    deletion_vector::from_rows(rows)
+}

@@ -1,0 +1,328 @@
+//! Staging: how a batch or a chunk becomes new files and grown vectors.
+
+use std::collections::HashMap;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
+use arrow::compute::{interleave, take, take_record_batch};
+use arrow::error::ArrowError;
+
+use super::data_file::{self, WrittenFile};
+use super::key_index::{KeyIndex, KeyMap, Location};
+use super::net::{NetChange, Origin};
+use super::record::State;
+use super::{Chunk, DataFile, DeltaTable, PointReader, is_live, sorted};
+use crate::batch::{ChangeBatch, Op, TxId};
+use crate::error::{Error, Result};
+use crate::key::Key;
+use crate::position::Position;
+
+/// Rows written to a file at a time.
+const WRITE_ROWS: usize = 8 << 10;
+/// Bytes of unchanged values fetched at a time.
+const FETCH_BYTES: u64 = 16 << 20;
+
+/// A row whose unchanged cells have been traced.
+struct Patch {
+    row: u32,
+    /// The lake row that has the cells whose origin is the lake.
+    location: Option<Location>,
+    cells: Vec<(u16, Origin)>,
+}
+
+impl Patch {
+    fn needs_source(&self) -> bool {
+        self.cells.iter().any(|(_, origin)| *origin == Origin::Nowhere)
+    }
+}
+
+/// Rows with every cell resolved, and their keys.
+struct Patched {
+    rows: RecordBatch,
+    keys: Vec<Key>,
+    /// Set if values were read at the source: they may be as new as this.
+    high: Option<Position>,
+}
+
+fn arrow_bug(error: ArrowError) -> Error {
+    Error::bug("cannot rearrange rows of a batch").with_source(error)
+}
+
+impl DeltaTable {
+    /// Stages a batch: its net change per key, nothing visible yet.
+    ///
+    /// Returns the position that the table has to reach before it equals the
+    /// source, if values had to be read there.
+    pub async fn stage(&mut self, batch: ChangeBatch, points: &dyn PointReader) -> Result<Option<Position>> {
+        if let Some(transaction) = batch.truncated_by {
+            self.truncate(transaction);
+        }
+        if batch.ops.is_empty() {
+            return Ok(None);
+        }
+        let keys = self.encoder.keys(&batch.rows)?;
+        let net = NetChange::of(&batch, &keys, |key| self.find(key));
+        let (mut plain, mut patches, mut deletes) = (Vec::new(), Vec::new(), Vec::new());
+        for row in net.survivors(&keys) {
+            match batch.ops[row as usize] {
+                Op::Delete => deletes.push(row),
+                _ if net.is_partial(row) => patches.push(trace(&net, row)),
+                _ => plain.push(row),
+            }
+        }
+        // Neighbours in a file are fetched together.
+        patches.sort_by_key(|patch| patch.location.map(|l| (l.file(), l.row())));
+        for row in deletes {
+            self.delete(keys[row as usize], batch.transactions[row as usize]);
+        }
+        if plain.is_empty() && patches.is_empty() {
+            return Ok(None);
+        }
+        let mut writer = self.file_writer()?;
+        let mut written = Vec::with_capacity(plain.len() + patches.len());
+        for rows in plain.chunks(WRITE_ROWS) {
+            writer.write(&pick(&batch.rows, rows)?).await?;
+            written.extend(rows.iter().map(|row| keys[*row as usize]));
+        }
+        let mut high: Option<Position> = None;
+        for slice in self.slices(patches) {
+            let patched = self.patch(&batch, &keys, slice, points).await?;
+            writer.write(&patched.rows).await?;
+            written.extend(patched.keys);
+            if let Some(position) = patched.high {
+                high = Some(high.filter(|h| h.covers(&position)).unwrap_or(position));
+            }
+        }
+        if !written.is_empty() {
+            let file = writer.finish().await?;
+            self.add_new_versions(file, &written);
+        }
+        Ok(high)
+    }
+
+    /// Stages a snapshot's chunk: its rows but those whose key the table has
+    /// already, or that the stream has deleted since. Returns the rows added.
+    ///
+    /// The stream keeps every key that is in the table current, so a chunk's
+    /// row is needed only where the key is missing.
+    pub fn stage_chunk(&mut self, chunk: Chunk) -> u64 {
+        let emptied = self.truncated_by.iter().any(|transaction| !(chunk.saw)(*transaction));
+        let mut added = 0;
+        for (file, keys) in chunk.files {
+            let number = self.files.len() as u32;
+            let mut file = DataFile::written(file);
+            let mut entries = Vec::with_capacity(keys.len());
+            for (row, key) in (0_u32..).zip(keys) {
+                let deleted = self
+                    .deleted_keys
+                    .get(&key)
+                    .is_some_and(|transaction| !(chunk.saw)(*transaction));
+                if emptied || deleted || self.find(key).is_some() {
+                    file.deleted.insert(row);
+                    file.dirty = true;
+                } else {
+                    entries.push((key, Location::new(number, row)));
+                }
+            }
+            added += entries.len() as u64;
+            self.files.push(file);
+            let files = &self.files;
+            self.index.insert_all(entries, &|location| is_live(files, location));
+        }
+        // Later chunks have later snapshots: what this one saw, they see.
+        self.deleted_keys.retain(|_, transaction| !(chunk.saw)(*transaction));
+        self.truncated_by.retain(|transaction| !(chunk.saw)(*transaction));
+        self.staged.snapshot_rows += added;
+        added
+    }
+
+    fn delete(&mut self, key: Key, transaction: TxId) {
+        if let Some(location) = self.find(key) {
+            self.kill(location);
+            self.staged.deletes += 1;
+        }
+        if self.record.state == State::Snapshotting {
+            self.deleted_keys.insert(key, transaction);
+        }
+    }
+
+    /// Registers a staged file whose row `i` is the new version of `keys[i]`.
+    fn add_new_versions(&mut self, file: WrittenFile, keys: &[Key]) {
+        let number = self.files.len() as u32;
+        for key in keys {
+            if let Some(old) = self.find(*key) {
+                self.kill(old);
+            }
+            self.deleted_keys.remove(key);
+        }
+        self.staged.upserts += keys.len() as u64;
+        self.files.push(DataFile::written(file));
+        let files = &self.files;
+        for (row, key) in (0_u32..).zip(keys) {
+            self.index
+                .insert(*key, Location::new(number, row), &|location| is_live(files, location));
+        }
+    }
+
+    fn truncate(&mut self, transaction: TxId) {
+        for file in &mut self.files {
+            file.removed = true;
+        }
+        self.index = KeyIndex::new(self.encoder.is_exact());
+        if self.record.state == State::Snapshotting {
+            self.deleted_keys = KeyMap::default();
+            self.truncated_by.push(transaction);
+        }
+    }
+
+    /// Cuts patches so that what one slice fetches stays within bounds.
+    fn slices(&self, patches: Vec<Patch>) -> Vec<Vec<Patch>> {
+        let mut slices = Vec::new();
+        let mut slice = Vec::new();
+        let mut bytes = 0;
+        for patch in patches {
+            let file = patch.location.and_then(|l| self.files.get(l.file() as usize));
+            // Compressed bytes a row, and a compression of up to four.
+            bytes += file.map_or(1024, |f| 4 * f.size as u64 / u64::from(f.rows.max(1)) + 64);
+            slice.push(patch);
+            if bytes >= FETCH_BYTES || slice.len() >= WRITE_ROWS {
+                slices.push(std::mem::take(&mut slice));
+                bytes = 0;
+            }
+        }
+        if !slice.is_empty() {
+            slices.push(slice);
+        }
+        slices
+    }
+
+    /// Builds whole rows from a batch's rows and the values they left out.
+    async fn patch(
+        &self,
+        batch: &ChangeBatch,
+        keys: &[Key],
+        mut patches: Vec<Patch>,
+        points: &dyn PointReader,
+    ) -> Result<Patched> {
+        let lake = self.fetch(&patches).await?;
+        let mut source = None;
+        let mut high = None;
+        let missing: Vec<u32> = patches.iter().filter(|p| p.needs_source()).map(|p| p.row).collect();
+        let mut found: KeyMap<usize> = KeyMap::default();
+        if !missing.is_empty() {
+            let key_rows = pick(
+                &batch.rows.project(self.encoder.columns()).map_err(arrow_bug)?,
+                &missing,
+            )?;
+            let read = points.read(key_rows).await?;
+            found = self.encoder.keys(&read.rows)?.into_iter().zip(0..).collect();
+            // A row that is gone at the source is gone: its delete follows in
+            // the stream, before the table is taken for equal.
+            patches.retain(|p| !p.needs_source() || found.contains_key(&keys[p.row as usize]));
+            (source, high) = (Some(read.rows), Some(read.high));
+        }
+        let rows: Vec<u32> = patches.iter().map(|p| p.row).collect();
+        let picked = UInt32Array::from(rows.clone());
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.schema.columns.len());
+        for (column, array) in batch.rows.columns().iter().enumerate() {
+            let touched = patches
+                .iter()
+                .any(|p| p.cells.iter().any(|(c, _)| usize::from(*c) == column));
+            if !touched {
+                columns.push(take(array, &picked, None).map_err(arrow_bug)?);
+                continue;
+            }
+            // Array 0 is the batch, then the lake's files, then the source.
+            let mut arrays: Vec<&dyn Array> = vec![array.as_ref()];
+            let mut file_arrays = HashMap::new();
+            for (file, fetched) in &lake {
+                if let Some(at) = fetched.columns.iter().position(|c| *c == column) {
+                    file_arrays.insert(*file, arrays.len());
+                    arrays.push(fetched.batch.column(at).as_ref());
+                }
+            }
+            let source_array = arrays.len();
+            if let Some(rows) = &source {
+                arrays.push(rows.column(column).as_ref());
+            }
+            let mut indices = Vec::with_capacity(patches.len());
+            for patch in &patches {
+                let origin = patch
+                    .cells
+                    .iter()
+                    .find(|(c, _)| usize::from(*c) == column)
+                    .map(|(_, o)| *o);
+                let index = match origin.unwrap_or(Origin::Batch(patch.row)) {
+                    Origin::Batch(row) => Some((0, row as usize)),
+                    Origin::Lake(location) => file_arrays.get(&location.file()).copied().zip(
+                        lake.get(&location.file())
+                            .and_then(|f| f.rows.binary_search(&location.row()).ok()),
+                    ),
+                    Origin::Nowhere => found.get(&keys[patch.row as usize]).map(|row| (source_array, *row)),
+                };
+                indices.push(index.ok_or_else(|| Error::bug("an unchanged value has no origin"))?);
+            }
+            columns.push(interleave(&arrays, &indices).map_err(arrow_bug)?);
+        }
+        Ok(Patched {
+            rows: RecordBatch::try_new(self.arrow.clone(), columns).map_err(arrow_bug)?,
+            keys: rows.iter().map(|row| keys[*row as usize]).collect(),
+            high,
+        })
+    }
+
+    /// Reads what the patches need from the lake's files, by file number.
+    async fn fetch(&self, patches: &[Patch]) -> Result<HashMap<u32, Fetched>> {
+        let mut wanted: HashMap<u32, (Vec<usize>, Vec<u32>)> = HashMap::new();
+        for patch in patches {
+            for (column, origin) in &patch.cells {
+                if let Origin::Lake(location) = origin {
+                    let (columns, rows) = wanted.entry(location.file()).or_default();
+                    columns.push(usize::from(*column));
+                    rows.push(location.row());
+                }
+            }
+        }
+        let mut fetched = HashMap::new();
+        for (number, (columns, mut rows)) in wanted {
+            let columns = sorted(&columns);
+            rows.sort_unstable();
+            rows.dedup();
+            let file = self
+                .files
+                .get(number as usize)
+                .ok_or_else(|| Error::bug("the key index names a file that isn't there"))?;
+            let batch = data_file::read_rows(&self.log, &file.stored(), &columns, &rows).await?;
+            fetched.insert(number, Fetched { columns, rows, batch });
+        }
+        Ok(fetched)
+    }
+}
+
+/// Some rows of some columns of one file; both ascending.
+struct Fetched {
+    columns: Vec<usize>,
+    rows: Vec<u32>,
+    batch: RecordBatch,
+}
+
+fn trace(net: &NetChange<'_>, row: u32) -> Patch {
+    let cells: Vec<(u16, Origin)> = net
+        .unchanged(row)
+        .map(|column| (column, net.origin(row, column)))
+        .collect();
+    let location = cells.iter().find_map(|(_, origin)| match origin {
+        Origin::Lake(location) => Some(*location),
+        _ => None,
+    });
+    Patch { row, location, cells }
+}
+
+/// Some rows of a batch, ascending; a run of neighbours is not copied.
+fn pick(batch: &RecordBatch, rows: &[u32]) -> Result<RecordBatch> {
+    match (rows.first(), rows.last()) {
+        (Some(first), Some(last)) if (last - first) as usize + 1 == rows.len() => {
+            Ok(batch.slice(*first as usize, rows.len()))
+        }
+        _ => take_record_batch(batch, &UInt32Array::from(rows.to_vec())).map_err(arrow_bug),
+    }
+}

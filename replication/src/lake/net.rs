@@ -1,0 +1,193 @@
+//! The net change of a batch: the last change of each key, and where the
+//! values are that the source did not send. Pure.
+
+use std::collections::HashMap;
+
+use super::key_index::{KeyMap, Location};
+use crate::batch::{ChangeBatch, Op};
+use crate::key::Key;
+
+/// The row that a row with unchanged cells was before its change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Base {
+    /// Another row of the batch.
+    Row(u32),
+    /// A row of the lake, or none.
+    Lake(Option<Location>),
+}
+
+/// Where the value of a cell is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Batch(u32),
+    Lake(Location),
+    /// Neither here nor in the lake: the source has to be asked.
+    Nowhere,
+}
+
+pub struct NetChange<'a> {
+    batch: &'a ChangeBatch,
+    /// The last row of each key.
+    last: KeyMap<u32>,
+    /// For rows with unchanged cells: their range in `batch.unchanged` and their base.
+    partial: HashMap<u32, (usize, usize, Base)>,
+}
+
+impl<'a> NetChange<'a> {
+    /// `find` looks a key up in the lake as it is before this batch.
+    pub fn of(batch: &'a ChangeBatch, keys: &[Key], find: impl Fn(Key) -> Option<Location>) -> Self {
+        let mut last = KeyMap::with_capacity_and_hasher(keys.len(), Default::default());
+        let mut partial = HashMap::new();
+        let mut cell = 0;
+        // What the row before deleted, for a move to look at.
+        let mut deleted: Option<(Key, Option<u32>)> = None;
+        for (row, (key, op)) in keys.iter().zip(&batch.ops).enumerate() {
+            let row = row as u32;
+            let start = cell;
+            while batch.unchanged.get(cell).is_some_and(|c| c.row == row) {
+                cell += 1;
+            }
+            if cell > start {
+                let (source, before) = match (op, deleted) {
+                    (Op::Move, Some((old_key, before))) => (old_key, before),
+                    _ => (*key, last.get(key).copied()),
+                };
+                let base = before.map_or_else(|| Base::Lake(find(source)), Base::Row);
+                partial.insert(row, (start, cell, base));
+            }
+            let before = last.insert(*key, row);
+            deleted = (*op == Op::Delete).then_some((*key, before));
+        }
+        Self { batch, last, partial }
+    }
+
+    /// Rows that are the last of their key, in the batch's order.
+    pub fn survivors<'b>(&'b self, keys: &'b [Key]) -> impl Iterator<Item = u32> + 'b {
+        keys.iter()
+            .zip(0_u32..)
+            .filter(|(key, row)| self.last.get(key) == Some(row))
+            .map(|(_, row)| row)
+    }
+
+    /// The unchanged columns of a row.
+    pub fn unchanged(&self, row: u32) -> impl Iterator<Item = u16> + '_ {
+        let (start, end) = self.partial.get(&row).map_or((0, 0), |(start, end, _)| (*start, *end));
+        self.batch
+            .unchanged
+            .get(start..end)
+            .unwrap_or_default()
+            .iter()
+            .map(|c| c.column)
+    }
+
+    pub fn is_partial(&self, row: u32) -> bool {
+        self.partial.contains_key(&row)
+    }
+
+    /// Follows a cell back through the batch to its value.
+    pub fn origin(&self, row: u32, column: u16) -> Origin {
+        let mut row = row;
+        // Bases are earlier rows, so this ends.
+        loop {
+            if !self.unchanged(row).any(|c| c == column) {
+                return Origin::Batch(row);
+            }
+            match self.partial.get(&row).map(|(_, _, base)| *base) {
+                Some(Base::Row(before)) if self.batch.ops.get(before as usize) != Some(&Op::Delete) => row = before,
+                Some(Base::Lake(Some(location))) => return Origin::Lake(location),
+                _ => return Origin::Nowhere,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Int64Array, RecordBatch};
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+    use crate::batch::UnchangedCell;
+
+    const LAKE_ROW: Location = Location::ZERO;
+
+    /// Each change: op, key, whether its cell of column 1 is unchanged.
+    fn check(changes: &[(Op, Key, bool)], survivors: &[u32], origins: &[(u32, Origin)]) {
+        let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true)]));
+        let ids = Int64Array::from_iter_values(changes.iter().map(|c| c.1 as i64));
+        let batch = ChangeBatch {
+            rows: RecordBatch::try_new(schema, vec![Arc::new(ids)]).expect("batch"),
+            ops: changes.iter().map(|c| c.0).collect(),
+            transactions: vec![0; changes.len()],
+            unchanged: (0_u32..)
+                .zip(changes)
+                .filter(|(_, c)| c.2)
+                .map(|(row, _)| UnchangedCell { row, column: 1 })
+                .collect(),
+            truncated_by: None,
+        };
+        let keys: Vec<Key> = changes.iter().map(|c| c.1).collect();
+        // The lake has keys below 10.
+        let net = NetChange::of(&batch, &keys, |key| (key < 10).then_some(LAKE_ROW));
+        assert_eq!(net.survivors(&keys).collect::<Vec<_>>(), survivors);
+        for (row, origin) in origins {
+            assert_eq!(net.origin(*row, 1), *origin, "row {row}");
+        }
+    }
+
+    #[test]
+    fn last_change_of_a_key_wins() {
+        use Op::{Delete, Upsert};
+        check(
+            &[(Upsert, 1, false), (Upsert, 2, false), (Delete, 1, false)],
+            &[1, 2],
+            &[],
+        );
+    }
+
+    #[test]
+    fn unchanged_is_found_in_an_earlier_change_or_in_the_lake() {
+        use Op::Upsert;
+        let unchanged = [
+            (Upsert, 1, false),
+            (Upsert, 1, true),
+            (Upsert, 1, true),
+            (Upsert, 2, true),
+        ];
+        check(
+            &unchanged,
+            &[2, 3],
+            &[(2, Origin::Batch(0)), (3, Origin::Lake(LAKE_ROW))],
+        );
+        check(&[(Upsert, 10, true)], &[0], &[(0, Origin::Nowhere)]);
+    }
+
+    #[test]
+    fn a_moved_row_finds_its_values_under_the_old_key() {
+        use Op::{Delete, Move, Upsert};
+        check(
+            &[(Delete, 1, false), (Move, 20, true)],
+            &[0, 1],
+            &[(1, Origin::Lake(LAKE_ROW))],
+        );
+        check(
+            &[
+                (Upsert, 1, false),
+                (Delete, 1, false),
+                (Move, 20, true),
+                (Delete, 20, false),
+                (Move, 1, true),
+            ],
+            &[3, 4],
+            &[(4, Origin::Batch(0))],
+        );
+    }
+
+    #[test]
+    fn a_deleted_row_has_no_values_to_give() {
+        use Op::{Delete, Upsert};
+        check(&[(Delete, 1, false), (Upsert, 1, true)], &[1], &[(1, Origin::Nowhere)]);
+    }
+}

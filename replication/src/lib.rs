@@ -1,0 +1,12 @@
+#![doc = include_str!("../ARCHITECTURE.md")]
+
+pub mod batch;
+pub mod config;
+pub mod error;
+pub mod key;
+pub mod lake;
+pub mod metrics;
+pub mod pipeline;
+pub mod position;
+pub mod schema;
+pub mod source;

@@ -1,0 +1,492 @@
+//! How the rooms are wired: opens source and lake, decides where each table
+//! stands, and runs stream, snapshots and writers until told to stop.
+//!
+//! Memory, from `apply.memory` (M): open batches M/12, batches on their way
+//! M/6, and what a batch becomes while it is written about as much again. The
+//! rest is for key indexes, one snapshot chunk's keys and file buffers.
+
+mod apply;
+mod control;
+mod snapshotter;
+mod writer;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use self::apply::{Apply, Route};
+use self::control::Control;
+use self::writer::Writer;
+use crate::config::Config;
+use crate::error::{Class, Error, Result};
+use crate::lake::{DeltaTable, Lake, PipelineRecord, State, TableRecord, shown};
+use crate::metrics::Metrics;
+use crate::position::Position;
+use crate::source::postgres::{Finding, Identity, Postgres, SourceTable};
+
+/// The longest pause before another try.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// How long a slot may stay in use after a restart: the server notices that
+/// the old connection is gone when it next writes to it.
+const SLOT_RELEASE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Replicates until `shutdown` turns true; with `once`, until everything that
+/// was in the source at the start is in the lake.
+///
+/// Transient failures start over from the lake's watermarks, with a growing
+/// pause; with `once` they end the run.
+pub async fn run(config: &Config, once: bool, metrics: Arc<Metrics>, shutdown: watch::Receiver<bool>) -> Result<()> {
+    let mut pause = Duration::from_millis(500);
+    loop {
+        let started = Instant::now();
+        let mut stop = shutdown.clone();
+        let result = attempt(config, once, metrics.clone(), shutdown.clone()).await;
+        metrics.update(|m| {
+            m.streaming = false;
+            m.snapshots.clear();
+        });
+        let error = match result {
+            Err(error) if error.class() == Class::Transient && !once && !*stop.borrow() => error,
+            other => return other,
+        };
+        if started.elapsed() > Duration::from_secs(60) {
+            pause = Duration::from_millis(500);
+        }
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        warn!(%error, cause, hint = error.hint(), retry_ms = pause.as_millis() as u64, "replication interrupted; trying again");
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = stop.changed() => return Ok(()),
+        }
+        pause = (pause * 2).min(BACKOFF_MAX);
+    }
+}
+
+/// Everything that would fail later, looked at now.
+pub async fn check(config: &Config) -> Result<Vec<Finding>> {
+    let mut source = Postgres::connect(&config.source).await?;
+    let discovery = source.discover().await?;
+    let mut findings = source.check(&discovery).await?;
+    let pipeline = source.identify().await?.pipeline;
+    let lake = async {
+        let lake = Lake::open(&config.lake.url)?;
+        Control::open(lake.pipeline()?, &pipeline).await?;
+        for table in &discovery.tables {
+            DeltaTable::open(lake.table(&table.id)?, table.schema.clone(), &pipeline).await?;
+        }
+        Ok::<_, Error>(())
+    };
+    findings.push(match lake.await {
+        Ok(()) => Finding {
+            ok: true,
+            what: format!("lake {} can be written", config.lake.url),
+            hint: None,
+        },
+        Err(error) => Finding {
+            ok: false,
+            what: error.to_string(),
+            hint: error.hint().map(str::to_owned),
+        },
+    });
+    findings.extend(discovery.notes.into_iter().map(|what| Finding {
+        ok: true,
+        what,
+        hint: None,
+    }));
+    Ok(findings)
+}
+
+/// A table of [`status`].
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct TableStatus {
+    pub table: String,
+    /// As in the lake, or "discovered" if it has no lake table yet.
+    pub state: &'static str,
+    pub reason: Option<String>,
+    /// Every transaction up to here is in the lake.
+    pub watermark: Option<Position>,
+    /// Log between the watermark and the source's end.
+    pub lag_bytes: Option<u64>,
+    pub version: Option<u64>,
+    pub rows: u64,
+    pub files: usize,
+    pub snapshot: Option<crate::lake::SnapshotProgress>,
+}
+
+/// The source's side of [`status`].
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct SourceStatus {
+    pub address: String,
+    pub slot: String,
+    pub slot_active: bool,
+    pub confirmed: Option<Position>,
+    pub log_end: Position,
+    /// WAL the server keeps for the slot.
+    pub retained_bytes: u64,
+}
+
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Status {
+    pub source: SourceStatus,
+    pub tables: Vec<TableStatus>,
+}
+
+/// Where everything stands, from the lake and the source's catalogue alone:
+/// works beside a running sidecar and without one.
+pub async fn status(config: &Config) -> Result<Status> {
+    let mut source = Postgres::connect(&config.source).await?;
+    let discovery = source.discover().await?;
+    let pipeline = source.identify().await?.pipeline;
+    // The slot first: a table's watermark can only be later than it.
+    let slot = source.slot().await?;
+    let lake = Lake::open(&config.lake.url)?;
+    let mut tables = Vec::new();
+    let mut opened = Vec::new();
+    for table in &discovery.tables {
+        opened.push((
+            table.id.to_string(),
+            DeltaTable::open(lake.table(&table.id)?, table.schema.clone(), &pipeline).await?,
+        ));
+    }
+    let log_end = source.log_end().await?;
+    for (table, lake_table) in opened {
+        let Some(lake_table) = lake_table else {
+            tables.push(TableStatus {
+                table,
+                state: "discovered",
+                reason: None,
+                watermark: None,
+                lag_bytes: None,
+                version: None,
+                rows: 0,
+                files: 0,
+                snapshot: None,
+            });
+            continue;
+        };
+        let record = lake_table.record();
+        // The slot is confirmed only where every table has everything, so an
+        // idle table is as far as the slot.
+        let watermark = match &slot {
+            Some(slot) if slot.confirmed.covers(&record.watermark) && record.state != State::NeedsSnapshot => {
+                slot.confirmed
+            }
+            _ => record.watermark,
+        };
+        tables.push(TableStatus {
+            table,
+            state: record.state.as_str(),
+            reason: record.reason.clone(),
+            watermark: Some(watermark),
+            lag_bytes: Some(watermark.bytes_until(&log_end)),
+            version: Some(lake_table.version()),
+            rows: lake_table.rows(),
+            files: lake_table.file_count(),
+            snapshot: record.snapshot.clone(),
+        });
+    }
+    Ok(Status {
+        source: SourceStatus {
+            address: source.address(),
+            slot: config.source.slot.clone(),
+            slot_active: slot.as_ref().is_some_and(|s| s.active),
+            confirmed: slot.as_ref().map(|s| s.confirmed),
+            log_end,
+            retained_bytes: slot.as_ref().map_or(0, |s| s.retained_bytes),
+        },
+        tables,
+    })
+}
+
+/// One life of the pipeline, from opening to the first failure.
+async fn attempt(config: &Config, once: bool, metrics: Arc<Metrics>, shutdown: watch::Receiver<bool>) -> Result<()> {
+    let mut source = Postgres::connect(&config.source).await?;
+    let discovery = source.discover().await?;
+    for note in &discovery.notes {
+        info!("{note}");
+    }
+    wait_for_slot(&mut source).await?;
+    source.require(&discovery).await?;
+    let identity = source.identify().await?;
+    let until = if once { Some(source.log_end().await?) } else { None };
+
+    let lake = Lake::open(&config.lake.url)?;
+    let control = Control::open(lake.pipeline()?, &identity.pipeline).await?;
+    let tables: Vec<Arc<SourceTable>> = discovery.tables.iter().cloned().map(Arc::new).collect();
+    let mut opened = Vec::with_capacity(tables.len());
+    for table in &tables {
+        opened.push(DeltaTable::open(lake.table(&table.id)?, table.schema.clone(), &identity.pipeline).await?);
+    }
+    let (mut control, from) =
+        start_position(&mut source, &lake, control, &identity, &tables, &mut opened, &discovery).await?;
+    let names: BTreeSet<String> = tables.iter().map(|t| t.id.to_string()).collect();
+    let epoch = control.claim(names, identity.timeline).await?;
+
+    let in_flight_bytes_max = usize::try_from(config.apply.memory / 6)
+        .unwrap_or(usize::MAX)
+        .min(u32::MAX as usize);
+    let (durable_sender, durable) = mpsc::unbounded_channel();
+    let (window_sender, windows) = mpsc::channel(1);
+    let mut writers = JoinSet::new();
+    let mut routes = Vec::new();
+    let mut streamed = Vec::new();
+    let mut copies = Vec::new();
+    for (number, (table, lake_table)) in tables.iter().zip(opened).enumerate() {
+        let lake_table = ready(&lake, table, lake_table, &identity, epoch, from).await?;
+        let record = lake_table.record().clone();
+        let table_source = source.table_source(table.clone());
+        // One command at work, and a batch and a chunk waiting.
+        let (commands, receiver) = mpsc::channel(2);
+        routes.push(Route::new(
+            table.id.clone(),
+            commands,
+            record.state,
+            record.watermark,
+            record.catch_up_to,
+        ));
+        streamed.push((table.clone(), record.watermark));
+        if record.state == State::Snapshotting {
+            copies.push(snapshotter::Task {
+                number,
+                id: table.id.clone(),
+                source: table_source.clone(),
+                log: lake_table.log().clone(),
+                schema: table.schema.clone(),
+                encoder: lake_table.encoder().clone(),
+                progress: record.snapshot.clone(),
+            });
+        }
+        let writer = Writer {
+            number,
+            table: lake_table,
+            points: Arc::new(table_source),
+            commands: receiver,
+            durable: durable_sender.clone(),
+        };
+        writers.spawn(writer.run());
+    }
+    drop(durable_sender);
+
+    let stream = source.stream(streamed, from).await?;
+    info!(tables = tables.len(), slot = config.source.slot, position = %from, epoch, "streaming");
+    let apply = Apply {
+        stream,
+        routes,
+        windows,
+        durable,
+        control,
+        max_latency: config.apply.max_latency,
+        open_bytes_max: usize::try_from(config.apply.memory / 12).unwrap_or(usize::MAX),
+        in_flight: Arc::new(Semaphore::new(in_flight_bytes_max)),
+        in_flight_bytes_max,
+        until,
+        metrics: metrics.clone(),
+        shutdown,
+    };
+    let mut snapshots = JoinSet::new();
+    snapshots.spawn(snapshotter::run(copies, window_sender, metrics));
+    let result = supervise(apply, &mut writers, &mut snapshots).await;
+    snapshots.shutdown().await;
+    writers.shutdown().await;
+    result
+}
+
+/// Runs the stream until it ends, or until a writer or the snapshotter fails:
+/// their error says more than the stream's, which only sees them gone.
+async fn supervise(apply: Apply, writers: &mut JoinSet<Result<()>>, snapshots: &mut JoinSet<Result<()>>) -> Result<()> {
+    let failed = |joined: Result<Result<()>, tokio::task::JoinError>| match joined {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error),
+        Err(error) => Some(Error::bug("a task panicked").with_source(error)),
+    };
+    let mut running = std::pin::pin!(apply.run());
+    let mut result = loop {
+        tokio::select! {
+            result = &mut running => break result,
+            Some(joined) = snapshots.join_next() => if let Some(error) = failed(joined) { break Err(error) },
+            Some(joined) = writers.join_next() => if let Some(error) = failed(joined) { break Err(error) },
+        }
+    };
+    if result.is_err() {
+        while let Some(joined) = writers.try_join_next() {
+            if let Some(error) = failed(joined) {
+                result = Err(error);
+            }
+        }
+    }
+    result
+}
+
+async fn wait_for_slot(source: &mut Postgres) -> Result<()> {
+    let started = Instant::now();
+    while source.slot().await?.is_some_and(|slot| slot.active) {
+        if started.elapsed() > SLOT_RELEASE_TIMEOUT {
+            // `require` tells what is wrong and what to do.
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
+/// Finds where the stream starts, creating what is missing, and makes sure
+/// that no lake table would silently miss changes.
+///
+/// The slot was confirmed only up to positions the lake knows of. A slot that
+/// is gone, or further than that, was dropped or made anew: what lies between
+/// is lost to us.
+async fn start_position(
+    source: &mut Postgres,
+    lake: &Lake,
+    control: Option<Control>,
+    identity: &Identity,
+    tables: &[Arc<SourceTable>],
+    opened: &mut [Option<DeltaTable>],
+    discovery: &crate::source::postgres::Discovery,
+) -> Result<(Control, Position)> {
+    let slot = source.slot().await?;
+    let log_end = source.log_end().await?;
+    let known = control.as_ref().map(|c| c.record().confirm_limit);
+    let covered = |position: &Position, opened: &[Option<DeltaTable>]| {
+        known.is_some_and(|limit| limit.covers(position))
+            || opened
+                .iter()
+                .flatten()
+                .any(|table| table.record().watermark.covers(position))
+    };
+    let mut gaps = Vec::new();
+    for (number, table) in tables.iter().enumerate() {
+        let Some(Some(lake_table)) = opened.get(number) else {
+            continue;
+        };
+        let record = lake_table.record();
+        let reason = if record.state == State::NeedsSnapshot {
+            record.reason.clone().unwrap_or_default()
+        } else if record.relation != table.relation {
+            "the table was dropped and created anew at the source".to_owned()
+        } else if !log_end.covers(&record.watermark) {
+            format!(
+                "the source's log ends at {log_end}, before the table's watermark {}: it was restored from a backup",
+                record.watermark
+            )
+        } else if control
+            .as_ref()
+            .is_some_and(|c| !c.record().tables.contains(&table.id.to_string()))
+        {
+            "it was left out of source.tables for a while".to_owned()
+        } else {
+            continue;
+        };
+        gaps.push((number, reason));
+    }
+    let lost = match &slot {
+        None => Some("the replication slot is gone".to_owned()),
+        Some(slot) if control.is_some() && !covered(&slot.confirmed, opened) => {
+            Some(format!("the replication slot was made anew at {}", slot.confirmed))
+        }
+        Some(_) => None,
+    };
+    if let (true, Some(lost)) = (gaps.is_empty(), lost) {
+        let lake_tables = opened
+            .iter()
+            .enumerate()
+            .filter_map(|(number, table)| Some((number, table.as_ref()?)));
+        gaps = lake_tables
+            .map(|(number, table)| {
+                (
+                    number,
+                    format!("{lost}; changes after {} are lost", table.record().watermark),
+                )
+            })
+            .collect();
+    }
+    if !gaps.is_empty() {
+        return Err(mark_gaps(opened, gaps).await?);
+    }
+    source.ensure_publication(discovery).await?;
+    let from = match slot {
+        Some(slot) => slot.confirmed,
+        None => source.create_slot().await?,
+    };
+    let control = match control {
+        Some(mut control) => {
+            if !control.record().confirm_limit.covers(&from) {
+                control.raise(from).await?;
+            }
+            control
+        }
+        None => {
+            let record = PipelineRecord::new(identity.pipeline.clone(), from, identity.timeline);
+            Control::create(lake.pipeline()?, record).await?
+        }
+    };
+    Ok((control, from))
+}
+
+/// Records that tables have missed changes, and says what to do.
+async fn mark_gaps(opened: &mut [Option<DeltaTable>], gaps: Vec<(usize, String)>) -> Result<Error> {
+    let mut names = Vec::new();
+    let mut folders = Vec::new();
+    let mut first_reason = None;
+    for (number, reason) in gaps {
+        let Some(Some(table)) = opened.get_mut(number) else {
+            continue;
+        };
+        if table.record().state != State::NeedsSnapshot {
+            table
+                .commit("NEEDS SNAPSHOT", |record| {
+                    record.state = State::NeedsSnapshot;
+                    record.reason = Some(reason.clone());
+                })
+                .await?;
+        }
+        names.push(table.record().table.clone());
+        folders.push(shown(table.log().url()));
+        first_reason.get_or_insert(reason);
+    }
+    let message = format!(
+        "{} need a new snapshot: {}",
+        names.join(", "),
+        first_reason.unwrap_or_default()
+    );
+    let hint = format!(
+        "move {} away and run again: these tables are copied anew, the others go on",
+        folders.join(", ")
+    );
+    Ok(Error::operator(message).with_hint(hint))
+}
+
+/// Brings a table to where its writer can start: created or indexed, and
+/// claimed for this epoch.
+async fn ready(
+    lake: &Lake,
+    table: &Arc<SourceTable>,
+    opened: Option<DeltaTable>,
+    identity: &Identity,
+    epoch: u64,
+    from: Position,
+) -> Result<DeltaTable> {
+    let Some(mut lake_table) = opened else {
+        let record = TableRecord::new(
+            identity.pipeline.clone(),
+            table.id.to_string(),
+            table.relation,
+            &table.schema,
+            epoch,
+            from,
+        );
+        info!(table = %table.id, "creating lake table");
+        return DeltaTable::create(lake.table(&table.id)?, table.schema.clone(), record).await;
+    };
+    let started = Instant::now();
+    let rows = lake_table.build_index().await?;
+    lake_table.commit("CLAIM", |record| record.epoch = epoch).await?;
+    info!(table = %table.id, rows, watermark = %lake_table.record().watermark, index_bytes = lake_table.bytes(),
+        elapsed_ms = started.elapsed().as_millis() as u64, "opened lake table");
+    Ok(lake_table)
+}

@@ -1,0 +1,443 @@
+//! The stream's loop: gathers changes, closes batches at transaction
+//! boundaries, closes chunk windows, and confirms what is durable.
+//!
+//! ```text
+//! socket ─► builders ─► batches ─► writer of each table ─► lake
+//!    ▲                                       │
+//!    └────────────── confirm ◄── durable ────┘
+//! ```
+//!
+//! Bounds: the builders of all tables together hold `open_bytes_max`, batches
+//! on their way `in_flight` permits; when both are used up the socket is not
+//! read, and the source waits.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::{error, info};
+
+use super::control::Control;
+use super::snapshotter::Window;
+use super::writer::{Command, Durable};
+use crate::batch::ChangeBatch;
+use crate::error::{Error, Result};
+use crate::lake::State;
+use crate::metrics::Metrics;
+use crate::position::Position;
+use crate::schema::TableId;
+use crate::source::SourceEvent;
+use crate::source::postgres::Stream;
+
+/// How often time-driven things are looked at.
+const TICK: Duration = Duration::from_millis(50);
+/// How often the source hears from us at least; servers give up after 60 s.
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+/// How often at most the pipeline's record moves for an idle slot's sake.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a shutdown waits for the end of an open transaction.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A table as the stream's loop sees it.
+pub struct Route {
+    pub id: TableId,
+    pub commands: mpsc::Sender<Command>,
+    pub state: State,
+    pub durable: Position,
+    pub catch_up_to: Option<Position>,
+    open: Option<Open>,
+    /// Positions before the first change of each commit on its way.
+    in_flight: VecDeque<Position>,
+    /// Set when the table can't go on: where its changes stop being durable.
+    stalled_at: Option<Position>,
+}
+
+struct Open {
+    since: Instant,
+    /// The stream's position before the first change.
+    start: Position,
+}
+
+impl Route {
+    pub fn new(
+        id: TableId,
+        commands: mpsc::Sender<Command>,
+        state: State,
+        durable: Position,
+        catch_up_to: Option<Position>,
+    ) -> Self {
+        Self {
+            id,
+            commands,
+            state,
+            durable,
+            catch_up_to,
+            open: None,
+            in_flight: VecDeque::new(),
+            stalled_at: None,
+        }
+    }
+
+    /// Everything of the table up to here is durable; `None` if all of it is.
+    fn pending(&self) -> Option<Position> {
+        self.stalled_at
+            .or_else(|| self.in_flight.front().copied())
+            .or_else(|| self.open.as_ref().map(|open| open.start))
+    }
+}
+
+pub struct Apply {
+    pub stream: Stream,
+    pub routes: Vec<Route>,
+    pub windows: mpsc::Receiver<Window>,
+    pub durable: mpsc::UnboundedReceiver<Durable>,
+    pub control: Control,
+    pub max_latency: Duration,
+    pub open_bytes_max: usize,
+    pub in_flight: Arc<Semaphore>,
+    pub in_flight_bytes_max: usize,
+    /// Stop once every table's watermark covers this.
+    pub until: Option<Position>,
+    pub metrics: Arc<Metrics>,
+    pub shutdown: watch::Receiver<bool>,
+}
+
+/// What the loop does next.
+#[derive(PartialEq)]
+enum Next {
+    Read,
+    /// The budget is used up: wait for a writer.
+    Blocked,
+    Done,
+}
+
+impl Apply {
+    /// Runs until shutdown, until the target of `--once` is reached, or until
+    /// something fails.
+    pub async fn run(mut self) -> Result<()> {
+        let mut waiting: Vec<Window> = Vec::new();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut confirmed = self.confirmable();
+        let mut last_status = Instant::now();
+        let mut last_heartbeat = Instant::now();
+        let mut stopping: Option<Instant> = None;
+        let mut windows_open = true;
+        let mut answer = false;
+        loop {
+            let next = self.work(&mut waiting, stopping.is_some(), &mut answer)?;
+            if let Some(since) = stopping
+                && (next == Next::Done || since.elapsed() > DRAIN_TIMEOUT)
+            {
+                break;
+            }
+            if self.finished(&waiting, windows_open)? {
+                break;
+            }
+            let target = self.confirmable();
+            let moved = target != confirmed;
+            // The slot must never pass what the lake knows of.
+            let known = self.control.covers(&target, &self.routes_durable());
+            if moved && !known && last_heartbeat.elapsed() >= HEARTBEAT_INTERVAL {
+                self.control.raise(target).await?;
+                last_heartbeat = Instant::now();
+                continue;
+            }
+            if answer || (moved && known) || last_status.elapsed() >= STATUS_INTERVAL {
+                if known {
+                    confirmed = target;
+                }
+                let ask = self.wants_position(&waiting);
+                self.stream.confirm(confirmed, ask).await?;
+                last_status = Instant::now();
+                answer = false;
+            }
+            tokio::select! {
+                result = self.stream.fill(), if next == Next::Read => result?,
+                Some(event) = self.durable.recv() => self.on_durable(event),
+                window = self.windows.recv(), if windows_open => match window {
+                    Some(window) => waiting.push(window),
+                    None => windows_open = false,
+                },
+                _ = tick.tick() => {
+                    if self.wants_position(&waiting) && last_status.elapsed() >= TICK {
+                        answer = true;
+                    }
+                    self.publish_lag(&confirmed);
+                }
+                _ = self.shutdown.changed(), if stopping.is_none() => {
+                    info!("stopping: committing what is complete");
+                    stopping = Some(Instant::now());
+                }
+            }
+        }
+        self.drain().await?;
+        let target = self.confirmable();
+        if !self.control.covers(&target, &self.routes_durable()) {
+            self.control.raise(target).await?;
+        }
+        self.stream.confirm(target, false).await?;
+        info!(position = %target, "confirmed");
+        self.stream.close().await;
+        Ok(())
+    }
+
+    /// Uses up what has been read from the socket, closing batches as due.
+    fn work(&mut self, waiting: &mut Vec<Window>, stopping: bool, answer: &mut bool) -> Result<Next> {
+        loop {
+            if !self.close_due(waiting, stopping)? {
+                return Ok(Next::Blocked);
+            }
+            if stopping && !self.stream.in_transaction() {
+                return Ok(Next::Done);
+            }
+            match self.stream.next()? {
+                None => return Ok(Next::Read),
+                Some(SourceEvent::Changed { table }) => {
+                    let start = self.stream.position();
+                    let route = self.route(table)?;
+                    if route.open.is_none() {
+                        route.open = Some(Open {
+                            since: Instant::now(),
+                            start,
+                        });
+                    }
+                }
+                Some(SourceEvent::Heartbeat { reply_wanted, .. }) => *answer |= reply_wanted,
+                Some(SourceEvent::Begin | SourceEvent::Commit { .. }) => {}
+                Some(SourceEvent::Stalled { table, error }) => self.stall(table, &error)?,
+            }
+        }
+    }
+
+    /// Closes the batches and windows that are due. False if the budget does
+    /// not allow it yet.
+    fn close_due(&mut self, waiting: &mut Vec<Window>, stopping: bool) -> Result<bool> {
+        let open_bytes: usize = (0..self.routes.len()).map(|t| self.stream.bytes(t)).sum();
+        let full = open_bytes >= self.open_bytes_max;
+        if self.stream.in_transaction() {
+            // A transaction that doesn't fit goes to the lake in parts, of
+            // which nothing shows before its commit.
+            return if full { self.stage_largest() } else { Ok(true) };
+        }
+        let position = self.stream.position();
+        let target_reached = self.until.is_some_and(|until| position.covers(&until));
+        let mut i = 0;
+        while let Some(window) = waiting.get(i) {
+            if !position.covers(&window.high) {
+                i += 1;
+            } else if self.route(window.table)?.stalled_at.is_some() {
+                waiting.swap_remove(i);
+            } else if self.can_send(window.table, 2) {
+                let window = waiting.swap_remove(i);
+                self.close_window(window)?;
+            } else {
+                return Ok(false);
+            }
+        }
+        // Leaves time for the commit itself.
+        let age_max = self.max_latency * 4 / 5;
+        for table in 0..self.routes.len() {
+            let route = &self.routes[table];
+            let due = route
+                .open
+                .as_ref()
+                .is_some_and(|open| stopping || full || target_reached || open.since.elapsed() >= age_max);
+            let caught_up = route.open.is_none()
+                && route.in_flight.is_empty()
+                && route.stalled_at.is_none()
+                && route.catch_up_to.is_some_and(|to| position.covers(&to));
+            if (due || caught_up) && !self.close(table)? && (full || stopping) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sends a table's open batch as one commit.
+    fn close(&mut self, table: usize) -> Result<bool> {
+        if !self.can_send(table, 1) {
+            return Ok(false);
+        }
+        let watermark = self.stream.position();
+        let batch = match self.take_open(table)? {
+            Taken::Nothing => None,
+            Taken::Batch(batch, permit) => Some((batch, permit)),
+            Taken::NoRoom => return Ok(false),
+        };
+        let route = self.route(table)?;
+        let start = route.open.take().map_or(watermark, |open| open.start);
+        route.in_flight.push_back(start);
+        send(route, Command::Commit { batch, watermark })?;
+        Ok(true)
+    }
+
+    /// The stream has passed the window's end: the chunk goes after all that
+    /// the stream has told.
+    fn close_window(&mut self, window: Window) -> Result<()> {
+        let watermark = self.stream.position();
+        let taken = self.take_open(window.table)?;
+        let table = window.table;
+        let command = Command::Chunk {
+            chunk: window.chunk,
+            progress: window.progress,
+            watermark,
+            merged: window.merged,
+        };
+        let route = self.route(table)?;
+        match taken {
+            Taken::Batch(batch, permit) => send(route, Command::Stage(batch, permit))?,
+            Taken::Nothing => {}
+            Taken::NoRoom => return Err(Error::bug("a window was closed without room for its batch")),
+        }
+        let start = route.open.take().map_or(watermark, |open| open.start);
+        route.in_flight.push_back(start);
+        send(route, command)
+    }
+
+    /// Stages the largest open batch in the middle of a transaction.
+    fn stage_largest(&mut self) -> Result<bool> {
+        let Some(table) = (0..self.routes.len()).max_by_key(|t| self.stream.bytes(*t)) else {
+            return Ok(true);
+        };
+        if !self.can_send(table, 1) {
+            return Ok(false);
+        }
+        match self.take_open(table)? {
+            Taken::Batch(batch, permit) => send(self.route(table)?, Command::Stage(batch, permit)).map(|()| true),
+            Taken::Nothing => Ok(true),
+            Taken::NoRoom => Ok(false),
+        }
+    }
+
+    /// Whether the writer has room for some commands and the budget for the batch.
+    fn can_send(&self, table: usize, commands: usize) -> bool {
+        let room = self
+            .routes
+            .get(table)
+            .is_some_and(|route| route.commands.capacity() >= commands);
+        room && self.in_flight.available_permits() >= self.permits(table) as usize
+    }
+
+    fn permits(&self, table: usize) -> u32 {
+        self.stream.bytes(table).clamp(1, self.in_flight_bytes_max) as u32
+    }
+
+    fn take_open(&mut self, table: usize) -> Result<Taken> {
+        if self.stream.bytes(table) == 0 {
+            return Ok(Taken::Nothing);
+        }
+        let permits = self.permits(table);
+        let Ok(permit) = self.in_flight.clone().try_acquire_many_owned(permits) else {
+            return Ok(Taken::NoRoom);
+        };
+        Ok(Taken::Batch(self.stream.take_batch(table)?, permit))
+    }
+
+    /// One table stops; the others go on. It holds the slot, and says so.
+    fn stall(&mut self, table: usize, cause: &Error) -> Result<()> {
+        let position = self.stream.position();
+        let once = self.until.is_some();
+        let route = self.route(table)?;
+        let at = route.pending().unwrap_or(position);
+        route.stalled_at = Some(at);
+        route.open = None;
+        error!(table = %route.id, error = %cause, hint = cause.hint(), position = %at,
+            "table stalled: it gets no more changes and holds the slot's log from here on");
+        if once {
+            let error = Error::operator(format!("{} is stalled: {cause}", route.id));
+            return Err(match cause.hint() {
+                Some(hint) => error.with_hint(hint),
+                None => error,
+            });
+        }
+        Ok(())
+    }
+
+    fn on_durable(&mut self, event: Durable) {
+        if let Some(route) = self.routes.get_mut(event.table) {
+            route.in_flight.pop_front();
+            route.durable = event.watermark;
+            route.state = event.state;
+            route.catch_up_to = event.catch_up_to;
+            self.metrics.update(|m| m.changes += event.changes);
+        }
+    }
+
+    /// Waits for what is on its way to become durable.
+    async fn drain(&mut self) -> Result<()> {
+        while self.routes.iter().any(|route| !route.in_flight.is_empty()) {
+            match self.durable.recv().await {
+                Some(event) => self.on_durable(event),
+                None => return Err(Error::transient("a table's writer ended early")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `--once` is done.
+    fn finished(&self, waiting: &[Window], windows_open: bool) -> Result<bool> {
+        let Some(until) = self.until else { return Ok(false) };
+        Ok(!windows_open
+            && waiting.is_empty()
+            && self.stream.position().covers(&until)
+            && !self.stream.in_transaction()
+            && self
+                .routes
+                .iter()
+                .all(|route| route.pending().is_none() && route.state == State::Streaming))
+    }
+
+    /// The position up to which every table is durable.
+    fn confirmable(&self) -> Position {
+        let mut least = self.stream.position();
+        for pending in self.routes.iter().filter_map(Route::pending) {
+            if least.covers(&pending) {
+                least = pending;
+            }
+        }
+        least
+    }
+
+    fn routes_durable(&self) -> Vec<Position> {
+        self.routes.iter().map(|route| route.durable).collect()
+    }
+
+    /// Whether something waits for the stream's position to move.
+    fn wants_position(&self, waiting: &[Window]) -> bool {
+        let position = self.stream.position();
+        !waiting.is_empty()
+            || self.until.is_some_and(|until| !position.covers(&until))
+            || self.routes.iter().any(|route| route.catch_up_to.is_some())
+    }
+
+    fn publish_lag(&self, confirmed: &Position) {
+        let lag = confirmed.bytes_until(&self.stream.position());
+        self.metrics.update(|m| {
+            m.streaming = true;
+            m.lag_bytes = lag;
+        });
+    }
+
+    fn route(&mut self, table: usize) -> Result<&mut Route> {
+        self.routes
+            .get_mut(table)
+            .ok_or_else(|| Error::bug("an event of a table that has no route"))
+    }
+}
+
+enum Taken {
+    Nothing,
+    Batch(ChangeBatch, OwnedSemaphorePermit),
+    /// The budget for batches on their way is used up.
+    NoRoom,
+}
+
+fn send(route: &Route, command: Command) -> Result<()> {
+    route
+        .commands
+        .try_send(command)
+        .map_err(|_| Error::transient(format!("the writer of {} has ended", route.id)))
+}

@@ -1,0 +1,125 @@
+//! The pipeline's own record in the lake, `_tributary/pipeline`: which epoch
+//! is the newest, and how far the slot may be confirmed.
+//!
+//! It is a Delta table without rows, so that it has put-if-absent commits and
+//! readable history like every other table.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use crate::error::{Error, Result};
+use crate::lake::{Commit, Log, PipelineRecord, now_ms};
+use crate::position::Position;
+
+/// Commits between two checkpoints of the record.
+const CHECKPOINT_COMMITS: u64 = 100;
+
+pub struct Control {
+    log: Log,
+    version: u64,
+    record: PipelineRecord,
+}
+
+impl Control {
+    /// Reads the record, or `None` in a new lake.
+    pub async fn open(log: Log, pipeline: &str) -> Result<Option<Self>> {
+        let Some(state) = log.load(pipeline).await? else {
+            return Ok(None);
+        };
+        let record = PipelineRecord::from_log(&log, state.domain.as_deref())?;
+        if record.pipeline != pipeline {
+            return Err(Error::operator(format!(
+                "the lake belongs to the pipeline {}, not to {pipeline}",
+                record.pipeline
+            ))
+            .with_hint("set another lake.url: one lake folder takes one source and slot"));
+        }
+        Ok(Some(Self {
+            log,
+            version: state.version,
+            record,
+        }))
+    }
+
+    /// Creates the record.
+    pub async fn create(log: Log, record: PipelineRecord) -> Result<Self> {
+        let actions = vec![
+            json!({"protocol": {
+                "minReaderVersion": 1, "minWriterVersion": 7, "writerFeatures": ["domainMetadata"],
+            }}),
+            json!({"metaData": {
+                "id": uuid::Uuid::new_v4().to_string(),
+                "name": "pipeline",
+                "format": {"provider": "parquet", "options": {}},
+                "schemaString": json!({"type": "struct", "fields": [
+                    {"name": "pipeline", "type": "string", "nullable": true, "metadata": {}},
+                ]}).to_string(),
+                "partitionColumns": [],
+                "configuration": {},
+                "createdTime": now_ms(),
+            }}),
+            record.domain_action(),
+        ];
+        match log.commit(0, "CREATE TABLE", actions).await? {
+            Commit::Committed => Ok(Self {
+                log,
+                version: 0,
+                record,
+            }),
+            Commit::Conflict => Err(Error::transient(
+                "another sidecar created the pipeline at the same time",
+            )),
+        }
+    }
+
+    pub fn record(&self) -> &PipelineRecord {
+        &self.record
+    }
+
+    /// Starts a new epoch over a set of tables: from here on, every sidecar
+    /// with an older one is a zombie.
+    pub async fn claim(&mut self, tables: BTreeSet<String>, timeline: u32) -> Result<u64> {
+        let mut record = self.record.clone();
+        record.epoch += 1;
+        record.tables = tables;
+        record.timeline = timeline;
+        self.commit(record).await?;
+        Ok(self.record.epoch)
+    }
+
+    /// Whether the slot may be confirmed up to `target` without telling the
+    /// lake first: the lake has to know a position at or past the slot's.
+    pub fn covers(&self, target: &Position, durable: &[Position]) -> bool {
+        self.record.confirm_limit.covers(target) || durable.iter().any(|position| position.covers(target))
+    }
+
+    /// Lets the slot be confirmed up to `target`.
+    pub async fn raise(&mut self, target: Position) -> Result<()> {
+        let mut record = self.record.clone();
+        record.confirm_limit = target;
+        self.commit(record).await
+    }
+
+    async fn commit(&mut self, record: PipelineRecord) -> Result<()> {
+        let version = self.version + 1;
+        match self
+            .log
+            .commit(version, "PIPELINE", vec![record.domain_action()])
+            .await?
+        {
+            Commit::Conflict => Err(
+                Error::operator("another sidecar of this pipeline has started; this one stops")
+                    .with_hint("run one `tributary run` per slot"),
+            ),
+            Commit::Committed => {
+                self.version = version;
+                self.record = record;
+                if version.is_multiple_of(CHECKPOINT_COMMITS) {
+                    self.log.checkpoint(version).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+}

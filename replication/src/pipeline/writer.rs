@@ -1,0 +1,200 @@
+//! One task per table: takes batches and chunks in order, and commits them.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::batch::ChangeBatch;
+use crate::error::{Error, Result};
+use crate::lake::{Chunk, Committed, DeltaTable, PointReader, SnapshotProgress, State, TableRecord};
+use crate::position::Position;
+
+/// What the stream hands to a table's writer. The permit holds the bytes of a
+/// batch against the memory budget until the batch is written.
+pub enum Command {
+    /// A part of a transaction; nothing of it shows before a commit.
+    Stage(ChangeBatch, OwnedSemaphorePermit),
+    /// Everything up to the watermark is staged, or in this batch.
+    Commit {
+        batch: Option<(ChangeBatch, OwnedSemaphorePermit)>,
+        watermark: Position,
+    },
+    /// A chunk whose window is closed: the stream has told everything the
+    /// chunk can have seen, and all of it is staged.
+    Chunk {
+        chunk: Chunk,
+        progress: SnapshotProgress,
+        watermark: Position,
+        merged: oneshot::Sender<u64>,
+    },
+}
+
+/// What a writer tells back.
+pub struct Durable {
+    pub table: usize,
+    pub watermark: Position,
+    pub state: State,
+    pub catch_up_to: Option<Position>,
+    pub changes: u64,
+}
+
+pub struct Writer {
+    pub number: usize,
+    pub table: DeltaTable,
+    pub points: Arc<dyn PointReader>,
+    pub commands: mpsc::Receiver<Command>,
+    pub durable: mpsc::UnboundedSender<Durable>,
+}
+
+impl Writer {
+    /// Runs until the stream closes its end.
+    pub async fn run(mut self) -> Result<()> {
+        while let Some(command) = self.commands.recv().await {
+            let started = Instant::now();
+            match command {
+                Command::Stage(batch, permit) => {
+                    self.stage(batch).await?;
+                    drop(permit);
+                }
+                Command::Commit { batch, watermark } => {
+                    if let Some((batch, permit)) = batch {
+                        self.stage(batch).await?;
+                        drop(permit);
+                    }
+                    self.commit("MERGE", watermark, None, started).await?;
+                }
+                Command::Chunk {
+                    chunk,
+                    progress,
+                    watermark,
+                    merged,
+                } => {
+                    let rows = self.table.stage_chunk(chunk);
+                    self.commit("SNAPSHOT", watermark, Some((progress, rows)), started)
+                        .await?;
+                    // A snapshotter that is gone has no use for it.
+                    let _ = merged.send(rows);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn stage(&mut self, batch: ChangeBatch) -> Result<()> {
+        let high = self.table.stage(batch, self.points.as_ref()).await?;
+        if let Some(high) = high {
+            self.table.expect_catch_up(high);
+        }
+        Ok(())
+    }
+
+    async fn commit(
+        &mut self,
+        operation: &str,
+        watermark: Position,
+        progress: Option<(SnapshotProgress, u64)>,
+        started: Instant,
+    ) -> Result<()> {
+        let committed = self
+            .table
+            .commit(operation, |record| {
+                record.watermark = watermark;
+                if let Some((progress, rows)) = progress {
+                    let before = record.snapshot.as_ref().map_or(0, |s| s.rows);
+                    record.snapshot = Some(SnapshotProgress {
+                        rows: before + rows,
+                        ..progress
+                    });
+                }
+                advance(record);
+            })
+            .await?;
+        self.log(&committed, started);
+        let record = self.table.record();
+        let durable = Durable {
+            table: self.number,
+            watermark,
+            state: record.state,
+            catch_up_to: record.catch_up_to,
+            changes: committed.upserts + committed.deletes,
+        };
+        self.durable
+            .send(durable)
+            .map_err(|_| Error::transient("the stream has ended"))
+    }
+
+    fn log(&self, committed: &Committed, started: Instant) {
+        let record = self.table.record();
+        info!(
+            table = %record.table,
+            version = committed.version,
+            upserts = committed.upserts,
+            deletes = committed.deletes,
+            snapshot_rows = committed.snapshot_rows,
+            rows = committed.upserts + committed.deletes + committed.snapshot_rows,
+            watermark = %record.watermark,
+            state = record.state.as_str(),
+            elapsed_ms = started.elapsed().as_millis() as u64,
+            "committed"
+        );
+    }
+}
+
+/// Moves a table on once its watermark allows it.
+fn advance(record: &mut TableRecord) {
+    let copied = record.snapshot.as_ref().is_some_and(|s| s.next_block >= s.end_block);
+    if record.state == State::Snapshotting && copied {
+        record.state = State::CatchingUp;
+        record.snapshot = None;
+    }
+    if record.catch_up_to.is_some_and(|to| record.watermark.covers(&to)) {
+        record.catch_up_to = None;
+    }
+    match (record.state, record.catch_up_to) {
+        (State::CatchingUp, None) => record.state = State::Streaming,
+        (State::Streaming, Some(_)) => record.state = State::CatchingUp,
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::Lsn;
+    use crate::schema::TableSchema;
+
+    fn record(state: State, next_block: u64, catch_up_to: Option<u64>, watermark: u64) -> TableRecord {
+        let schema = TableSchema {
+            columns: Vec::new(),
+            key: Vec::new(),
+        };
+        let mut record = TableRecord::new("p".into(), "t".into(), 1, &schema, 1, Position::Lsn(Lsn(watermark)));
+        record.state = state;
+        record.snapshot = Some(SnapshotProgress {
+            relation_file: 1,
+            next_block,
+            end_block: 10,
+            rows: 0,
+        });
+        record.catch_up_to = catch_up_to.map(|lsn| Position::Lsn(Lsn(lsn)));
+        record
+    }
+
+    #[test]
+    fn a_table_streams_once_it_is_copied_and_caught_up() {
+        for (state, next_block, catch_up_to, watermark, expected) in [
+            (State::Snapshotting, 9, None, 5, State::Snapshotting),
+            (State::Snapshotting, 10, None, 5, State::Streaming),
+            (State::Snapshotting, 10, Some(6), 5, State::CatchingUp),
+            (State::CatchingUp, 10, Some(6), 6, State::Streaming),
+            (State::Streaming, 10, Some(6), 5, State::CatchingUp),
+            (State::NeedsSnapshot, 10, None, 5, State::NeedsSnapshot),
+        ] {
+            let mut record = record(state, next_block, catch_up_to, watermark);
+            advance(&mut record);
+            assert_eq!(record.state, expected, "{state:?} {next_block} {catch_up_to:?}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The shape of a table: columns, key, and the types a lake column can have.
+//!
+//! Sources resolve their own types to [`LakeType`]; nothing past a source
+//! knows what a column was called in the database's type system.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
+use serde_json::{Value, json};
+
+/// A table of the source, by its two-part name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TableId {
+    pub schema: String,
+    pub name: String,
+}
+
+impl TableId {
+    pub fn new(schema: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            schema: schema.into(),
+            name: name.into(),
+        }
+    }
+}
+
+impl fmt::Display for TableId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.name)
+    }
+}
+
+/// A Delta column type. Spec: Delta protocol, "Schema Serialization Format".
+#[derive(Clone, Debug, PartialEq)]
+pub enum LakeType {
+    Boolean,
+    Short,
+    Integer,
+    Long,
+    Float,
+    Double,
+    /// At most 38 digits, `0 <= scale <= precision`.
+    Decimal {
+        precision: u8,
+        scale: i8,
+    },
+    String,
+    Binary,
+    /// Days since 1970-01-01.
+    Date,
+    /// Microseconds since 1970-01-01 00:00:00, no zone. Needs the
+    /// `timestampNtz` table feature.
+    TimestampNtz,
+    /// Microseconds since 1970-01-01 00:00:00 UTC.
+    Timestamp,
+    List(Box<LakeType>),
+    Struct(Vec<(String, LakeType)>),
+    /// `map<string, string>` with nullable values.
+    Map,
+}
+
+impl LakeType {
+    /// The Arrow type that carries this column through the pipeline and into Parquet.
+    pub fn arrow(&self) -> DataType {
+        match self {
+            LakeType::Boolean => DataType::Boolean,
+            LakeType::Short => DataType::Int16,
+            LakeType::Integer => DataType::Int32,
+            LakeType::Long => DataType::Int64,
+            LakeType::Float => DataType::Float32,
+            LakeType::Double => DataType::Float64,
+            LakeType::Decimal { precision, scale } => DataType::Decimal128(*precision, *scale),
+            LakeType::String => DataType::Utf8,
+            LakeType::Binary => DataType::Binary,
+            LakeType::Date => DataType::Date32,
+            LakeType::TimestampNtz => DataType::Timestamp(TimeUnit::Microsecond, None),
+            LakeType::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            LakeType::List(element) => DataType::List(Self::list_field(element)),
+            LakeType::Struct(fields) => DataType::Struct(Self::struct_fields(fields)),
+            LakeType::Map => DataType::Map(Self::map_field(), false),
+        }
+    }
+
+    /// The item field of a list, named as Delta's Parquet files name it.
+    pub fn list_field(element: &LakeType) -> Arc<Field> {
+        Arc::new(Field::new("element", element.arrow(), true))
+    }
+
+    pub fn struct_fields(fields: &[(String, LakeType)]) -> Fields {
+        fields
+            .iter()
+            .map(|(name, ty)| Field::new(name, ty.arrow(), true))
+            .collect()
+    }
+
+    pub fn map_field() -> Arc<Field> {
+        let entries = Fields::from(vec![
+            Field::new("key", DataType::Utf8, false),
+            Field::new("value", DataType::Utf8, true),
+        ]);
+        Arc::new(Field::new("key_value", DataType::Struct(entries), false))
+    }
+
+    /// The type as Delta's schema JSON spells it.
+    pub fn delta_json(&self) -> Value {
+        match self {
+            LakeType::Boolean => json!("boolean"),
+            LakeType::Short => json!("short"),
+            LakeType::Integer => json!("integer"),
+            LakeType::Long => json!("long"),
+            LakeType::Float => json!("float"),
+            LakeType::Double => json!("double"),
+            LakeType::Decimal { precision, scale } => json!(format!("decimal({precision},{scale})")),
+            LakeType::String => json!("string"),
+            LakeType::Binary => json!("binary"),
+            LakeType::Date => json!("date"),
+            LakeType::TimestampNtz => json!("timestamp_ntz"),
+            LakeType::Timestamp => json!("timestamp"),
+            LakeType::List(element) => json!({
+                "type": "array", "elementType": element.delta_json(), "containsNull": true,
+            }),
+            LakeType::Struct(fields) => json!({
+                "type": "struct",
+                "fields": fields.iter().map(|(name, ty)| delta_field(name, ty)).collect::<Vec<_>>(),
+            }),
+            LakeType::Map => json!({
+                "type": "map", "keyType": "string", "valueType": "string", "valueContainsNull": true,
+            }),
+        }
+    }
+
+    /// Whether this type or one inside it is `timestamp_ntz`.
+    pub fn has_timestamp_ntz(&self) -> bool {
+        match self {
+            LakeType::TimestampNtz => true,
+            LakeType::List(element) => element.has_timestamp_ntz(),
+            LakeType::Struct(fields) => fields.iter().any(|(_, ty)| ty.has_timestamp_ntz()),
+            _ => false,
+        }
+    }
+}
+
+fn delta_field(name: &str, ty: &LakeType) -> Value {
+    json!({"name": name, "type": ty.delta_json(), "nullable": true, "metadata": {}})
+}
+
+/// One column of a table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Column {
+    pub name: String,
+    pub ty: LakeType,
+}
+
+/// The columns of a table, in the source's order, and which of them are its key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TableSchema {
+    pub columns: Vec<Column>,
+    /// Indices into `columns`; never empty.
+    pub key: Vec<usize>,
+}
+
+impl TableSchema {
+    pub fn arrow(&self) -> SchemaRef {
+        Arc::new(Schema::new(
+            self.columns
+                .iter()
+                .map(|c| Field::new(&c.name, c.ty.arrow(), true))
+                .collect::<Vec<_>>(),
+        ))
+    }
+
+    /// The `schemaString` of a Delta `metaData` action.
+    pub fn delta_json(&self) -> Value {
+        json!({
+            "type": "struct",
+            "fields": self.columns.iter().map(|c| delta_field(&c.name, &c.ty)).collect::<Vec<_>>(),
+        })
+    }
+}

@@ -1,0 +1,550 @@
+//! PostgreSQL 14 and newer: one slot, pgoutput in binary, chunks by COPY.
+
+mod catalog;
+mod pgoutput;
+mod snapshot;
+mod stream;
+mod tls;
+mod types;
+mod wire;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use tokio::sync::Mutex;
+
+pub use self::catalog::{Discovery, SourceTable};
+pub use self::snapshot::{ChunkStart, Reader};
+pub use self::stream::Stream;
+
+use self::catalog::{number, sql_name, text};
+use self::wire::{Endpoint, Wire, quote_identifier, quote_literal};
+use crate::config::SourceConfig;
+use crate::error::{Class, Error, Result};
+use crate::lake::{PointRead, PointReader};
+use crate::position::{Lsn, Position};
+use crate::schema::TableId;
+
+/// The oldest server with TID range scans and pgoutput version 2.
+const VERSION_MIN: u32 = 140_000;
+
+/// Keys asked for in one point read.
+const POINT_READ_KEYS: usize = 1000;
+
+/// A source as configured, with one connection for catalogue queries.
+pub struct Postgres {
+    endpoint: Endpoint,
+    config: SourceConfig,
+    wire: Wire,
+}
+
+/// Who the server is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// `postgres:<system identifier>:<database>:<slot>`: a pipeline's name in
+    /// the lake.
+    pub pipeline: String,
+    pub timeline: u32,
+}
+
+/// A slot as `pg_replication_slots` has it.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    pub confirmed: Position,
+    pub active: bool,
+    /// WAL that the server keeps for it, in bytes.
+    pub retained_bytes: u64,
+}
+
+/// One thing that `check` looked at.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    pub ok: bool,
+    pub what: String,
+    pub hint: Option<String>,
+}
+
+impl Finding {
+    fn ok(what: impl Into<String>) -> Self {
+        Self {
+            ok: true,
+            what: what.into(),
+            hint: None,
+        }
+    }
+
+    fn bad(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            ok: false,
+            what: what.into(),
+            hint: Some(hint.into()),
+        }
+    }
+
+    fn into_error(self) -> Error {
+        let error = Error::operator(self.what);
+        match self.hint {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        }
+    }
+}
+
+impl Postgres {
+    pub async fn connect(config: &SourceConfig) -> Result<Self> {
+        let endpoint = Endpoint::parse(config.url.expose())?;
+        let wire = Wire::connect(&endpoint, false).await?;
+        Ok(Self {
+            endpoint,
+            config: config.clone(),
+            wire,
+        })
+    }
+
+    /// Host and port, without secrets.
+    pub fn address(&self) -> String {
+        self.endpoint.address()
+    }
+
+    pub async fn identify(&mut self) -> Result<Identity> {
+        let rows = self
+            .wire
+            .query("SELECT (pg_control_system()).system_identifier, (pg_control_checkpoint()).timeline_id")
+            .await?;
+        let row = rows
+            .first()
+            .ok_or_else(|| Error::bug("the server has no system identifier"))?;
+        Ok(Identity {
+            pipeline: format!(
+                "postgres:{}:{}:{}",
+                text(row, 0),
+                self.endpoint.database,
+                self.config.slot
+            ),
+            timeline: number(row, 1)?,
+        })
+    }
+
+    /// The end of the log now: everything visible now lies before.
+    pub async fn log_end(&mut self) -> Result<Position> {
+        let rows = self
+            .wire
+            .query(
+                "SELECT pg_current_wal_insert_lsn(), (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size')",
+            )
+            .await?;
+        let row = rows
+            .first()
+            .ok_or_else(|| Error::bug("the server has no log position"))?;
+        Ok(Position::Lsn(snapshot::wal_end(&text(row, 0), number(row, 1)?)?))
+    }
+
+    pub async fn discover(&mut self) -> Result<Discovery> {
+        catalog::discover(&mut self.wire, &self.config).await
+    }
+
+    /// Looks at everything on the source's side that would fail later.
+    pub async fn check(&mut self, discovery: &Discovery) -> Result<Vec<Finding>> {
+        let mut findings = vec![
+            self.check_server().await?,
+            self.check_wal_level().await?,
+            self.check_role().await?,
+        ];
+        findings.extend(self.check_tables(discovery));
+        findings.push(self.check_publication(discovery).await?);
+        findings.push(self.check_slot().await?);
+        Ok(findings)
+    }
+
+    /// Like [`Postgres::check`], but the first thing wrong is the error.
+    pub async fn require(&mut self, discovery: &Discovery) -> Result<()> {
+        match self.check(discovery).await?.into_iter().find(|f| !f.ok) {
+            Some(finding) => Err(finding.into_error()),
+            None => Ok(()),
+        }
+    }
+
+    async fn check_server(&mut self) -> Result<Finding> {
+        let rows = self
+            .wire
+            .query(
+                "SELECT current_setting('server_version_num'), current_setting('server_version'), pg_is_in_recovery()",
+            )
+            .await?;
+        let row = rows.first().cloned().unwrap_or_default();
+        let version: u32 = number(&row, 0)?;
+        let address = self.address();
+        Ok(if version < VERSION_MIN {
+            Finding::bad(
+                format!("{address} runs PostgreSQL {}, older than 14", text(&row, 1)),
+                "upgrade the server to PostgreSQL 14 or newer",
+            )
+        } else if text(&row, 2) == "t" {
+            Finding::bad(
+                format!("{address} is a standby"),
+                "point source.url at the primary: decoding on a standby is not supported yet",
+            )
+        } else {
+            Finding::ok(format!("{address} runs PostgreSQL {}", text(&row, 1)))
+        })
+    }
+
+    async fn check_wal_level(&mut self) -> Result<Finding> {
+        let level = self.wire.scalar("SHOW wal_level").await?;
+        Ok(if level == "logical" {
+            Finding::ok("wal_level is logical")
+        } else {
+            Finding::bad(
+                format!("wal_level is {level}, but logical decoding needs logical"),
+                "ALTER SYSTEM SET wal_level = logical; then restart the server",
+            )
+        })
+    }
+
+    async fn check_role(&mut self) -> Result<Finding> {
+        // Managed services grant replication through a role of their own.
+        let allowed = self
+            .wire
+            .scalar(
+                "SELECT rolsuper OR rolreplication OR EXISTS (SELECT FROM pg_roles r WHERE r.rolname IN ('rds_replication', 'azure_pg_admin') \
+                 AND pg_has_role(r.oid, 'MEMBER')) FROM pg_roles WHERE rolname = current_user",
+            )
+            .await?;
+        let role = self.endpoint.user().to_owned();
+        Ok(if allowed == "t" {
+            Finding::ok(format!("role {role:?} may replicate"))
+        } else {
+            Finding::bad(
+                format!("role {role:?} lacks the REPLICATION right"),
+                format!("ALTER ROLE {} REPLICATION;", quote_identifier(&role)),
+            )
+        })
+    }
+
+    fn check_tables(&self, discovery: &Discovery) -> Vec<Finding> {
+        let mut findings: Vec<Finding> = discovery
+            .refused
+            .iter()
+            .map(|r| Finding::bad(format!("table {} {}", r.table, r.reason), r.hint.clone()))
+            .collect();
+        if !discovery.tables.is_empty() {
+            findings.push(Finding::ok(format!(
+                "{} tables can be replicated",
+                discovery.tables.len()
+            )));
+        } else if discovery.refused.is_empty() {
+            findings.push(Finding::bad(
+                format!(
+                    "no table of database {:?} is selected by source.tables",
+                    self.endpoint.database
+                ),
+                "patterns match schema.table, as in source.tables = [\"public.*\"]",
+            ));
+        }
+        findings
+    }
+
+    async fn check_publication(&mut self, discovery: &Discovery) -> Result<Finding> {
+        let name = self.config.publication.clone();
+        let publication = self.publication().await?;
+        let missing = match &publication {
+            None => None,
+            Some(publication) if !publication.publishes_all => {
+                return Ok(Finding::bad(
+                    format!("publication {name:?} does not publish all of insert, update, delete and truncate"),
+                    format!(
+                        "ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate');",
+                        quote_identifier(&name)
+                    ),
+                ));
+            }
+            Some(publication) if publication.via_root => {
+                return Ok(Finding::bad(
+                    format!("publication {name:?} publishes partitions as their root, which is not supported yet"),
+                    format!(
+                        "ALTER PUBLICATION {} SET (publish_via_partition_root = false);",
+                        quote_identifier(&name)
+                    ),
+                ));
+            }
+            Some(publication) if publication.filtered => {
+                return Ok(Finding::bad(
+                    format!("publication {name:?} has row filters or column lists, which are not supported yet"),
+                    "set source.publication to a name of its own; it is created",
+                ));
+            }
+            Some(publication) => Some(publication.missing(discovery)),
+        };
+        let Some((sql, tables)) = publication_sql(&name, missing, discovery) else {
+            return Ok(Finding::ok(format!("publication {name:?} has all selected tables")));
+        };
+        // Creating needs CREATE on the database, adding needs to own the
+        // publication; both need to own every table.
+        let oids: Vec<String> = tables.iter().map(|t| t.relation.to_string()).collect();
+        let own = format!(
+            "NOT EXISTS (SELECT FROM pg_class WHERE oid IN ({}) AND NOT pg_has_role(relowner, 'USAGE'))",
+            oids.join(", ")
+        );
+        let may = match publication {
+            None => format!("SELECT has_database_privilege(current_database(), 'CREATE') AND {own}"),
+            Some(_) => format!(
+                "SELECT pg_has_role(pubowner, 'USAGE') AND {own} FROM pg_publication WHERE pubname = {}",
+                quote_literal(&name)
+            ),
+        };
+        Ok(if self.wire.scalar(&may).await? == "t" {
+            Finding::ok(format!("publication {name:?} will get {} tables", tables.len()))
+        } else {
+            Finding::bad(
+                format!(
+                    "publication {name:?} lacks {} of the selected tables, and this role may not add them",
+                    tables.len()
+                ),
+                format!("let the tables' owner run: {sql};"),
+            )
+        })
+    }
+
+    async fn check_slot(&mut self) -> Result<Finding> {
+        let name = self.config.slot.clone();
+        match self.slot().await {
+            Ok(None) => {
+                let free = self
+                    .wire
+                    .scalar("SELECT current_setting('max_replication_slots')::int - count(*) FROM pg_replication_slots")
+                    .await?;
+                Ok(if free.parse::<i64>().unwrap_or(1) > 0 {
+                    Finding::ok(format!("slot {name:?} will be created"))
+                } else {
+                    Finding::bad(
+                        format!("slot {name:?} can't be created: all max_replication_slots are taken"),
+                        "raise max_replication_slots, or drop a slot that nobody uses",
+                    )
+                })
+            }
+            Ok(Some(slot)) if slot.active => Ok(Finding::bad(
+                format!("slot {name:?} is in use by another process"),
+                "stop the other sidecar, or set source.slot to a name of its own",
+            )),
+            Ok(Some(_)) => Ok(Finding::ok(format!("slot {name:?} is ready"))),
+            Err(error) if error.class() == Class::NeedsOperator => Ok(Finding {
+                ok: false,
+                what: error.to_string(),
+                hint: error.hint().map(str::to_owned),
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The configured slot. Errors: it is not one of ours to use, or the
+    /// server has dropped its log.
+    pub async fn slot(&mut self) -> Result<Option<Slot>> {
+        let name = self.config.slot.clone();
+        let rows = self
+            .wire
+            .query(&format!(
+                "SELECT plugin, database, active, coalesce(wal_status, ''), confirmed_flush_lsn, \
+                 pg_current_wal_lsn() - restart_lsn FROM pg_replication_slots WHERE slot_name = {}",
+                quote_literal(&name)
+            ))
+            .await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        if text(row, 0) != "pgoutput" || text(row, 1) != self.endpoint.database {
+            return Err(Error::operator(format!(
+                "slot {name:?} is of plugin {:?} in database {:?}, not of pgoutput in {:?}",
+                text(row, 0),
+                text(row, 1),
+                self.endpoint.database
+            ))
+            .with_hint("set source.slot to a name of its own; it is created"));
+        }
+        if text(row, 3) == "lost" {
+            return Err(Error::operator(format!("slot {name:?} is invalidated: the server has removed log that it needed"))
+                .with_hint(format!(
+                    "SELECT pg_drop_replication_slot({}); move the lake folder away, and run again: all tables are copied anew. Raise max_slot_wal_keep_size so that it does not happen again",
+                    quote_literal(&name)
+                )));
+        }
+        Ok(Some(Slot {
+            confirmed: Position::Lsn(text(row, 4).parse()?),
+            active: text(row, 2) == "t",
+            retained_bytes: text(row, 5).parse::<f64>().map_or(0, |b| b.max(0.0) as u64),
+        }))
+    }
+
+    /// Creates the slot. Returns the position where its log begins.
+    pub async fn create_slot(&mut self) -> Result<Position> {
+        let name = quote_literal(&self.config.slot);
+        tracing::info!(
+            slot = self.config.slot,
+            "creating the replication slot; this waits for running transactions to end"
+        );
+        let sql = format!("SELECT lsn FROM pg_create_logical_replication_slot({name}, 'pgoutput')");
+        let lsn = self.wire.scalar(&sql).await.map_err(|e| {
+            let hint = match e.hint() {
+                Some(hint) if e.class() != Class::NeedsOperator => hint.to_owned(),
+                _ => format!("give the role REPLICATION, or let an administrator run: {sql};"),
+            };
+            Error::operator(format!("cannot create slot {name}"))
+                .with_hint(hint)
+                .with_source(e)
+        })?;
+        Ok(Position::Lsn(lsn.parse()?))
+    }
+
+    /// Makes the publication hold all the tables.
+    pub async fn ensure_publication(&mut self, discovery: &Discovery) -> Result<()> {
+        let name = self.config.publication.clone();
+        let missing = self.publication().await?.map(|p| p.missing(discovery));
+        let Some((sql, tables)) = publication_sql(&name, missing, discovery) else {
+            return Ok(());
+        };
+        tracing::info!(publication = name, tables = tables.len(), "publishing tables");
+        self.wire.query(&sql).await.map(|_| ()).map_err(|e| {
+            Error::operator(format!("cannot publish the selected tables in {name:?}"))
+                .with_hint(format!("let the tables' owner run: {sql};"))
+                .with_source(e)
+        })
+    }
+
+    async fn publication(&mut self) -> Result<Option<Publication>> {
+        let name = quote_literal(&self.config.publication);
+        let rows = self
+            .wire
+            .query(&format!(
+                "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate, pubviaroot FROM pg_publication WHERE pubname = {name}"
+            ))
+            .await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let tables = self
+            .wire
+            .query(&format!(
+                "SELECT schemaname, tablename FROM pg_publication_tables WHERE pubname = {name}"
+            ))
+            .await?;
+        // Row filters and column lists exist from PostgreSQL 15 on.
+        let filtered = self
+            .wire
+            .scalar(&format!(
+                "SELECT coalesce(bool_or((to_jsonb(r) ->> 'prqual') IS NOT NULL OR (to_jsonb(r) ->> 'prattrs') IS NOT NULL), false) \
+                 FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = {name}"
+            ))
+            .await?;
+        Ok(Some(Publication {
+            publishes_all: text(row, 0) == "t",
+            via_root: text(row, 1) == "t",
+            filtered: filtered == "t",
+            tables: tables.iter().map(|t| TableId::new(text(t, 0), text(t, 1))).collect(),
+        }))
+    }
+
+    pub async fn stream(&self, tables: Vec<(Arc<SourceTable>, Position)>, from: Position) -> Result<Stream> {
+        Stream::start(
+            &self.endpoint,
+            &self.config.slot,
+            &self.config.publication,
+            tables,
+            from,
+        )
+        .await
+    }
+
+    /// A factory of connections for snapshots and point reads of one table.
+    pub fn table_source(&self, table: Arc<SourceTable>) -> TableSource {
+        TableSource {
+            endpoint: self.endpoint.clone(),
+            table,
+            points: Arc::new(Mutex::new(None)),
+        }
+    }
+}
+
+struct Publication {
+    publishes_all: bool,
+    via_root: bool,
+    filtered: bool,
+    tables: Vec<TableId>,
+}
+
+impl Publication {
+    fn missing(&self, discovery: &Discovery) -> Vec<TableId> {
+        discovery
+            .tables
+            .iter()
+            .map(|t| &t.id)
+            .filter(|id| !self.tables.contains(id))
+            .cloned()
+            .collect()
+    }
+}
+
+/// The statement that makes a publication whole, and the tables it adds;
+/// `missing` is `None` if the publication isn't there.
+fn publication_sql<'a>(
+    name: &str,
+    missing: Option<Vec<TableId>>,
+    discovery: &'a Discovery,
+) -> Option<(String, Vec<&'a SourceTable>)> {
+    let exists = missing.is_some();
+    let tables: Vec<&SourceTable> = match missing {
+        None => discovery.tables.iter().collect(),
+        Some(missing) => discovery.tables.iter().filter(|t| missing.contains(&t.id)).collect(),
+    };
+    if tables.is_empty() {
+        return None;
+    }
+    let names: Vec<String> = tables.iter().map(|t| sql_name(&t.id)).collect();
+    let (verb, kind) = if exists {
+        ("ALTER", "ADD TABLE ONLY")
+    } else {
+        ("CREATE", "FOR TABLE ONLY")
+    };
+    let sql = format!(
+        "{verb} PUBLICATION {} {kind} {}",
+        quote_identifier(name),
+        names.join(", ONLY ")
+    );
+    Some((sql, tables))
+}
+
+/// Connects for one table: to read chunks, and to read rows by key.
+#[derive(Clone)]
+pub struct TableSource {
+    endpoint: Endpoint,
+    table: Arc<SourceTable>,
+    /// Kept between point reads.
+    points: Arc<Mutex<Option<Reader>>>,
+}
+
+impl TableSource {
+    pub async fn reader(&self) -> Result<Reader> {
+        Reader::connect(&self.endpoint, self.table.clone()).await
+    }
+
+    async fn read_points(&self, keys: RecordBatch) -> Result<PointRead> {
+        let mut slot = self.points.lock().await;
+        let mut reader = match slot.take() {
+            Some(reader) => reader,
+            None => self.reader().await?,
+        };
+        let mut batches = Vec::new();
+        let mut high = Position::Lsn(Lsn(0));
+        for from in (0..keys.num_rows()).step_by(POINT_READ_KEYS) {
+            let part = keys.slice(from, POINT_READ_KEYS.min(keys.num_rows() - from));
+            let (rows, position) = reader.read_keys(&part).await?;
+            batches.push(rows);
+            high = position;
+        }
+        *slot = Some(reader);
+        let rows = arrow::compute::concat_batches(&self.table.schema.arrow(), &batches)
+            .map_err(|e| Error::bug("rows of one table differ in schema").with_source(e))?;
+        Ok(PointRead { rows, high })
+    }
+}
+
+impl PointReader for TableSource {
+    fn read<'a>(&'a self, keys: RecordBatch) -> Pin<Box<dyn Future<Output = Result<PointRead>> + Send + 'a>> {
+        Box::pin(self.read_points(keys))
+    }
+}

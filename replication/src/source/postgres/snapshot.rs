@@ -1,0 +1,430 @@
+//! Chunks of a table, read with COPY over ctid ranges, each in a repeatable
+//! read transaction of its own.
+//!
+//! A chunk's transaction takes its lock before its snapshot, so that no
+//! TRUNCATE and no rewrite comes between, and then tells three things: which
+//! transactions it sees, a position past all of them (HIGH), and which
+//! physical file the block numbers belong to.
+//!
+//! Before the first chunk of a run, [`Reader::wait_for_writers`] waits for
+//! every transaction that had written to the table by then. That closes two
+//! gaps that positions alone leave open: a transaction whose changes came
+//! before the table was published, and one whose commit is in the log but not
+//! yet visible (a commit waits for a synchronous standby in that state).
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::SchemaRef;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+
+use super::catalog::{SourceTable, number, text};
+use super::stream::bad_value;
+use super::types::ColumnBuilder;
+use super::wire::{Endpoint, TextRow, Wire, quote_identifier, quote_literal};
+use crate::batch::TxId;
+use crate::error::{Error, Result};
+use crate::position::{Lsn, Position};
+
+/// Rows in one Arrow batch of a COPY.
+const BATCH_ROWS: usize = 8 << 10;
+/// Bytes of one Arrow batch, for wide rows.
+const BATCH_BYTES: usize = 4 << 20;
+/// Starts every binary COPY. Spec: PostgreSQL manual, COPY, "Binary Format".
+const COPY_SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
+
+/// A page of heap or WAL, in bytes, as nearly every server is built.
+const BLOCK_BYTES: u64 = 8192;
+
+/// Which transactions a snapshot saw. Spec: PostgreSQL manual, "Transaction ID
+/// and Snapshot Information Functions".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Visibility {
+    xmin: u64,
+    xmax: u64,
+    in_progress: HashSet<u64>,
+}
+
+impl Visibility {
+    /// Parses `xmin:xmax:xip,xip,…`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(':');
+        let (xmin, xmax) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let list = parts.next()?;
+        let in_progress = list
+            .split(',')
+            .filter(|x| !x.is_empty())
+            .map(|x| x.parse().ok())
+            .collect::<Option<_>>()?;
+        Some(Self {
+            xmin,
+            xmax,
+            in_progress,
+        })
+    }
+
+    /// Whether the snapshot saw a committed transaction, given by the 32 bits
+    /// that the stream tells.
+    pub fn saw(&self, transaction: TxId) -> bool {
+        // The full id is the one nearest to xmax.
+        let distance = transaction.wrapping_sub(self.xmax as u32) as i32;
+        let full = self.xmax.wrapping_add_signed(i64::from(distance));
+        full < self.xmin || (full < self.xmax && !self.in_progress.contains(&full))
+    }
+}
+
+/// What a chunk's transaction found out before reading.
+#[derive(Debug)]
+pub struct ChunkStart {
+    pub visibility: Visibility,
+    /// The stream has told everything the chunk can see once it is here.
+    pub high: Position,
+    /// The physical file of the table.
+    pub relation_file: u32,
+    /// Its size in blocks.
+    pub blocks: u64,
+}
+
+/// Reads one table.
+pub struct Reader {
+    wire: Wire,
+    table: Arc<SourceTable>,
+    arrow: SchemaRef,
+    columns: Vec<ColumnBuilder>,
+    /// Whether the COPY's header is still to come.
+    at_start: bool,
+    /// Whether a COPY has rows left.
+    copying: bool,
+}
+
+impl Reader {
+    pub async fn connect(endpoint: &Endpoint, table: Arc<SourceTable>) -> Result<Self> {
+        let wire = Wire::connect(endpoint, false).await?;
+        let arrow = table.schema.arrow();
+        Ok(Self {
+            wire,
+            table,
+            arrow,
+            columns: Vec::new(),
+            at_start: false,
+            copying: false,
+        })
+    }
+
+    /// Waits until every transaction that holds a writer's lock on the table
+    /// now has ended. New ones are not waited for.
+    pub async fn wait_for_writers(&mut self) -> Result<()> {
+        // Writers hold RowExclusiveLock, and TRUNCATE AccessExclusiveLock,
+        // until after their commit is visible.
+        let sql = format!(
+            "SELECT virtualtransaction, pid FROM pg_locks WHERE locktype = 'relation' AND granted AND relation = {}
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+             AND mode IN ('RowExclusiveLock', 'AccessExclusiveLock')",
+            self.table.relation
+        );
+        let holders = |rows: Vec<TextRow>| rows.iter().map(|row| text(row, 0)).collect::<HashSet<_>>();
+        let mut waiting = holders(self.wire.query(&sql).await?);
+        let started = Instant::now();
+        let mut warned = false;
+        let mut pause = Duration::from_millis(10);
+        while !waiting.is_empty() {
+            if !warned && started.elapsed() > Duration::from_secs(5) {
+                tracing::warn!(table = %self.table.id, transactions = waiting.len(),
+                    "the snapshot waits for transactions that write to the table; see pg_locks for who they are");
+                warned = true;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(500));
+            let now = holders(self.wire.query(&sql).await?);
+            waiting.retain(|transaction| now.contains(transaction));
+        }
+        Ok(())
+    }
+
+    /// Blocks that make a chunk of about `bytes`, TOAST included.
+    pub fn blocks_for(&self, bytes: u64, heap_blocks: u64) -> u64 {
+        let heap = heap_blocks.max(1) * BLOCK_BYTES;
+        let with_toast = self.table.bytes.max(heap);
+        (bytes.saturating_mul(heap_blocks.max(1)) / with_toast).clamp(1, u64::from(u32::MAX))
+    }
+
+    /// Opens the chunk's transaction.
+    pub async fn begin(&mut self) -> Result<ChunkStart> {
+        self.wire
+            .query(&format!(
+                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE ONLY {} IN ACCESS SHARE MODE",
+                self.table.sql_name()
+            ))
+            .await?;
+        let rows = self
+            .wire
+            .query(&format!(
+                "SELECT pg_current_snapshot(), pg_current_wal_insert_lsn(), pg_relation_filenode({oid}), \
+                 pg_relation_size({oid}) / current_setting('block_size')::int8, \
+                 (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size')",
+                oid = self.table.relation
+            ))
+            .await?;
+        let row = rows
+            .first()
+            .ok_or_else(|| Error::bug("the server returned no snapshot"))?;
+        Ok(ChunkStart {
+            visibility: Visibility::parse(&text(row, 0))
+                .ok_or_else(|| Error::bug("cannot parse pg_current_snapshot()"))?,
+            high: Position::Lsn(wal_end(&text(row, 1), number(row, 4)?)?),
+            relation_file: number(row, 2)?,
+            blocks: number(row, 3)?,
+        })
+    }
+
+    /// Starts reading blocks `from..to` in the open transaction; then call
+    /// [`Reader::next_batch`] until there is none.
+    pub async fn read(&mut self, from: u64, to: u64) -> Result<()> {
+        let sql = format!(
+            "COPY (SELECT {} FROM ONLY {} WHERE ctid >= '({from},0)'::tid AND ctid < '({to},0)'::tid) TO STDOUT (FORMAT binary)",
+            self.table.sql_columns(),
+            self.table.sql_name(),
+        );
+        self.copy(&sql).await
+    }
+
+    /// Ends the chunk's transaction.
+    pub async fn end(&mut self) -> Result<()> {
+        self.wire.query("COMMIT").await.map(|_| ())
+    }
+
+    /// Reads rows by key in a transaction of its own. `keys` has the key
+    /// columns in key order.
+    pub async fn read_keys(&mut self, keys: &RecordBatch) -> Result<(RecordBatch, Position)> {
+        let sql = self.key_query(keys)?;
+        let start = self.begin().await?;
+        self.copy(&sql).await?;
+        let mut batches = Vec::new();
+        while let Some(batch) = self.next_batch().await? {
+            batches.push(batch);
+        }
+        self.end().await?;
+        let rows = arrow::compute::concat_batches(&self.arrow, &batches)
+            .map_err(|e| Error::bug("rows of one COPY differ in schema").with_source(e))?;
+        Ok((rows, start.high))
+    }
+
+    fn key_query(&self, keys: &RecordBatch) -> Result<String> {
+        let key: Vec<_> = self
+            .table
+            .schema
+            .key
+            .iter()
+            .filter_map(|i| self.table.columns.get(*i))
+            .collect();
+        let options = FormatOptions::default().with_null("NULL");
+        let formatters = keys
+            .columns()
+            .iter()
+            .map(|column| ArrayFormatter::try_new(column.as_ref(), &options))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| Error::bug("a key has no text form").with_source(e))?;
+        let mut values = Vec::with_capacity(keys.num_rows());
+        for row in 0..keys.num_rows() {
+            let literals: Vec<String> = formatters
+                .iter()
+                .zip(&key)
+                .map(|(formatter, column)| {
+                    let value = formatter.value(row).to_string();
+                    let value = if column.type_name == "bytea" {
+                        format!("\\x{value}")
+                    } else {
+                        value
+                    };
+                    format!("{}::{}", quote_literal(&value), column.type_name)
+                })
+                .collect();
+            values.push(format!("({})", literals.join(", ")));
+        }
+        let names: Vec<String> = key.iter().map(|c| quote_identifier(&c.name)).collect();
+        Ok(format!(
+            "COPY (SELECT {} FROM ONLY {} WHERE ({}) IN (VALUES {})) TO STDOUT (FORMAT binary)",
+            self.table.sql_columns(),
+            self.table.sql_name(),
+            names.join(", "),
+            values.join(", "),
+        ))
+    }
+
+    async fn copy(&mut self, sql: &str) -> Result<()> {
+        self.at_start = true;
+        self.columns = self.table.columns.iter().map(|c| c.codec.builder()).collect();
+        self.wire.copy_out(sql).await?;
+        self.copying = true;
+        Ok(())
+    }
+
+    /// The next rows of the COPY, or `None` once it is complete.
+    pub async fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
+        let (mut rows, mut bytes) = (0, 0);
+        while self.copying && rows < BATCH_ROWS && bytes < BATCH_BYTES {
+            let Some(frame) = self.wire.copy_frame().await? else {
+                self.copying = false;
+                break;
+            };
+            let mut body = self.wire.body(frame);
+            bytes += body.len();
+            if std::mem::take(&mut self.at_start) {
+                body = skip_header(body)?;
+            }
+            while append_row(&mut body, &self.table, &mut self.columns)? {
+                rows += 1;
+            }
+            self.wire.consume(frame);
+        }
+        if rows == 0 {
+            return Ok(None);
+        }
+        let replaced: u64 = self.columns.iter().map(ColumnBuilder::replaced).sum();
+        if replaced > 0 {
+            tracing::warn!(table = %self.table.id, values = replaced, "values out of range were replaced, as source.infinity says");
+        }
+        let arrays: Vec<ArrayRef> = self.columns.iter_mut().map(ColumnBuilder::finish).collect();
+        RecordBatch::try_new(self.arrow.clone(), arrays)
+            .map(Some)
+            .map_err(|e| Error::bug(format!("a chunk of {} does not fit its schema", self.table.id)).with_source(e))
+    }
+}
+
+/// The end of WAL as a position that the stream will reach.
+///
+/// `pg_current_wal_insert_lsn` skips a page header that is not written yet,
+/// while the walsender counts to the end of the last record. On an idle server
+/// the two differ for as long as it stays idle.
+pub fn wal_end(text: &str, segment_bytes: u64) -> Result<Lsn> {
+    // Page header sizes: SizeOfXLogShortPHD on any page, SizeOfXLogLongPHD on
+    // the first of a segment.
+    const SHORT: u64 = 24;
+    const LONG: u64 = 40;
+    let lsn: Lsn = text.parse()?;
+    Ok(if lsn.0 % segment_bytes.max(1) == LONG {
+        Lsn(lsn.0 - LONG)
+    } else if lsn.0 % BLOCK_BYTES == SHORT {
+        Lsn(lsn.0 - SHORT)
+    } else {
+        lsn
+    })
+}
+
+fn malformed(what: &str) -> Error {
+    Error::bug(format!("malformed COPY data: expected {what}"))
+}
+
+fn skip_header(body: &[u8]) -> Result<&[u8]> {
+    let rest = body
+        .strip_prefix(COPY_SIGNATURE)
+        .ok_or_else(|| malformed("the signature"))?;
+    // Flags, then the length of an extension that nobody uses yet.
+    let (extension, rest) = rest
+        .get(4..)
+        .and_then(|rest| rest.split_first_chunk::<4>())
+        .ok_or_else(|| malformed("a header"))?;
+    rest.get(u32::from_be_bytes(*extension) as usize..)
+        .ok_or_else(|| malformed("a header extension"))
+}
+
+/// Appends one row and moves past it. False at the trailer or the end.
+fn append_row(body: &mut &[u8], table: &SourceTable, columns: &mut [ColumnBuilder]) -> Result<bool> {
+    let Some((count, mut rest)) = body.split_first_chunk::<2>() else {
+        return if body.is_empty() {
+            Ok(false)
+        } else {
+            Err(malformed("a field count"))
+        };
+    };
+    let count = i16::from_be_bytes(*count);
+    if count == -1 {
+        *body = rest;
+        return Ok(false);
+    }
+    if usize::try_from(count) != Ok(columns.len()) {
+        return Err(malformed("as many fields as columns"));
+    }
+    for (column, builder) in table.columns.iter().zip(columns) {
+        let (len, after) = rest
+            .split_first_chunk::<4>()
+            .ok_or_else(|| malformed("a field length"))?;
+        rest = after;
+        match usize::try_from(i32::from_be_bytes(*len)) {
+            // -1
+            Err(_) => builder.append_null(),
+            Ok(len) => {
+                let (value, after) = rest.split_at_checked(len).ok_or_else(|| malformed("a field"))?;
+                builder
+                    .append(value)
+                    .map_err(|e| bad_value(&table.id, &column.name, e))?;
+                rest = after;
+            }
+        }
+    }
+    *body = rest;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn visibility_is_exact_across_the_32_bit_wrap() {
+        let v = Visibility::parse("100:105:101,103").expect("snapshot");
+        for (xid, seen) in [
+            (99, true),
+            (100, true),
+            (101, false),
+            (102, true),
+            (103, false),
+            (104, true),
+            (105, false),
+            (200, false),
+        ] {
+            assert_eq!(v.saw(xid), seen, "{xid}");
+        }
+        let epoch = 3_u64 << 32;
+        let v = Visibility::parse(&format!("{}:{}:{}", epoch - 2, epoch + 2, epoch + 1)).expect("snapshot");
+        for (xid, seen) in [
+            (u32::MAX - 5, true),
+            (u32::MAX, true),
+            (0, true),
+            (1, false),
+            (2, false),
+        ] {
+            assert_eq!(v.saw(xid), seen, "{xid}");
+        }
+        for text in ["", "1", "1:2", "a:b:", "1:2:x"] {
+            assert_eq!(Visibility::parse(text), None, "{text}");
+        }
+        assert!(Visibility::parse("5:5:").is_some());
+    }
+
+    #[test]
+    fn wal_end_steps_back_over_an_unwritten_page_header() {
+        for (text, end) in [
+            ("0/2002018", 0x200_2000),
+            ("0/2000028", 0x200_0000),
+            // A record may end here on a page that doesn't begin a segment.
+            ("0/2002028", 0x200_2028),
+            ("0/2000030", 0x200_0030),
+            ("0/1FFFFF8", 0x1FF_FFF8),
+        ] {
+            assert_eq!(wal_end(text, 16 << 20).expect(text), Lsn(end));
+        }
+    }
+
+    #[test]
+    fn copy_headers_are_checked() {
+        let mut header = COPY_SIGNATURE.to_vec();
+        header.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 2, 9, 9, 7]);
+        assert_eq!(skip_header(&header).expect("header"), [7]);
+        for len in 0..header.len() - 1 {
+            assert!(skip_header(&header[..len]).is_err(), "{len}");
+        }
+    }
+}

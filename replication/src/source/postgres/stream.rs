@@ -1,0 +1,473 @@
+//! The replication stream: frames in, changes of each table gathered in Arrow
+//! builders, positions out.
+//!
+//! A keepalive tells how far the walsender has decoded and sent; every
+//! transaction that ends before has been sent whole. (The manual calls it the
+//! end of WAL, but `WalSndKeepalive` sends `sentPtr`.) That is what lets an
+//! idle table move the slot.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arrow::array::{ArrayRef, RecordBatch};
+
+use super::catalog::SourceTable;
+use super::pgoutput::{self, Datum, Message, Old, Relation, Tuple};
+use super::types::ColumnBuilder;
+use super::wire::{Endpoint, Wire, quote_identifier, quote_literal};
+use crate::batch::{ChangeBatch, Op, TxId, UnchangedCell};
+use crate::error::{Error, Result};
+use crate::position::{Lsn, Position};
+use crate::source::SourceEvent;
+
+/// Microseconds between 1970-01-01 and PostgreSQL's epoch, 2000-01-01.
+const EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+/// What a builder takes for a row beside the values themselves.
+const ROW_OVERHEAD_BYTES: usize = 16;
+
+pub struct Stream {
+    wire: Wire,
+    tables: Vec<TableBuffer>,
+    /// Relation oid to table; `None` for relations that nobody asked for.
+    routes: HashMap<u32, Option<usize>>,
+    position: Lsn,
+    transaction: Option<Transaction>,
+}
+
+struct Transaction {
+    commit_lsn: Lsn,
+    id: TxId,
+}
+
+impl Stream {
+    /// Starts decoding at the slot's confirmed position. Each table comes with
+    /// the watermark up to which it has everything.
+    pub async fn start(
+        endpoint: &Endpoint,
+        slot: &str,
+        publication: &str,
+        tables: Vec<(Arc<SourceTable>, Position)>,
+        from: Position,
+    ) -> Result<Self> {
+        let mut wire = Wire::connect(endpoint, true).await?;
+        let command = format!(
+            "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '2', publication_names {}, binary 'true')",
+            quote_identifier(slot),
+            quote_literal(&quote_identifier(publication)),
+        );
+        wire.start_replication(&command).await?;
+        let Position::Lsn(position) = from;
+        let tables = tables
+            .into_iter()
+            .map(|(table, watermark)| TableBuffer::new(table, watermark))
+            .collect();
+        Ok(Self {
+            wire,
+            tables,
+            routes: HashMap::new(),
+            position,
+            transaction: None,
+        })
+    }
+
+    /// Every transaction that ends at or before this has been told.
+    pub fn position(&self) -> Position {
+        Position::Lsn(self.position)
+    }
+
+    pub fn in_transaction(&self) -> bool {
+        self.transaction.is_some()
+    }
+
+    /// Bytes gathered for a table.
+    pub fn bytes(&self, table: usize) -> usize {
+        self.tables.get(table).map_or(0, |t| t.bytes)
+    }
+
+    /// Reads from the socket once. Safe to cancel.
+    pub async fn fill(&mut self) -> Result<()> {
+        self.wire.fill().await
+    }
+
+    /// The next event in what has been read; `None` when that is used up.
+    pub fn next(&mut self) -> Result<Option<SourceEvent>> {
+        while let Some(frame) = self.wire.buffered()? {
+            if frame.tag != b'd' {
+                if frame.tag == b'c' {
+                    return Err(Error::transient("the server ended the replication stream"));
+                }
+                self.wire.control(frame)?;
+                continue;
+            }
+            let event = self.data(frame);
+            self.wire.consume(frame);
+            if let Some(event) = event? {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+
+    /// One CopyData payload: XLogData or a keepalive.
+    /// Spec: PostgreSQL manual, "Streaming Replication Protocol".
+    fn data(&mut self, frame: super::wire::Frame) -> Result<Option<SourceEvent>> {
+        let body = self.wire.body(frame);
+        match body.split_first() {
+            // Start, end and clock: 24 bytes, then the plugin's message.
+            Some((b'w', rest)) => {
+                let message = rest.get(24..).ok_or_else(short_frame)?;
+                let message =
+                    pgoutput::decode(message).map_err(|e| Error::bug("cannot decode the stream").with_source(e))?;
+                apply(
+                    &mut self.tables,
+                    &mut self.routes,
+                    &mut self.position,
+                    &mut self.transaction,
+                    message,
+                )
+            }
+            Some((b'k', rest)) => {
+                let (end, reply) = match (rest.first_chunk::<8>(), rest.get(16)) {
+                    (Some(end), Some(reply)) => (Lsn(u64::from_be_bytes(*end)), *reply == 1),
+                    _ => return Err(short_frame()),
+                };
+                if self.transaction.is_none() {
+                    self.position = self.position.max(end);
+                }
+                Ok(Some(SourceEvent::Heartbeat {
+                    position: Position::Lsn(self.position),
+                    reply_wanted: reply,
+                }))
+            }
+            _ => Err(short_frame()),
+        }
+    }
+
+    /// Takes what was gathered for a table, as one batch.
+    pub fn take_batch(&mut self, table: usize) -> Result<ChangeBatch> {
+        match self.tables.get_mut(table) {
+            Some(table) => table.take_batch(),
+            None => Err(Error::bug("a batch of a table that isn't streamed")),
+        }
+    }
+
+    /// Confirms that everything up to `confirmed` is durable. `ask` makes the
+    /// server answer with a keepalive at once.
+    pub async fn confirm(&mut self, confirmed: Position, ask: bool) -> Result<()> {
+        let Position::Lsn(flushed) = confirmed;
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |d| d.as_micros() as i64)
+            - EPOCH_MICROS;
+        let mut payload = Vec::with_capacity(34);
+        payload.push(b'r');
+        for lsn in [self.position.max(flushed), flushed, flushed] {
+            payload.extend_from_slice(&lsn.0.to_be_bytes());
+        }
+        payload.extend_from_slice(&now.to_be_bytes());
+        payload.push(u8::from(ask));
+        self.wire.send_copy_data(&payload).await
+    }
+
+    pub async fn close(self) {
+        self.wire.terminate().await;
+    }
+}
+
+fn short_frame() -> Error {
+    Error::bug("cannot decode the stream: expected XLogData or a keepalive")
+}
+
+/// Applies one message to the buffers. Free of `self`, so that the message can
+/// borrow the receive buffer.
+fn apply(
+    tables: &mut [TableBuffer],
+    routes: &mut HashMap<u32, Option<usize>>,
+    position: &mut Lsn,
+    transaction: &mut Option<Transaction>,
+    message: Message<'_>,
+) -> Result<Option<SourceEvent>> {
+    let mut changed = |relation: u32, change: &dyn Fn(&mut TableBuffer, TxId) -> Result<(), Error>| {
+        let Some(tx) = transaction.as_ref() else {
+            return Err(Error::bug("cannot decode the stream: a change outside a transaction"));
+        };
+        let table = match routes.get(&relation) {
+            Some(Some(table)) => *table,
+            Some(None) => return Ok(None),
+            None => {
+                return Err(Error::bug(
+                    "cannot decode the stream: a change of a relation that was not described",
+                ));
+            }
+        };
+        let Some(buffer) = tables.get_mut(table) else {
+            return Ok(None);
+        };
+        // Replay: the lake has this transaction already.
+        if buffer.stalled || tx.commit_lsn < buffer.watermark {
+            return Ok(None);
+        }
+        match change(buffer, tx.id) {
+            Ok(()) => Ok(Some(SourceEvent::Changed { table })),
+            Err(error) => {
+                buffer.stall();
+                Ok(Some(SourceEvent::Stalled { table, error }))
+            }
+        }
+    };
+    match message {
+        Message::Insert { relation, new } => changed(relation, &|t, tx| t.upsert(new, Old::None, tx)),
+        Message::Update { relation, old, new } => changed(relation, &|t, tx| t.upsert(new, old, tx)),
+        Message::Delete { relation, old } => changed(relation, &|t, tx| t.delete(old, tx)),
+        Message::Truncate { relations } => {
+            let mut event = None;
+            for relation in relations {
+                event = changed(relation, &|t, tx| t.truncate(tx))?.or(event);
+            }
+            Ok(event)
+        }
+        Message::Begin { commit_lsn, xid, .. } => {
+            *transaction = Some(Transaction { commit_lsn, id: xid });
+            Ok(Some(SourceEvent::Begin))
+        }
+        Message::Commit { end_lsn } => {
+            *transaction = None;
+            *position = (*position).max(end_lsn);
+            Ok(Some(SourceEvent::Commit {
+                position: Position::Lsn(*position),
+            }))
+        }
+        Message::Relation(relation) => {
+            let table = tables.iter().position(|t| t.is(&relation));
+            routes.insert(relation.id, table);
+            let Some((table, buffer)) = table.and_then(|i| tables.get_mut(i).map(|t| (i, t))) else {
+                return Ok(None);
+            };
+            match buffer.check_shape(&relation) {
+                Err(error) if !buffer.stalled => {
+                    buffer.stall();
+                    Ok(Some(SourceEvent::Stalled { table, error }))
+                }
+                _ => Ok(None),
+            }
+        }
+        Message::Other => Ok(None),
+    }
+}
+
+/// The open batch of one table.
+struct TableBuffer {
+    source: Arc<SourceTable>,
+    /// By column: whether it is part of the key.
+    is_key: Vec<bool>,
+    watermark: Lsn,
+    columns: Vec<ColumnBuilder>,
+    ops: Vec<Op>,
+    transactions: Vec<TxId>,
+    unchanged: Vec<UnchangedCell>,
+    truncated_by: Option<TxId>,
+    bytes: usize,
+    stalled: bool,
+}
+
+impl TableBuffer {
+    fn new(source: Arc<SourceTable>, watermark: Position) -> Self {
+        let Position::Lsn(watermark) = watermark;
+        Self {
+            is_key: (0..source.columns.len())
+                .map(|i| source.schema.key.contains(&i))
+                .collect(),
+            columns: source.columns.iter().map(|c| c.codec.builder()).collect(),
+            source,
+            watermark,
+            ops: Vec::new(),
+            transactions: Vec::new(),
+            unchanged: Vec::new(),
+            truncated_by: None,
+            bytes: 0,
+            stalled: false,
+        }
+    }
+
+    fn is(&self, relation: &Relation<'_>) -> bool {
+        relation.id == self.source.relation
+    }
+
+    /// The relation as the stream describes it has to be the one that the
+    /// builders were made for.
+    fn check_shape(&self, relation: &Relation<'_>) -> Result<()> {
+        let id = &self.source.id;
+        let same_name = relation.schema == id.schema && relation.name == id.name;
+        let same_columns = relation.columns.len() == self.source.columns.len()
+            && relation
+                .columns
+                .iter()
+                .zip(&self.source.columns)
+                .all(|(a, b)| a.name == b.name && a.type_oid == b.type_oid && a.typmod == b.typmod);
+        if same_name && same_columns {
+            return Ok(());
+        }
+        let what = if same_name {
+            let has = |name: &str| self.source.columns.iter().any(|c| c.name == name);
+            match relation.columns.iter().find(|c| !has(c.name)) {
+                Some(column) => format!("the columns of {id} changed: {:?} is new", column.name),
+                None => format!("the columns of {id} changed"),
+            }
+        } else {
+            format!("{id} was renamed to {}.{}", relation.schema, relation.name)
+        };
+        Err(Error::operator(what).with_hint(
+            "stop, move the table's lake folder away and run again: the table is copied anew; until then the slot keeps the log from here on",
+        ))
+    }
+
+    fn upsert(&mut self, new: Tuple<'_>, old: Old<'_>, tx: TxId) -> Result<()> {
+        let mut op = Op::Upsert;
+        if let Old::Key(old) | Old::Row(old) = old
+            && self.key_differs(old, new)
+        {
+            self.delete(old, tx)?;
+            op = Op::Move;
+        }
+        self.expect_columns(new)?;
+        let row = self.ops.len() as u32;
+        let id = &self.source.id;
+        for (column, (datum, builder)) in new.iter().zip(&mut self.columns).enumerate() {
+            let datum = match (datum, old) {
+                // The old row has it, if the server flattened it.
+                (Datum::Unchanged, Old::Row(old)) => old.iter().nth(column).unwrap_or(datum),
+                (Datum::Unchanged, Old::Key(old)) if self.is_key[column] => old.iter().nth(column).unwrap_or(datum),
+                _ => datum,
+            };
+            match datum {
+                Datum::Binary(value) => builder
+                    .append(value)
+                    .map_err(|e| bad_value(id, &self.source.columns[column].name, e))?,
+                Datum::Null => builder.append_null(),
+                Datum::Unchanged if self.is_key[column] => {
+                    return Err(Error::bug(format!("the log does not tell the key of a change of {id}")));
+                }
+                Datum::Unchanged => {
+                    builder.append_null();
+                    self.unchanged.push(UnchangedCell {
+                        row,
+                        column: column as u16,
+                    });
+                }
+                Datum::Text(_) => return Err(text_value(id, &self.source.columns[column].name)),
+            }
+        }
+        self.push(op, tx, new.len());
+        Ok(())
+    }
+
+    fn delete(&mut self, old: Tuple<'_>, tx: TxId) -> Result<()> {
+        self.expect_columns(old)?;
+        let id = &self.source.id;
+        let mut bytes = 0;
+        for (column, (datum, builder)) in old.iter().zip(&mut self.columns).enumerate() {
+            match datum {
+                Datum::Binary(value) if self.is_key[column] => {
+                    bytes += value.len();
+                    builder
+                        .append(value)
+                        .map_err(|e| bad_value(id, &self.source.columns[column].name, e))?;
+                }
+                Datum::Text(_) if self.is_key[column] => return Err(text_value(id, &self.source.columns[column].name)),
+                _ if self.is_key[column] => {
+                    return Err(
+                        Error::operator(format!("the log tells a delete from {id} without its whole key")).with_hint(
+                            "the replica identity was changed: move the table's lake folder away and run again",
+                        ),
+                    );
+                }
+                _ => builder.append_null(),
+            }
+        }
+        self.push(Op::Delete, tx, bytes);
+        Ok(())
+    }
+
+    /// Nothing before a truncate counts any more.
+    fn truncate(&mut self, tx: TxId) -> Result<()> {
+        self.clear();
+        self.truncated_by = Some(tx);
+        self.bytes = ROW_OVERHEAD_BYTES;
+        Ok(())
+    }
+
+    fn push(&mut self, op: Op, tx: TxId, bytes: usize) {
+        self.ops.push(op);
+        self.transactions.push(tx);
+        self.bytes += bytes + ROW_OVERHEAD_BYTES + self.columns.len();
+    }
+
+    fn expect_columns(&self, tuple: Tuple<'_>) -> Result<()> {
+        if usize::from(tuple.columns) == self.columns.len() {
+            return Ok(());
+        }
+        Err(Error::bug(format!(
+            "expected {} columns in a change of {}, found {}",
+            self.columns.len(),
+            self.source.id,
+            tuple.columns
+        )))
+    }
+
+    /// Compares by bits, as the server does when it decides to send the old key.
+    fn key_differs(&self, old: Tuple<'_>, new: Tuple<'_>) -> bool {
+        old.iter()
+            .zip(new.iter())
+            .zip(&self.is_key)
+            .any(|((old, new), is_key)| *is_key && new != Datum::Unchanged && old != new)
+    }
+
+    fn stall(&mut self) {
+        self.clear();
+        self.stalled = true;
+    }
+
+    fn clear(&mut self) {
+        for (builder, column) in self.columns.iter_mut().zip(&self.source.columns) {
+            *builder = column.codec.builder();
+        }
+        self.ops.clear();
+        self.transactions.clear();
+        self.unchanged.clear();
+        self.truncated_by = None;
+        self.bytes = 0;
+    }
+
+    fn take_batch(&mut self) -> Result<ChangeBatch> {
+        let replaced: u64 = self.columns.iter().map(ColumnBuilder::replaced).sum();
+        if replaced > 0 {
+            tracing::warn!(table = %self.source.id, values = replaced, "values out of range were replaced, as source.infinity says");
+        }
+        let arrays: Vec<ArrayRef> = self.columns.iter_mut().map(ColumnBuilder::finish).collect();
+        let rows = RecordBatch::try_new(self.source.schema.arrow(), arrays)
+            .map_err(|e| Error::bug(format!("a batch of {} does not fit its schema", self.source.id)).with_source(e))?;
+        self.bytes = 0;
+        Ok(ChangeBatch {
+            rows,
+            ops: std::mem::take(&mut self.ops),
+            transactions: std::mem::take(&mut self.transactions),
+            unchanged: std::mem::take(&mut self.unchanged),
+            truncated_by: self.truncated_by.take(),
+        })
+    }
+}
+
+pub fn bad_value(table: &crate::schema::TableId, column: &str, error: super::types::DecodeError) -> Error {
+    Error::operator(format!("a value of {table}.{column} can't be taken over"))
+        .with_hint("change the value or the column's type at the source, or exclude the table")
+        .with_source(error)
+}
+
+fn text_value(table: &crate::schema::TableId, column: &str) -> Error {
+    Error::operator(format!(
+        "the server sends {table}.{column} as text, so its type has no binary form"
+    ))
+    .with_hint("exclude the table in source.tables")
+}

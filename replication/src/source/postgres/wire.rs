@@ -1,0 +1,604 @@
+//! One connection to a PostgreSQL server: start-up, TLS, SCRAM, the simple
+//! query protocol, COPY OUT and the replication stream.
+//!
+//! Frames are borrowed from the receive buffer, never copied out of it: a row
+//! of a COPY or a change of the stream is decoded where it lies.
+//! Spec: PostgreSQL, "Frontend/Backend Protocol".
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::authentication::{md5_hash, sasl};
+use postgres_protocol::message::backend::{ErrorResponseBody, Header, Message};
+use postgres_protocol::message::frontend;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::ServerName;
+use url::Url;
+
+use super::tls::{self, SslMode};
+use crate::error::{Error, Result};
+
+/// How long a connect may take, as libpq users expect of a dead host.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// What one read from the socket asks for.
+const READ_BYTES: usize = 256 << 10;
+/// PostgreSQL allocates at most 1 GiB for one message.
+const FRAME_BYTES_MAX: usize = 1 << 30;
+
+/// Where and as whom to connect.
+#[derive(Clone)]
+pub struct Endpoint {
+    host: String,
+    port: u16,
+    user: String,
+    password: Option<String>,
+    pub database: String,
+    sslmode: SslMode,
+    sslrootcert: Option<String>,
+}
+
+impl Endpoint {
+    /// Reads `postgres://user:password@host:port/database?sslmode=…&sslrootcert=…`.
+    pub fn parse(text: &str) -> Result<Self> {
+        let hint = "write source.url as postgres://user:password@host:5432/database";
+        let url = Url::parse(text).map_err(|e| {
+            Error::operator("source.url is not a URL")
+                .with_hint(hint)
+                .with_source(e)
+        })?;
+        if !matches!(url.scheme(), "postgres" | "postgresql") {
+            return Err(Error::operator(format!("source.url has the scheme {:?}", url.scheme())).with_hint(hint));
+        }
+        let decode = |text: &str| percent_decode(text);
+        let mut endpoint = Self {
+            host: url.host_str().map(decode).unwrap_or_default(),
+            port: url.port().unwrap_or(5432),
+            user: decode(url.username()),
+            password: url.password().map(decode).or_else(|| std::env::var("PGPASSWORD").ok()),
+            database: decode(url.path().trim_start_matches('/')),
+            sslmode: SslMode::Prefer,
+            sslrootcert: None,
+        };
+        for (key, value) in url.query_pairs() {
+            match key.as_ref() {
+                "host" => endpoint.host = value.into_owned(),
+                "sslmode" => endpoint.sslmode = value.parse()?,
+                "sslrootcert" => endpoint.sslrootcert = Some(value.into_owned()),
+                other => {
+                    return Err(
+                        Error::operator(format!("source.url has an unknown parameter {other:?}"))
+                            .with_hint("known: host (a socket directory), sslmode, sslrootcert"),
+                    );
+                }
+            }
+        }
+        if endpoint.host.is_empty() {
+            endpoint.host = "localhost".to_owned();
+        }
+        // IPv6 literals keep their brackets in a URL but not on a socket.
+        endpoint.host = endpoint.host.trim_matches(['[', ']']).to_owned();
+        if endpoint.user.is_empty() {
+            endpoint.user = std::env::var("PGUSER")
+                .or_else(|_| std::env::var("USER"))
+                .unwrap_or_default();
+        }
+        if endpoint.database.is_empty() {
+            endpoint.database.clone_from(&endpoint.user);
+        }
+        Ok(endpoint)
+    }
+
+    /// The endpoint without its password, for messages.
+    pub fn address(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+}
+
+fn percent_decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        let hex = bytes.get(i + 1..i + 3).and_then(|h| std::str::from_utf8(h).ok());
+        match hex.and_then(|h| u8::from_str_radix(h, 16).ok()) {
+            Some(byte) if bytes[i] == b'%' => {
+                out.push(byte);
+                i += 3;
+            }
+            _ => {
+                out.push(bytes[i]);
+                i += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+macro_rules! each_socket {
+    ($self:ident, $socket:ident => $body:expr) => {
+        match $self.get_mut() {
+            Socket::Tcp($socket) => $body,
+            Socket::Unix($socket) => $body,
+            Socket::Tls($socket) => $body,
+        }
+    };
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each_socket!(self, s => Pin::new(s).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        each_socket!(self, s => Pin::new(s).poll_write(cx, buf))
+    }
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each_socket!(self, s => Pin::new(s).poll_flush(cx))
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each_socket!(self, s => Pin::new(s).poll_shutdown(cx))
+    }
+}
+
+/// A frame that lies whole in the receive buffer.
+#[derive(Clone, Copy)]
+pub struct Frame {
+    pub tag: u8,
+    /// Length with tag and length word.
+    len: usize,
+}
+
+/// A row of text cells, as the simple query protocol returns them.
+pub type TextRow = Vec<Option<String>>;
+
+pub struct Wire {
+    socket: Socket,
+    input: BytesMut,
+    output: BytesMut,
+    address: String,
+}
+
+impl Wire {
+    /// Connects and authenticates. `replication` opens a logical walsender,
+    /// which takes SQL too.
+    pub async fn connect(endpoint: &Endpoint, replication: bool) -> Result<Self> {
+        let address = endpoint.address();
+        match tokio::time::timeout(CONNECT_TIMEOUT, Self::connect_inner(endpoint, replication)).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::transient(format!("no answer from {address} within 10 s"))
+                .with_hint("check host and port in source.url, and the firewall between")),
+        }
+    }
+
+    async fn connect_inner(endpoint: &Endpoint, replication: bool) -> Result<Self> {
+        let socket = open_socket(endpoint).await?;
+        let mut wire = Self {
+            socket,
+            input: BytesMut::with_capacity(READ_BYTES),
+            output: BytesMut::new(),
+            address: endpoint.address(),
+        };
+        let mut parameters = vec![
+            ("user", endpoint.user.as_str()),
+            ("database", endpoint.database.as_str()),
+            ("application_name", "tributary"),
+            ("client_encoding", "UTF8"),
+            // Fixed session settings: what the server prints must not depend
+            // on how the database or role is set up.
+            ("datestyle", "ISO"),
+            ("intervalstyle", "iso_8601"),
+            ("timezone", "UTC"),
+            ("extra_float_digits", "1"),
+        ];
+        if replication {
+            parameters.push(("replication", "database"));
+        }
+        frontend::startup_message(parameters, &mut wire.output).map_err(|e| wire.io(e))?;
+        wire.flush().await?;
+        wire.authenticate(endpoint).await?;
+        Ok(wire)
+    }
+
+    async fn authenticate(&mut self, endpoint: &Endpoint) -> Result<()> {
+        let password = || {
+            endpoint.password.clone().ok_or_else(|| {
+                Error::operator(format!(
+                    "the server at {} asks user {:?} for a password",
+                    endpoint.address(),
+                    endpoint.user
+                ))
+                .with_hint("put the password into source.url or into PGPASSWORD")
+            })
+        };
+        loop {
+            match self.message().await? {
+                Message::AuthenticationOk => {}
+                Message::AuthenticationCleartextPassword => {
+                    let password = password()?;
+                    self.send(|out| frontend::password_message(password.as_bytes(), out))
+                        .await?;
+                }
+                Message::AuthenticationMd5Password(body) => {
+                    let hash = md5_hash(endpoint.user.as_bytes(), password()?.as_bytes(), body.salt());
+                    self.send(|out| frontend::password_message(hash.as_bytes(), out))
+                        .await?;
+                }
+                Message::AuthenticationSasl(_) => self.scram(password()?.as_bytes()).await?,
+                Message::ParameterStatus(_) | Message::BackendKeyData(_) | Message::NoticeResponse(_) => {}
+                Message::ReadyForQuery(_) => return Ok(()),
+                Message::ErrorResponse(body) => return Err(self.server_error(&body)),
+                _ => {
+                    return Err(Error::operator(
+                        "the server asks for an authentication method other than password, md5 or SCRAM",
+                    )
+                    .with_hint("allow scram-sha-256 for this role in pg_hba.conf"));
+                }
+            }
+        }
+    }
+
+    async fn scram(&mut self, password: &[u8]) -> Result<()> {
+        let mut scram = sasl::ScramSha256::new(password, sasl::ChannelBinding::unsupported());
+        let first = scram.message().to_vec();
+        self.send(|out| frontend::sasl_initial_response(sasl::SCRAM_SHA_256, &first, out))
+            .await?;
+        loop {
+            match self.message().await? {
+                Message::AuthenticationSaslContinue(body) => {
+                    scram.update(body.data()).map_err(|e| self.io(e))?;
+                    let reply = scram.message().to_vec();
+                    self.send(|out| frontend::sasl_response(&reply, out)).await?;
+                }
+                Message::AuthenticationSaslFinal(body) => {
+                    return scram.finish(body.data()).map_err(|e| self.io(e));
+                }
+                Message::ErrorResponse(body) => return Err(self.server_error(&body)),
+                _ => return Err(self.unexpected("a SASL message")),
+            }
+        }
+    }
+
+    /// Runs SQL by the simple protocol and returns all rows as text.
+    pub async fn query(&mut self, sql: &str) -> Result<Vec<TextRow>> {
+        self.send(|out| frontend::query(sql, out)).await?;
+        let mut rows = Vec::new();
+        let mut failed = None;
+        loop {
+            match self.message().await? {
+                Message::DataRow(body) => rows.push(text_row(&body).map_err(|e| self.io(e))?),
+                Message::ErrorResponse(body) => failed = Some(self.server_error(&body)),
+                Message::ReadyForQuery(_) => break,
+                _ => {}
+            }
+        }
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(rows),
+        }
+    }
+
+    /// The first cell of the first row, or an empty string.
+    pub async fn scalar(&mut self, sql: &str) -> Result<String> {
+        let rows = self.query(sql).await?;
+        Ok(rows.into_iter().flatten().flatten().next().unwrap_or_default())
+    }
+
+    /// Sends `COPY … TO STDOUT`; then read frames with [`Wire::copy_frame`].
+    pub async fn copy_out(&mut self, sql: &str) -> Result<()> {
+        self.send(|out| frontend::query(sql, out)).await?;
+        loop {
+            match self.message().await? {
+                Message::CopyOutResponse(_) => return Ok(()),
+                Message::NoticeResponse(_) | Message::ParameterStatus(_) => {}
+                Message::ErrorResponse(body) => return Err(self.server_error(&body)),
+                _ => return Err(self.unexpected("a COPY response")),
+            }
+        }
+    }
+
+    /// The next CopyData frame of a COPY OUT, or `None` once it is complete.
+    pub async fn copy_frame(&mut self) -> Result<Option<Frame>> {
+        loop {
+            match self.buffered()? {
+                None => self.fill().await?,
+                Some(frame) if frame.tag == b'd' => return Ok(Some(frame)),
+                Some(frame) if frame.tag == b'Z' => {
+                    self.consume(frame);
+                    return Ok(None);
+                }
+                Some(frame) => self.control(frame)?,
+            }
+        }
+    }
+
+    /// Sends START_REPLICATION and waits for CopyBothResponse.
+    pub async fn start_replication(&mut self, command: &str) -> Result<()> {
+        self.send(|out| frontend::query(command, out)).await?;
+        loop {
+            match self.buffered()? {
+                None => self.fill().await?,
+                Some(frame) if frame.tag == b'W' => {
+                    self.consume(frame);
+                    return Ok(());
+                }
+                Some(frame) => self.control(frame)?,
+            }
+        }
+    }
+
+    /// A frame that is neither data nor the end: notices pass, errors don't.
+    pub fn control(&mut self, frame: Frame) -> Result<()> {
+        let mut bytes = self.input.split_to(frame.len);
+        match Message::parse(&mut bytes) {
+            Ok(Some(Message::ErrorResponse(body))) => Err(self.server_error(&body)),
+            Ok(_) => Ok(()),
+            Err(e) => Err(self.io(e)),
+        }
+    }
+
+    /// The frame at the front of the buffer, if it is there whole. No I/O.
+    pub fn buffered(&self) -> Result<Option<Frame>> {
+        let Some(header) = Header::parse(&self.input).map_err(|e| self.io(e))? else {
+            return Ok(None);
+        };
+        // The length word counts itself but not the tag; parse refused < 4.
+        let len = header.len() as usize + 1;
+        if len > FRAME_BYTES_MAX {
+            return Err(Error::transient(format!(
+                "{} sent a frame of {len} bytes, more than the protocol allows",
+                self.address
+            )));
+        }
+        Ok((self.input.len() >= len).then_some(Frame { tag: header.tag(), len }))
+    }
+
+    /// The payload of a frame that [`Wire::buffered`] returned.
+    pub fn body(&self, frame: Frame) -> &[u8] {
+        self.input.get(5..frame.len).unwrap_or_default()
+    }
+
+    pub fn consume(&mut self, frame: Frame) {
+        self.input.advance(frame.len);
+    }
+
+    /// Reads once from the socket. Safe to cancel: bytes are in the buffer or
+    /// still in the socket.
+    pub async fn fill(&mut self) -> Result<()> {
+        self.input.reserve(READ_BYTES);
+        match self.socket.read_buf(&mut self.input).await {
+            Ok(0) => Err(Error::transient(format!("{} closed the connection", self.address))),
+            Ok(_) => Ok(()),
+            Err(e) => Err(self.io(e)),
+        }
+    }
+
+    /// Sends one CopyData frame.
+    pub async fn send_copy_data(&mut self, payload: &[u8]) -> Result<()> {
+        let data = frontend::CopyData::new(payload).map_err(|e| self.io(e))?;
+        data.write(&mut self.output);
+        self.flush().await
+    }
+
+    /// Ends a replication stream and the connection, as far as the server listens.
+    pub async fn terminate(mut self) {
+        frontend::copy_done(&mut self.output);
+        frontend::terminate(&mut self.output);
+        // The server may be gone already; there is nothing left to save.
+        let _ = self.flush().await;
+    }
+
+    async fn send(&mut self, build: impl FnOnce(&mut BytesMut) -> io::Result<()>) -> Result<()> {
+        build(&mut self.output).map_err(|e| self.io(e))?;
+        self.flush().await
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        let result = async {
+            self.socket.write_all_buf(&mut self.output).await?;
+            self.socket.flush().await
+        };
+        result.await.map_err(|e| self.io(e))
+    }
+
+    async fn message(&mut self) -> Result<Message> {
+        loop {
+            if self.buffered()?.is_some() {
+                match Message::parse(&mut self.input) {
+                    Ok(Some(message)) => return Ok(message),
+                    Ok(None) => {}
+                    Err(e) => return Err(self.io(e)),
+                }
+            }
+            self.fill().await?;
+        }
+    }
+
+    fn unexpected(&self, wanted: &str) -> Error {
+        Error::transient(format!(
+            "expected {wanted} from {}, found another message",
+            self.address
+        ))
+    }
+
+    fn io(&self, error: io::Error) -> Error {
+        Error::transient(format!("connection to {} failed", self.address)).with_source(error)
+    }
+
+    fn server_error(&self, body: &ErrorResponseBody) -> Error {
+        let (mut code, mut message, mut detail, mut hint) = (String::new(), String::new(), None, None);
+        let mut fields = body.fields();
+        while let Ok(Some(field)) = fields.next() {
+            let value = String::from_utf8_lossy(field.value_bytes()).into_owned();
+            match field.type_() {
+                b'C' => code = value,
+                b'M' => message = value,
+                b'D' => detail = Some(value),
+                b'H' => hint = Some(value),
+                _ => {}
+            }
+        }
+        server_error(&self.address, &code, &message, detail, hint)
+    }
+}
+
+/// Gives a server's error its class and, where we know one, its way out.
+/// Codes: PostgreSQL manual, appendix "PostgreSQL Error Codes".
+fn server_error(address: &str, code: &str, message: &str, detail: Option<String>, hint: Option<String>) -> Error {
+    let text = match detail {
+        // Details of constraint and conversion errors quote row values.
+        Some(detail) if !code.starts_with("22") && !code.starts_with("23") => {
+            format!("{address}: {message}: {detail} ({code})")
+        }
+        _ => format!("{address}: {message} ({code})"),
+    };
+    let transient = matches!(code.get(..2), Some("08" | "53" | "40" | "57" | "58" | "25"));
+    let error = if transient {
+        Error::transient(text)
+    } else {
+        Error::operator(text)
+    };
+    let hint = match code {
+        "28P01" => Some("check user and password in source.url (or PGPASSWORD)".to_owned()),
+        "28000" => Some(
+            "allow this role, database and address in pg_hba.conf (for replication too), and give it LOGIN".to_owned(),
+        ),
+        "3D000" => Some("check the database name at the end of source.url".to_owned()),
+        "42501" => Some("grant the role what is missing; `tributary check` prints the SQL".to_owned()),
+        "53300" => Some("raise max_connections, or end idle sessions".to_owned()),
+        "53400" => Some("raise max_replication_slots or max_wal_senders, or drop a slot that nobody uses".to_owned()),
+        "55006" => Some(
+            "another process reads this slot: stop the other sidecar, or set source.slot to a name of its own"
+                .to_owned(),
+        ),
+        _ => hint,
+    };
+    match hint {
+        Some(hint) => error.with_hint(hint),
+        None => error,
+    }
+}
+
+async fn open_socket(endpoint: &Endpoint) -> Result<Socket> {
+    let address = endpoint.address();
+    let refused = |e: io::Error| {
+        Error::transient(format!("cannot connect to {address}"))
+            .with_hint("check host and port in source.url, and that the server listens there")
+            .with_source(e)
+    };
+    if endpoint.host.starts_with('/') {
+        let path = format!("{}/.s.PGSQL.{}", endpoint.host, endpoint.port);
+        return Ok(Socket::Unix(UnixStream::connect(path).await.map_err(refused)?));
+    }
+    let mut tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port))
+        .await
+        .map_err(refused)?;
+    tcp.set_nodelay(true).map_err(refused)?;
+    if endpoint.sslmode == SslMode::Disable {
+        return Ok(Socket::Tcp(tcp));
+    }
+    let mut request = BytesMut::new();
+    frontend::ssl_request(&mut request);
+    tcp.write_all(&request).await.map_err(refused)?;
+    match tcp.read_u8().await.map_err(refused)? {
+        b'S' => {}
+        _ if endpoint.sslmode == SslMode::Prefer => return Ok(Socket::Tcp(tcp)),
+        _ => {
+            return Err(
+                Error::operator(format!("{address} does not speak TLS, but sslmode asks for it"))
+                    .with_hint("turn ssl on at the server, or use sslmode=disable on a trusted network"),
+            );
+        }
+    }
+    let name = ServerName::try_from(endpoint.host.clone())
+        .map_err(|e| Error::operator(format!("{:?} is not a host name", endpoint.host)).with_source(e))?;
+    let config = tls::client_config(endpoint.sslmode, endpoint.sslrootcert.as_deref())?;
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(|e| {
+        Error::operator(format!("TLS with {address} failed"))
+            .with_hint("check that sslrootcert holds the server's CA, and with verify-full that its certificate names this host")
+            .with_source(e)
+    })?;
+    Ok(Socket::Tls(Box::new(stream)))
+}
+
+fn text_row(body: &postgres_protocol::message::backend::DataRowBody) -> io::Result<TextRow> {
+    let buffer = body.buffer();
+    body.ranges()
+        .map(|range| {
+            Ok(range
+                .and_then(|r| buffer.get(r))
+                .map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
+        })
+        .collect()
+}
+
+/// `"name"`, quoted for SQL.
+pub fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// `'text'`, quoted for SQL whatever standard_conforming_strings says.
+pub fn quote_literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') {
+        format!("E'{}'", quoted.replace('\\', "\\\\"))
+    } else {
+        format!("'{quoted}'")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn url_parts_are_decoded() {
+        let e = Endpoint::parse("postgres://us%40er:p%2Fw@[::1]:5433/d%20b?sslmode=disable").expect("url");
+        assert_eq!((e.host.as_str(), e.port), ("::1", 5433));
+        assert_eq!((e.user.as_str(), e.password.as_deref()), ("us@er", Some("p/w")));
+        assert_eq!(e.database, "d b");
+        let e = Endpoint::parse("postgres://u@/db?host=/run/postgresql").expect("url");
+        assert_eq!(e.host, "/run/postgresql");
+    }
+
+    #[test]
+    fn bad_urls_name_the_form() {
+        for url in [
+            "mysql://h/d",
+            "nonsense",
+            "postgres://h/d?sslmode=perhaps",
+            "postgres://h/d?what=1",
+        ] {
+            let Err(error) = Endpoint::parse(url) else {
+                unreachable!("{url}")
+            };
+            assert!(error.hint().is_some(), "{url}");
+        }
+    }
+
+    #[test]
+    fn hostile_names_stay_inside_their_quotes() {
+        assert_eq!(quote_identifier("a\"b"), "\"a\"\"b\"");
+        assert_eq!(quote_literal("o'b"), "'o''b'");
+        assert_eq!(quote_literal("a\\'b"), "E'a\\\\''b'");
+    }
+}

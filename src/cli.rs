@@ -1,0 +1,65 @@
+//! Every flag, with its help text.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Keeps Delta Lake tables equal to a live PostgreSQL database, exactly once.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// Show more in the log; twice for everything. RUST_LOG overrides.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Replicate: copy what is new, then follow the source until stopped.
+    ///
+    /// SIGTERM and Ctrl-C commit what is complete, confirm it to the source
+    /// and exit with 0.
+    Run(Run),
+    /// Look at everything that would fail later: rights, settings, tables, lake.
+    ///
+    /// Exits with 0 if all is well, with 1 if something has to be changed first.
+    Check(Configured),
+    /// Show where every table stands. Works beside a running sidecar.
+    Status(Status),
+}
+
+#[derive(Debug, Args)]
+pub struct Configured {
+    /// The configuration file.
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        default_value = "tributary.toml",
+        env = "TRIBUTARY_CONFIG"
+    )]
+    pub config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    pub configured: Configured,
+
+    /// Stop once every table has all that the source had at the start.
+    #[arg(long)]
+    pub once: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Status {
+    #[command(flatten)]
+    pub configured: Configured,
+
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}

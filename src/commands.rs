@@ -1,0 +1,20 @@
+//! One file per verb.
+
+mod check;
+mod run;
+mod status;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::cli::{Cli, Command};
+use crate::progress::Bars;
+
+pub async fn dispatch(cli: Cli, bars: Bars) -> Result<ExitCode> {
+    match cli.command {
+        Command::Run(args) => run::run(args, bars).await,
+        Command::Check(args) => check::check(args).await,
+        Command::Status(args) => status::status(args).await,
+    }
+}

@@ -1,0 +1,68 @@
+//! `tributary status`: where every table stands.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use replication::config::Config;
+use replication::pipeline::Status as Snapshot;
+
+use crate::cli::Status;
+use crate::report::bytes;
+
+pub async fn status(args: Status) -> Result<ExitCode> {
+    let config = Config::load(&args.configured.config)?;
+    let status = replication::pipeline::status(&config).await?;
+    if args.json {
+        println!("{}", serde_json::to_string(&status)?);
+    } else {
+        print(&status);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(status: &Snapshot) {
+    let source = &status.source;
+    let confirmed = source
+        .confirmed
+        .map_or("no slot yet".to_owned(), |p| format!("confirmed {p}"));
+    println!(
+        "source {}  slot {} ({}, {confirmed}, keeps {})",
+        source.address,
+        source.slot,
+        if source.slot_active { "in use" } else { "idle" },
+        bytes(source.retained_bytes),
+    );
+    let mut rows = vec![["table", "state", "watermark", "lag", "version", "rows", "files"].map(str::to_owned)];
+    for table in &status.tables {
+        let dash = || "-".to_owned();
+        let state = match &table.snapshot {
+            Some(s) if s.end_block > 0 => format!("{} {} %", table.state, s.next_block * 100 / s.end_block),
+            _ => table.state.to_owned(),
+        };
+        rows.push([
+            table.table.clone(),
+            state,
+            table.watermark.map_or_else(dash, |p| p.to_string()),
+            table.lag_bytes.map_or_else(dash, bytes),
+            table.version.map_or_else(dash, |v| v.to_string()),
+            table.rows.to_string(),
+            table.files.to_string(),
+        ]);
+    }
+    let widths: Vec<usize> = (0..7)
+        .map(|c| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0))
+        .collect();
+    for row in &rows {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        println!("{}", cells.join("  ").trim_end());
+    }
+    for table in &status.tables {
+        if let Some(reason) = &table.reason {
+            println!("{}: {reason}", table.table);
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! The program against real servers, its lake read by others.
+//!
+//! `tests/run` runs them all and gets what they need. Each test has a database, a slot and a lake of its own,
+//! and most share a server per major version; servers and folders go away with the test binary.
+
+// A test fails by panicking.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+/// The program's own words: help, version, check, status, a quiet end.
+mod cli;
+/// How the program reaches a server: passwords, TLS.
+mod connection;
+/// Deletion vectors stay whole from commit to commit, and no batch is applied twice.
+mod deletion_vectors;
+/// Rows are found by whatever identifies them; values stored out of line; key changes; truncation.
+mod identity;
+/// What a user can get wrong, and what the environment can: a clear error, and nothing lost.
+mod misuse;
+/// Exactly once through kills of the program, loss of its cache, and crashes of the server.
+mod recovery;
+/// The first copy: beside changes, and resumed after a kill.
+mod snapshot;
+/// Every type, value by value, by copy and by stream.
+mod types;
+
+/// Servers, the program as a child, and the outside readers.
+mod support;

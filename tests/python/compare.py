@@ -1,0 +1,133 @@
+"""Compares tables of the source with those of the lake, row by row and bit by bit, through both outside readers.
+
+The source must be at rest and the lake caught up. Prints one line per table, and per difference; exits with 1 if
+there is a difference.
+"""
+
+import argparse
+import io
+import sys
+
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+import lake
+from canonical import SESSION, TEXT, Catalog, from_lake, from_source, quote, schema_shape
+
+SHOWN = 5
+TABLES = """
+    SELECT n.nspname || '.' || c.relname, c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname !~ '^pg_|^information_schema$'
+"""
+
+
+def read_source(connection, table: str, columns: list) -> pa.Table:
+    schema, name = table.split(".", 1)
+    select = ", ".join(c.select() for c in columns)
+    text = io.BytesIO()
+    with connection.cursor().copy(
+        f"COPY (SELECT {select} FROM {quote(schema)}.{quote(name)}) TO STDOUT (FORMAT csv, FORCE_QUOTE *)"
+    ) as copy:
+        for block in copy:
+            text.write(block)
+    text.seek(0)
+    if not text.getbuffer():
+        return pa.table([pa.array([], c.type.arrow or TEXT) for c in columns], [c.name for c in columns])
+    positions = [str(i) for i in range(len(columns))]
+    rows = pyarrow.csv.read_csv(
+        text,
+        pyarrow.csv.ReadOptions(column_names=positions, block_size=64 << 20),
+        pyarrow.csv.ParseOptions(newlines_in_values=True),
+        pyarrow.csv.ConvertOptions(
+            column_types={p: c.type.arrow or TEXT for p, c in zip(positions, columns)},
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+            true_values=["t"],
+            false_values=["f"],
+        ),
+    )
+    return pa.table(
+        [from_source(rows[p], c.type) for p, c in zip(positions, columns)], [c.name for c in columns]
+    )
+
+
+def exact(rows: pa.Table, columns: list) -> pa.Table:
+    return pa.table([from_lake(rows[c.name], c.type) for c in columns], [c.name for c in columns])
+
+
+def differences(expected: pa.Table, found: pa.Table, key: list[str]) -> list[str]:
+    problems = []
+    if len(expected) != len(found):
+        problems.append(f"{len(expected)} rows expected, {len(found)} found")
+        left, right = (set(zip(*(t[k].to_pylist() for k in key))) for t in (expected, found))
+        for word, keys in (("missing", left - right), ("not in the source", right - left)):
+            if keys:
+                problems.append(f"{len(keys)} keys {word}: {sorted(keys, key=str)[:SHOWN]}")
+        if len(right) < len(found):
+            problems.append(f"{len(found) - len(right)} rows are doubled")
+        return problems
+    order = [(k, "ascending") for k in key]
+    expected, found = expected.sort_by(order).combine_chunks(), found.sort_by(order).combine_chunks()
+    for name in expected.column_names:
+        left, right = expected[name], found[name]
+        if left.equals(right):
+            continue
+        both_null = pc.and_(left.is_null(), right.is_null())
+        unequal = pc.invert(pc.or_(both_null, pc.fill_null(pc.equal(left, right), False)))
+        at = pc.indices_nonzero(unequal).to_pylist()
+        problems.append(f"column {name} differs in {len(at)} rows")
+        for i in at[:SHOWN]:
+            where = tuple(expected[k][i].as_py() for k in key)
+            problems.append(f"  key {where}: expected {left[i].as_py()!r:.200}, found {right[i].as_py()!r:.200}")
+    return problems
+
+
+def compare(catalog: Catalog, table: str, relation: int, root) -> tuple[int, list[str]]:
+    """The table's rows at the source, and its differences."""
+    oracle = lake.Table(root)
+    delta = {f["name"]: schema_shape(f["type"]) for f in oracle.snapshot().columns()}
+    columns = [c for c in catalog.columns(relation) if not c.generated or c.name in delta]
+    problems = [
+        f"column {c.name}: expected type {c.type.delta}, found {delta.get(c.name)}"
+        for c in columns
+        if delta.get(c.name) != c.type.delta
+    ]
+    problems += [f"column {name} is not in the source" for name in delta.keys() - {c.name for c in columns}]
+    problems += lake.audit(root)
+    key = catalog.key(relation)
+    expected = read_source(catalog.connection, table, columns)
+    if problems:
+        return len(expected), problems
+    for reader, rows in (("oracle", oracle.read()), ("deltalake", lake.read_deltalake(root))):
+        problems += [f"{reader}: {p}" for p in differences(expected, exact(rows, columns), key)]
+    return len(expected), problems
+
+
+def main() -> bool:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", required=True, help="connection string of the database")
+    parser.add_argument("--lake", required=True, help="the lake's directory")
+    parser.add_argument("tables", nargs="*", help="schema.table, default all")
+    arguments = parser.parse_args()
+    equal = True
+    with psycopg.connect(arguments.source, autocommit=True) as connection:
+        connection.execute(SESSION)
+        catalog = Catalog(connection)
+        relations = dict(connection.execute(TABLES).fetchall())
+        replicated = lake.tables(arguments.lake)
+        for table in arguments.tables or sorted(relations):
+            if table not in replicated:
+                rows, problems = "?", ["not in the lake"]
+            else:
+                rows, problems = compare(catalog, table, relations[table], replicated[table])
+            equal &= not problems
+            print(f"{table}: {rows} rows", "equal" if not problems else "DIFFER")
+            print("".join(f"  {p}\n" for p in problems), end="")
+    return equal
+
+
+if __name__ == "__main__":
+    sys.exit(not main())

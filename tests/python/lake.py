@@ -1,0 +1,280 @@
+"""The lake as outside readers see it.
+
+Two readers that share no code with Tributary or with each other:
+
+- `Table`, the oracle: written from the protocol text (JSON commits, checkpoints, deletion vectors of type
+  `u`), with pyarrow for Parquet and pyroaring for bitmaps. It refuses every table feature it does not know.
+- `read_deltalake`: the `deltalake` package's SQL reader.
+
+`audit` checks the rules of the protocol that a reader may not notice.
+Spec: Delta transaction log protocol, "Actions", "Deletion Vectors", "Checkpoints".
+"""
+
+import argparse
+import functools
+import json
+import os
+import re
+import struct
+import sys
+import uuid
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable, QueryBuilder
+from pyroaring import BitMap64
+
+KNOWN_FEATURES = {"deletionVectors", "domainMetadata", "timestampNtz"}
+DOMAIN = "tributary"
+Z85 = {c: i for i, c in enumerate("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")}
+DELETION_VECTOR_MAGIC = 1681511377
+PRIMITIVES = {
+    "boolean": pa.bool_(), "short": pa.int16(), "integer": pa.int32(), "long": pa.int64(),
+    "float": pa.float32(), "double": pa.float64(), "string": pa.large_string(), "binary": pa.large_binary(),
+    "date": pa.date32(), "timestamp": pa.timestamp("us", "UTC"), "timestamp_ntz": pa.timestamp("us"),
+}
+
+
+def parse_lsn(text: str) -> int:
+    high, low = text.split("/")
+    return int(high, 16) << 32 | int(low, 16)
+
+
+def tables(lake: str) -> dict[str, Path]:
+    """`schema.table` → directory, for every replicated table of the lake."""
+    found = {}
+    for log in sorted(Path(lake).glob("*/*/_delta_log")):
+        schema, table = (unquote(part) for part in log.parts[-3:-1])
+        if schema != "_tributary":
+            found[f"{schema}.{table}"] = log.parent
+    return found
+
+
+def arrow_type(delta) -> pa.DataType:
+    """The Arrow type of a type in a Delta schema string."""
+    if isinstance(delta, dict):
+        match delta["type"]:
+            case "array":
+                return pa.list_(arrow_type(delta["elementType"]))
+            case "map":
+                return pa.map_(arrow_type(delta["keyType"]), arrow_type(delta["valueType"]))
+            case "struct":
+                return pa.struct([(f["name"], arrow_type(f["type"])) for f in delta["fields"]])
+    if decimal := re.fullmatch(r"decimal\((\d+),(\d+)\)", delta):
+        return pa.decimal128(int(decimal[1]), int(decimal[2]))
+    return PRIMITIVES[delta]
+
+
+@dataclass
+class Snapshot:
+    """What the log says at one version. A file is known by (path, deletion vector)."""
+
+    version: int = -1
+    protocol: dict = field(default_factory=dict)
+    metadata: dict = field(default_factory=dict)
+    files: dict[tuple, dict] = field(default_factory=dict)
+    domains: dict[str, str] = field(default_factory=dict)
+    transactions: dict[str, int] = field(default_factory=dict)
+
+    def apply(self, actions: list[dict]) -> None:
+        for action in actions:
+            if remove := action.get("remove"):
+                self.files.pop(file_key(remove), None)
+        for action in actions:
+            if add := action.get("add"):
+                self.files[file_key(add)] = add
+            if metadata := action.get("metaData"):
+                self.metadata = metadata
+            if protocol := action.get("protocol"):
+                features = set(protocol.get("readerFeatures") or []) | set(protocol.get("writerFeatures") or [])
+                assert features <= KNOWN_FEATURES, f"unexpected table features {features - KNOWN_FEATURES}"
+                self.protocol = protocol
+            if domain := action.get("domainMetadata"):
+                self.domains[domain["domain"]] = domain["configuration"]
+            if txn := action.get("txn"):
+                self.transactions[txn["appId"]] = txn["version"]
+
+    def columns(self) -> list[dict]:
+        return json.loads(self.metadata["schemaString"])["fields"]
+
+    def state(self) -> dict:
+        """Tributary's own record: watermark, state, epoch, snapshot."""
+        return json.loads(self.domains.get(DOMAIN, "{}"))
+
+
+class Table:
+    """A Delta table on local disk."""
+
+    def __init__(self, root):
+        self.root = Path(root)
+        self.log = self.root / "_delta_log"
+        self.commit = functools.cache(self.commit)
+        self.data = functools.lru_cache(maxsize=4096)(self.data)
+
+    def versions(self) -> list[int]:
+        return sorted(int(f[:20]) for f in os.listdir(self.log) if re.fullmatch(r"\d{20}\.json", f))
+
+    def checkpoints(self) -> list[int]:
+        return sorted(int(f[:20]) for f in os.listdir(self.log) if re.fullmatch(r"\d{20}\.checkpoint\.parquet", f))
+
+    def commit(self, version: int) -> list[dict]:
+        with open(self.log / f"{version:020}.json", encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+
+    def snapshot(self, version: int | None = None, use_checkpoint: bool = True) -> Snapshot:
+        last = self.versions()[-1] if version is None else version
+        snapshot = Snapshot()
+        usable = [c for c in self.checkpoints() if c <= last] if use_checkpoint else []
+        if usable:
+            actions = pq.read_table(self.log / f"{usable[-1]:020}.checkpoint.parquet")
+            # Its removes are tombstones for vacuum: they describe files that the adds do not list.
+            wanted = [n for n in actions.column_names if n != "remove"]
+            snapshot.apply(actions.select(wanted).to_pylist(maps_as_pydicts="strict"))
+            snapshot.version = usable[-1]
+        for number in range(snapshot.version + 1, last + 1):
+            snapshot.apply(self.commit(number))
+            snapshot.version = number
+        return snapshot
+
+    def read(self, version: int | None = None) -> pa.Table:
+        snapshot = self.snapshot(version)
+        assert not snapshot.metadata["partitionColumns"], "partitioned table"
+        schema = pa.schema([(f["name"], arrow_type(f["type"])) for f in snapshot.columns()])
+        parts = [schema.empty_table()]
+        for add in snapshot.files.values():
+            data = self.data(unquote(add["path"]))
+            if add.get("deletionVector"):
+                alive = np.ones(len(data), dtype=bool)
+                alive[self.deleted_rows(add["deletionVector"])] = False
+                data = data.filter(pa.array(alive))
+            columns = [
+                data[name].cast(kind) if name in data.column_names else pa.nulls(len(data), kind)
+                for name, kind in zip(schema.names, schema.types)
+            ]
+            parts.append(pa.table(columns, schema=schema))
+        return pa.concat_tables(parts)
+
+    def data(self, path: str) -> pa.Table:
+        return pq.read_table(self.root / path, partitioning=None)
+
+    def deleted_rows(self, descriptor: dict) -> np.ndarray:
+        assert descriptor["storageType"] == "u", f"deletion vector storage {descriptor['storageType']}"
+        name = descriptor["pathOrInlineDv"]
+        prefix, identifier = name[:-20], uuid.UUID(bytes=z85_decode(name[-20:]))
+        with open(self.root / prefix / f"deletion_vector_{identifier}.bin", "rb") as file:
+            assert file.read(1) == b"\x01", "deletion vector file format version"
+            file.seek(descriptor["offset"])
+            (size,) = struct.unpack(">I", file.read(4))
+            assert size == descriptor["sizeInBytes"], "deletion vector size"
+            blob = file.read(size)
+            assert struct.unpack(">I", file.read(4))[0] == zlib.crc32(blob), "deletion vector checksum"
+        assert struct.unpack("<I", blob[:4])[0] == DELETION_VECTOR_MAGIC, "deletion vector magic"
+        rows = np.fromiter(BitMap64.deserialize(blob[4:]), dtype=np.uint64)
+        assert len(rows) == descriptor["cardinality"], "deletion vector cardinality"
+        return rows
+
+
+def z85_decode(text: str) -> bytes:
+    groups = [text[i : i + 5] for i in range(0, len(text), 5)]
+    return b"".join(functools.reduce(lambda n, c: n * 85 + Z85[c], g, 0).to_bytes(4, "big") for g in groups)
+
+
+def file_key(action: dict) -> tuple:
+    vector = action.get("deletionVector")
+    return (unquote(action["path"]), vector and (vector["storageType"], vector["pathOrInlineDv"], vector["offset"]))
+
+
+def read_deltalake(root, version: int | None = None) -> pa.Table:
+    builder = QueryBuilder().register("t", DeltaTable(str(root), version=version))
+    return pa.table(builder.execute("select * from t").read_all())
+
+
+def audit(root) -> list[str]:
+    """The rules of the protocol that `root` breaks, over its whole log."""
+    table = Table(root)
+    snapshot, problems = Snapshot(), []
+    checkpoints = set(table.checkpoints())
+    versions = table.versions()
+    if versions != list(range(len(versions))):
+        return [f"versions are not 0..{len(versions) - 1}: {versions[:5]}…"]
+    for version in versions:
+        actions = table.commit(version)
+        before = dict(snapshot.files)
+        watermark, epoch = snapshot.state().get("watermark", "0/0"), snapshot.state().get("epoch", 0)
+        batches = dict(snapshot.transactions)
+
+        def report(problem):
+            problems.append(f"version {version}: {problem}")
+
+        removed = {file_key(a["remove"]) for a in actions if "remove" in a}
+        added = {file_key(a["add"]): a["add"] for a in actions if "add" in a}
+        for path, vector in removed - before.keys():
+            report(f"remove of {path} with deletion vector {vector} names no live file: it must carry the one of its add")
+        alive = before.keys() - removed
+        for path in {p for p, _ in alive} & {p for p, _ in added}:
+            report(f"{path} is added again while it is still live")
+        for (path, vector), add in added.items():
+            stats = json.loads(add.get("stats") or "{}")
+            rows = pq.read_metadata(table.root / path).num_rows
+            if stats.get("numRecords") != rows:
+                report(f"{path} has {rows} rows, its numRecords says {stats.get('numRecords')}")
+            if vector and stats.get("tightBounds") is not False:
+                report(f"{path} has a deletion vector and tightBounds that are not false")
+            if os.path.getsize(table.root / path) != add["size"]:
+                report(f"{path} has a wrong size")
+            if vector:
+                dead = table.deleted_rows(add["deletionVector"])
+                if len(dead) and dead.max() >= rows:
+                    report(f"{path} has a deletion vector past its last row")
+                if len(dead) == rows:
+                    report(f"{path} is kept with all rows deleted")
+        snapshot.apply(actions)
+        if (added or removed) and version > 0:
+            if not any(a.get("domainMetadata", {}).get("domain") == DOMAIN for a in actions):
+                report("data without a watermark")
+            if not any("txn" in a for a in actions):
+                report("data without a txn action")
+        for app, batch in snapshot.transactions.items():
+            if batch < batches.get(app, batch):
+                report(f"txn version of {app} went back from {batches[app]} to {batch}")
+        state = snapshot.state()
+        if state and parse_lsn(state["watermark"]) < parse_lsn(watermark):
+            report(f"watermark went back from {watermark} to {state['watermark']}")
+        if state and state["epoch"] < epoch:
+            report(f"epoch went back from {epoch} to {state['epoch']}")
+        if version in checkpoints:
+            kept = table.snapshot(version)
+            for name in ("files", "domains", "transactions"):
+                if getattr(kept, name).keys() != getattr(snapshot, name).keys():
+                    report(f"the checkpoint's {name} differ from the log's")
+            if kept.domains != snapshot.domains or kept.transactions != snapshot.transactions:
+                report("the checkpoint's state differs from the log's")
+    return problems
+
+
+def main() -> bool:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("audit", help="checks the logs of tables against the protocol")
+    command.add_argument("table", nargs="+")
+    command = commands.add_parser("query", help="prints the rows of an SQL query over `t`")
+    command.add_argument("table")
+    command.add_argument("sql")
+    arguments = parser.parse_args()
+    if arguments.command == "query":
+        builder = QueryBuilder().register("t", DeltaTable(arguments.table))
+        for row in pa.table(builder.execute(arguments.sql).read_all()).to_pylist():
+            print(list(row.values()))
+        return True
+    problems = [f"{root}: {problem}" for root in arguments.table for problem in audit(root)]
+    print("".join(f"{p}\n" for p in problems), end="")
+    return not problems
+
+
+if __name__ == "__main__":
+    sys.exit(not main())

@@ -1,0 +1,142 @@
+//! Exactly once through kills of the program, loss of its cache, and crashes of the server.
+
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::support::server::Server;
+use crate::support::{Case, finish, python, text, wait_for, wait_for_exit};
+
+const WORKLOAD: Duration = Duration::from_secs(75);
+const KILLS_MIN: u32 = 20;
+
+#[test]
+fn kills_at_random_moments_lose_nothing_and_double_nothing() {
+    let server = Server::start(15, &[]);
+    let mut case = Case::new(&server, "kills");
+    case.tables = vec!["public.*".to_owned(), "!public.skipped".to_owned()];
+    let journal = case.folder.join("journal");
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
+    println!("seed {seed}");
+
+    let workload = python("workload.py")
+        .args(["--source", &case.database.socket_url(), "--seed", &seed.to_string()])
+        .args(["--seconds", &WORKLOAD.as_secs().to_string(), "--journal"])
+        .arg(&journal)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn();
+    let mut workload = workload.unwrap();
+    wait_for("the workload's tables", || {
+        case.sql("SELECT to_regclass('public.skipped')")
+            .contains("skipped")
+            .then_some(())
+    });
+
+    let start = Instant::now();
+    let mut random = seed;
+    let mut kills = 0;
+    while start.elapsed() < WORKLOAD || kills < KILLS_MIN {
+        let mut sidecar = case.start();
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        // Every fourth life is too short for more than the start; the others see a few commits.
+        let life_ms = if kills % 4 == 3 {
+            random >> 22
+        } else {
+            500 + (random >> 20)
+        };
+        sleep(Duration::from_millis(life_ms.into()));
+        sidecar.assert_running();
+        sidecar.kill();
+        kills += 1;
+        if kills == 5 || kills == 15 {
+            std::fs::remove_dir_all(case.cache()).unwrap_or_default();
+        }
+    }
+    assert!(
+        wait_for_exit(&mut workload, WORKLOAD).unwrap().success(),
+        "the workload failed"
+    );
+    println!("{kills} kills");
+
+    let mut sidecar = case.start();
+    let tables = [
+        "by_int",
+        "by_identity",
+        "by_pair",
+        "by_uuid",
+        "by_row",
+        "by_index",
+        "truncated",
+        "orders",
+        "lines",
+    ];
+    case.wait_until_current(&mut sidecar);
+    sidecar.stop();
+    case.compare(
+        &tables
+            .map(|t| format!("public.{t}"))
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>(),
+    );
+    let history = finish(
+        python("check_history.py")
+            .args(["--source", &case.database.socket_url(), "--lake"])
+            .arg(&case.lake)
+            .arg("--journal")
+            .arg(&journal),
+    );
+    println!("{}", text(&history));
+    assert!(history.status.success(), "{}", text(&history));
+}
+
+#[test]
+fn a_crash_of_the_server_is_survived_without_a_restart() {
+    let server = Server::start(15, &[]);
+    let case = Case::new(&server, "server_crash");
+    case.sql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, md5(i::text) FROM generate_series(1, 1000) i");
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    for round in 0..3 {
+        case.sql(&format!(
+            "UPDATE t SET v = 'round {round}' WHERE id % 3 = 0; INSERT INTO t VALUES (2000 + {round}, 'new')"
+        ));
+        server.crash();
+        case.sql("DELETE FROM t WHERE id IN (SELECT id FROM t LIMIT 10)");
+        case.wait_until_current(&mut sidecar);
+    }
+    case.compare(&[]);
+    sidecar.stop();
+}
+
+#[test]
+fn sigterm_flushes_commits_and_confirms() {
+    let mut case = Case::new(Server::shared(15), "sigterm");
+    case.max_latency = "60s";
+    case.sql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a')");
+    let mut sidecar = case.start();
+    wait_for("the first copy", || {
+        case.status()
+            .tables
+            .iter()
+            .any(|t| t.state == "streaming")
+            .then_some(())
+    });
+    case.sql("INSERT INTO t SELECT i, 'b' FROM generate_series(2, 1000) i");
+    let position = case.database.position();
+    // The change has been received, and its batch has most of a minute left.
+    wait_for("the change to be sent", || {
+        let sent = "SELECT coalesce(max(sent_lsn - '0/0'), 0) FROM pg_stat_replication JOIN pg_replication_slots ON pid = active_pid WHERE slot_name = 'sigterm'";
+        (case.sql(sent).parse::<u64>().unwrap() >= position).then_some(())
+    });
+    sidecar.assert_running();
+    sidecar.stop();
+    case.compare(&[]);
+    let confirmed =
+        case.sql("SELECT confirmed_flush_lsn - '0/0' FROM pg_replication_slots WHERE slot_name = 'sigterm'");
+    assert!(
+        confirmed.parse::<u64>().unwrap() >= position,
+        "confirmed {confirmed}, expected at least {position}"
+    );
+}

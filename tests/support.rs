@@ -1,0 +1,277 @@
+//! What a test stands on: a [`Case`] is a database with a lake beside it.
+
+pub mod lake;
+pub mod server;
+pub mod sidecar;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use server::{Database, Server};
+use sidecar::Sidecar;
+
+/// How long anything may take before the test gives up on it.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+/// How often a condition is looked at.
+pub const POLL: Duration = Duration::from_millis(50);
+
+/// The repository's root.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Where servers, environments and scratch folders live; installs what is missing on first use.
+pub fn cache() -> &'static Path {
+    static CACHE: OnceLock<PathBuf> = OnceLock::new();
+    CACHE.get_or_init(|| {
+        succeed(&mut Command::new(repository().join("tests/setup")));
+        PathBuf::from(std::env::var("TRIBUTARY_CACHE").unwrap_or("/var/tmp/tributary".to_owned()))
+    })
+}
+
+/// Runs a command that must succeed; returns its standard output.
+pub fn succeed(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{stdout}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    stdout
+}
+
+/// Runs a command that must end within [`PATIENCE`].
+pub fn finish(command: &mut Command) -> Output {
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let child = child.unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let id = child.id();
+    let output = std::thread::spawn(move || child.wait_with_output());
+    let start = Instant::now();
+    while !output.is_finished() {
+        if start.elapsed() > PATIENCE {
+            signal(id, "KILL");
+            let output = output.join().unwrap().unwrap();
+            panic!("{command:?} did not end\n{}", String::from_utf8_lossy(&output.stderr));
+        }
+        sleep(POLL);
+    }
+    output.join().unwrap().unwrap()
+}
+
+pub fn signal(process: u32, name: &str) {
+    succeed(Command::new("kill").args(["-s", name, &process.to_string()]));
+}
+
+/// Polls until `look` finds something.
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        sleep(POLL);
+    }
+}
+
+/// Waits for the end of a child.
+pub fn wait_for_exit(child: &mut Child, within: Duration) -> Option<std::process::ExitStatus> {
+    let start = Instant::now();
+    loop {
+        match child.try_wait().unwrap() {
+            Some(status) => return Some(status),
+            None if start.elapsed() > within => return None,
+            None => sleep(POLL),
+        }
+    }
+}
+
+/// The tests' Python environment.
+pub fn interpreter() -> Command {
+    Command::new(cache().join("venv/bin/python"))
+}
+
+/// A file of tests/python.
+pub fn python(script: &str) -> Command {
+    let mut command = interpreter();
+    command.arg("-B").arg(repository().join("tests/python").join(script));
+    command
+}
+
+/// A database, a lake and the configuration between them. Fields may be changed before each run.
+pub struct Case<'a> {
+    pub database: Database<'a>,
+    pub folder: PathBuf,
+    pub lake: PathBuf,
+    pub url: String,
+    pub tables: Vec<String>,
+    pub slot: String,
+    pub max_latency: &'static str,
+    /// More lines for `[source]`.
+    pub source: &'static str,
+}
+
+impl<'a> Case<'a> {
+    /// `name` is unique among the tests.
+    pub fn new(server: &'a Server, name: &str) -> Self {
+        let database = Database::create(server, name);
+        let folder = cache().join(format!("run/{name}.{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        Case {
+            url: database.url("postgres", "127.0.0.1"),
+            lake: folder.join("lake"),
+            slot: database.name.clone(),
+            tables: vec![],
+            max_latency: "200ms",
+            source: "",
+            database,
+            folder,
+        }
+    }
+
+    pub fn sql(&self, sql: &str) -> String {
+        self.database.sql(sql)
+    }
+
+    /// Runs a file of fixtures/sql.
+    pub fn fixture(&self, name: &str) {
+        self.database.file(&repository().join("fixtures/sql").join(name));
+    }
+
+    pub fn cache(&self) -> PathBuf {
+        self.folder.join("cache")
+    }
+
+    pub fn write_config(&self) -> PathBuf {
+        let path = self.folder.join("tributary.toml");
+        let text = format!(
+            "[source]\nurl = {:?}\ntables = {:?}\nslot = {:?}\npublication = {:?}\n{}\n\
+             [lake]\nurl = \"file://{}\"\n[apply]\nmax_latency = {:?}\n[cache]\ndir = {:?}\n",
+            self.url,
+            self.tables,
+            self.slot,
+            self.slot,
+            self.source,
+            self.lake.display(),
+            self.max_latency,
+            self.cache()
+        );
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// `tributary VERB --config …`
+    pub fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tributary"));
+        command
+            .arg(verb)
+            .arg("--config")
+            .arg(self.write_config())
+            .env_remove("RUST_LOG");
+        command
+    }
+
+    /// `tributary run`, in the background.
+    pub fn start(&self) -> Sidecar {
+        Sidecar::start(self.command("run"), &self.folder.join("sidecar.log"))
+    }
+
+    /// `tributary run --once`, to its end.
+    pub fn run_once(&self) -> Output {
+        finish(self.command("run").arg("--once"))
+    }
+
+    /// `tributary run --once`, which must succeed.
+    pub fn catch_up(&self) {
+        let output = self.run_once();
+        assert!(output.status.success(), "run --once: {}", text(&output));
+    }
+
+    /// The lake is streaming, and holds all that the source has committed.
+    pub fn wait_until_current(&self, sidecar: &mut Sidecar) {
+        let position = self.database.position();
+        let start = Instant::now();
+        loop {
+            sidecar.assert_running();
+            let status = self.status();
+            let current = |table: &lake::TableStatus| table.state == "streaming" && table.watermark >= position;
+            if !status.tables.is_empty() && status.tables.iter().all(current) {
+                return;
+            }
+            assert!(
+                start.elapsed() < PATIENCE,
+                "the lake does not reach {position:X}: {}\n{}",
+                status.text,
+                sidecar.log()
+            );
+            sleep(POLL);
+        }
+    }
+
+    pub fn status(&self) -> lake::Status {
+        lake::Status::parse(&finish(self.command("status").arg("--json")))
+    }
+
+    /// Source and lake are equal, row by row, for both outside readers. All tables if none is named.
+    pub fn compare(&self, tables: &[&str]) {
+        let output = self.comparison(tables);
+        assert!(output.status.success(), "{}", text(&output));
+    }
+
+    pub fn comparison(&self, tables: &[&str]) -> Output {
+        let source = self.database.socket_url();
+        finish(
+            python("compare.py")
+                .args(["--source", &source, "--lake"])
+                .arg(&self.lake)
+                .args(tables),
+        )
+    }
+
+    /// The folder of a table whose name needs no encoding.
+    pub fn table(&self, name: &str) -> PathBuf {
+        self.lake.join("public").join(name)
+    }
+}
+
+impl Drop for Case<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("kept for a look: {}", self.folder.display());
+        } else {
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+    }
+}
+
+pub fn text(output: &Output) -> String {
+    format!(
+        "{}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// The program failed as it should: exit code 1, an `error:` or a `✗` of `check`, a `hint:`, and all `parts` (any case).
+pub fn assert_error(output: &Output, parts: &[&str]) {
+    let said = text(output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("error: ") || said.contains("✗ "), "no error in:\n{said}");
+    for part in ["hint: "].iter().chain(parts) {
+        assert!(
+            said.to_lowercase().contains(&part.to_lowercase()),
+            "no {part:?} in:\n{said}"
+        );
+    }
+}

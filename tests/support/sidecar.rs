@@ -1,0 +1,79 @@
+//! `tributary run` as a child process.
+
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use super::{PATIENCE, signal, wait_for_exit};
+
+/// How long the program may take to flush, commit, confirm and exit.
+const STOP_MAX: Duration = Duration::from_secs(10);
+/// How much of the log a failure shows.
+const LOG_SHOWN: usize = 6000;
+
+/// Killed with the value, if nothing ended it before.
+pub struct Sidecar {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Sidecar {
+    /// Starts `command`; what it says is added to `log`.
+    pub fn start(mut command: Command, log: &Path) -> Self {
+        let file = OpenOptions::new().create(true).append(true).open(log).unwrap();
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        Sidecar {
+            child,
+            log: log.to_owned(),
+        }
+    }
+
+    pub fn assert_running(&mut self) {
+        if let Some(status) = self.child.try_wait().unwrap() {
+            panic!("the program ended with {status}:\n{}", self.log());
+        }
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, after which the program must end well and soon.
+    pub fn stop(mut self) {
+        signal(self.child.id(), "TERM");
+        let status = wait_for_exit(&mut self.child, STOP_MAX);
+        assert!(
+            status.is_some_and(|s| s.success()),
+            "SIGTERM ended in {status:?}:\n{}",
+            self.log()
+        );
+    }
+
+    /// The program ends by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        let status = wait_for_exit(&mut self.child, PATIENCE);
+        status.unwrap_or_else(|| panic!("the program does not end:\n{}", self.log()))
+    }
+
+    /// The last that the program said.
+    pub fn log(&self) -> String {
+        let log = String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned();
+        let start = (log.len().saturating_sub(LOG_SHOWN)..).find(|i| log.is_char_boundary(*i));
+        log[start.unwrap_or(0)..].to_owned()
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
