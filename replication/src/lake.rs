@@ -61,7 +61,7 @@ pub struct Lake {
 }
 
 impl Lake {
-    /// Opens `file:///path` or a plain path, making the folder if need be.
+    /// Names `file:///path` or a plain path; nothing is read or written yet.
     pub fn open(url: &str) -> Result<Self> {
         let path = match Url::parse(url) {
             Ok(parsed) if parsed.scheme() == "file" => parsed.to_file_path().map_err(|()| {
@@ -76,23 +76,33 @@ impl Lake {
             }
             _ => url.into(),
         };
-        let unusable = |e: std::io::Error| {
-            Error::operator(format!(
-                "lake.url {} is not a folder that can be written",
-                path.display()
-            ))
-            .with_hint("make it writable for this user, or set another lake.url")
-            .with_source(e)
-        };
-        std::fs::create_dir_all(&path).map_err(unusable)?;
-        let path = path.canonicalize().map_err(unusable)?;
-        let probe = path.join(format!(".tributary-{}", uuid::Uuid::new_v4()));
-        std::fs::write(&probe, b"").map_err(unusable)?;
-        std::fs::remove_file(&probe).map_err(unusable)?;
-        let root = Url::from_directory_path(&path)
-            .map_err(|()| Error::operator(format!("lake.url {} is not an absolute path", path.display())))?;
+        let not_a_path =
+            || Error::operator(format!("lake.url {url} is not a usable path")).with_hint("use file:///path");
+        let path = std::path::absolute(path).map_err(|e| not_a_path().with_source(e))?;
+        let root = Url::from_directory_path(&path).map_err(|()| not_a_path())?;
         let store = Arc::new(LocalFileSystem::new().with_fsync(true));
         Ok(Self { root, store })
+    }
+
+    /// Makes the lake's folder if need be, and makes sure that it can be written.
+    pub fn prepare(&self) -> Result<()> {
+        let Ok(path) = self.root.to_file_path() else {
+            return Ok(());
+        };
+        let probe = path.join(format!(".tributary-{}", uuid::Uuid::new_v4()));
+        let written = std::fs::create_dir_all(&path)
+            .and_then(|()| std::fs::write(&probe, b"probe"))
+            .and_then(|()| std::fs::remove_file(&probe));
+        written.map_err(|e| {
+            log::store_error(
+                "cannot write to lake.url",
+                &self.root,
+                object_store::Error::Generic {
+                    store: "lake",
+                    source: Box::new(e),
+                },
+            )
+        })
     }
 
     /// The log of a table at `<lake>/<schema>/<table>`.

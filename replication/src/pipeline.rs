@@ -75,6 +75,7 @@ pub async fn check(config: &Config) -> Result<Vec<Finding>> {
     let pipeline = source.identify().await?.pipeline;
     let lake = async {
         let lake = Lake::open(&config.lake.url)?;
+        lake.prepare()?;
         Control::open(lake.pipeline()?, &pipeline).await?;
         for table in &discovery.tables {
             DeltaTable::open(lake.table(&table.id)?, table.schema.clone(), &pipeline).await?;
@@ -205,6 +206,43 @@ pub async fn status(config: &Config) -> Result<Status> {
 
 /// One life of the pipeline, from opening to the first failure.
 async fn attempt(config: &Config, once: bool, metrics: Arc<Metrics>, shutdown: watch::Receiver<bool>) -> Result<()> {
+    let mut stop = shutdown.clone();
+    // Before the stream runs there is nothing to save: stop at once.
+    let Prepared {
+        apply,
+        writers,
+        copies,
+        windows,
+    } = tokio::select! {
+        prepared = prepare(config, once, metrics.clone(), shutdown.clone()) => prepared?,
+        _ = stop.changed() => return Ok(()),
+    };
+    let mut snapshots = JoinSet::new();
+    snapshots.spawn(snapshotter::run(copies, windows, metrics));
+    let mut writing = JoinSet::new();
+    for writer in writers {
+        writing.spawn(writer.run());
+    }
+    let result = supervise(apply, &mut writing, &mut snapshots).await;
+    snapshots.shutdown().await;
+    writing.shutdown().await;
+    result
+}
+
+/// Everything opened, nothing running but the source's stream.
+struct Prepared {
+    apply: Apply,
+    writers: Vec<Writer>,
+    copies: Vec<snapshotter::Task>,
+    windows: mpsc::Sender<snapshotter::Window>,
+}
+
+async fn prepare(
+    config: &Config,
+    once: bool,
+    metrics: Arc<Metrics>,
+    shutdown: watch::Receiver<bool>,
+) -> Result<Prepared> {
     let mut source = Postgres::connect(&config.source).await?;
     let discovery = source.discover().await?;
     for note in &discovery.notes {
@@ -216,11 +254,13 @@ async fn attempt(config: &Config, once: bool, metrics: Arc<Metrics>, shutdown: w
     let until = if once { Some(source.log_end().await?) } else { None };
 
     let lake = Lake::open(&config.lake.url)?;
+    lake.prepare()?;
     let control = Control::open(lake.pipeline()?, &identity.pipeline).await?;
     let tables: Vec<Arc<SourceTable>> = discovery.tables.iter().cloned().map(Arc::new).collect();
     let mut opened = Vec::with_capacity(tables.len());
     for table in &tables {
-        opened.push(DeltaTable::open(lake.table(&table.id)?, table.schema.clone(), &identity.pipeline).await?);
+        let log = lake.table(&table.id)?;
+        opened.push(DeltaTable::open(log, table.schema.clone(), &identity.pipeline).await?);
     }
     let (mut control, from) =
         start_position(&mut source, &lake, control, &identity, &tables, &mut opened, &discovery).await?;
@@ -232,10 +272,7 @@ async fn attempt(config: &Config, once: bool, metrics: Arc<Metrics>, shutdown: w
         .min(u32::MAX as usize);
     let (durable_sender, durable) = mpsc::unbounded_channel();
     let (window_sender, windows) = mpsc::channel(1);
-    let mut writers = JoinSet::new();
-    let mut routes = Vec::new();
-    let mut streamed = Vec::new();
-    let mut copies = Vec::new();
+    let (mut writers, mut routes, mut streamed, mut copies) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (number, (table, lake_table)) in tables.iter().zip(opened).enumerate() {
         let lake_table = ready(&lake, table, lake_table, &identity, epoch, from).await?;
         let record = lake_table.record().clone();
@@ -261,17 +298,14 @@ async fn attempt(config: &Config, once: bool, metrics: Arc<Metrics>, shutdown: w
                 progress: record.snapshot.clone(),
             });
         }
-        let writer = Writer {
+        writers.push(Writer {
             number,
             table: lake_table,
             points: Arc::new(table_source),
             commands: receiver,
             durable: durable_sender.clone(),
-        };
-        writers.spawn(writer.run());
+        });
     }
-    drop(durable_sender);
-
     let stream = source.stream(streamed, from).await?;
     info!(tables = tables.len(), slot = config.source.slot, position = %from, epoch, "streaming");
     let apply = Apply {
@@ -285,15 +319,15 @@ async fn attempt(config: &Config, once: bool, metrics: Arc<Metrics>, shutdown: w
         in_flight: Arc::new(Semaphore::new(in_flight_bytes_max)),
         in_flight_bytes_max,
         until,
-        metrics: metrics.clone(),
+        metrics,
         shutdown,
     };
-    let mut snapshots = JoinSet::new();
-    snapshots.spawn(snapshotter::run(copies, window_sender, metrics));
-    let result = supervise(apply, &mut writers, &mut snapshots).await;
-    snapshots.shutdown().await;
-    writers.shutdown().await;
-    result
+    Ok(Prepared {
+        apply,
+        writers,
+        copies,
+        windows: window_sender,
+    })
 }
 
 /// Runs the stream until it ends, or until a writer or the snapshotter fails:

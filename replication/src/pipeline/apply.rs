@@ -186,14 +186,14 @@ impl Apply {
 
     /// Uses up what has been read from the socket, closing batches as due.
     fn work(&mut self, waiting: &mut Vec<Window>, stopping: bool, answer: &mut bool) -> Result<Next> {
+        if !self.close_due(waiting, stopping)? {
+            return Ok(Next::Blocked);
+        }
         loop {
-            if !self.close_due(waiting, stopping)? {
-                return Ok(Next::Blocked);
-            }
             if stopping && !self.stream.in_transaction() {
                 return Ok(Next::Done);
             }
-            match self.stream.next()? {
+            let boundary = match self.stream.next()? {
                 None => return Ok(Next::Read),
                 Some(SourceEvent::Changed { table }) => {
                     let start = self.stream.position();
@@ -204,10 +204,25 @@ impl Apply {
                             start,
                         });
                     }
+                    false
                 }
-                Some(SourceEvent::Heartbeat { reply_wanted, .. }) => *answer |= reply_wanted,
-                Some(SourceEvent::Begin | SourceEvent::Commit { .. }) => {}
-                Some(SourceEvent::Stalled { table, error }) => self.stall(table, &error)?,
+                Some(SourceEvent::Heartbeat { reply_wanted, .. }) => {
+                    *answer |= reply_wanted;
+                    true
+                }
+                Some(SourceEvent::Commit { .. }) => true,
+                Some(SourceEvent::Begin) => false,
+                Some(SourceEvent::Stalled { table, error }) => {
+                    self.stall(table, &error)?;
+                    false
+                }
+            };
+            // Looking at every table costs, so not for every change. What is
+            // due by time is found after the next read.
+            let full = self.stream.open_bytes() >= self.open_bytes_max;
+            let look = full || (boundary && (stopping || !waiting.is_empty() || self.until.is_some()));
+            if look && !self.close_due(waiting, stopping)? {
+                return Ok(Next::Blocked);
             }
         }
     }
@@ -215,8 +230,7 @@ impl Apply {
     /// Closes the batches and windows that are due. False if the budget does
     /// not allow it yet.
     fn close_due(&mut self, waiting: &mut Vec<Window>, stopping: bool) -> Result<bool> {
-        let open_bytes: usize = (0..self.routes.len()).map(|t| self.stream.bytes(t)).sum();
-        let full = open_bytes >= self.open_bytes_max;
+        let full = self.stream.open_bytes() >= self.open_bytes_max;
         if self.stream.in_transaction() {
             // A transaction that doesn't fit goes to the lake in parts, of
             // which nothing shows before its commit.
@@ -226,11 +240,12 @@ impl Apply {
         let target_reached = self.until.is_some_and(|until| position.covers(&until));
         let mut i = 0;
         while let Some(window) = waiting.get(i) {
-            if !position.covers(&window.high) {
+            let (table, high) = (window.table, window.high);
+            if !position.covers(&high) {
                 i += 1;
-            } else if self.route(window.table)?.stalled_at.is_some() {
+            } else if self.route(table)?.stalled_at.is_some() {
                 waiting.swap_remove(i);
-            } else if self.can_send(window.table, 2) {
+            } else if self.can_send(table, 2) {
                 let window = waiting.swap_remove(i);
                 self.close_window(window)?;
             } else {
@@ -240,7 +255,7 @@ impl Apply {
         // Leaves time for the commit itself.
         let age_max = self.max_latency * 4 / 5;
         for table in 0..self.routes.len() {
-            let route = &self.routes[table];
+            let route = self.route(table)?;
             let due = route
                 .open
                 .as_ref()

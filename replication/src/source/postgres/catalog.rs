@@ -68,7 +68,7 @@ pub struct Discovery {
 
 const TABLES: &str = "\
 SELECT c.oid, n.nspname, c.relname, c.relkind, c.relreplident, c.relpersistence,
-       has_table_privilege(c.oid, 'SELECT'), pg_table_size(c.oid)
+       has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'), pg_table_size(c.oid)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
   AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
@@ -186,7 +186,11 @@ fn resolve(
     if !table.readable {
         return Err((
             "can't be read by this role".into(),
-            format!("GRANT SELECT ON {} TO <role>; or {exclude}", sql_name(id)),
+            format!(
+                "GRANT USAGE ON SCHEMA {} TO <role>; GRANT SELECT ON {} TO <role>; or {exclude}",
+                quote_identifier(&id.schema),
+                sql_name(id)
+            ),
         ));
     }
     let key = key_attributes(table, keys).map_err(|reason| {

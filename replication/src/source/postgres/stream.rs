@@ -34,6 +34,8 @@ pub struct Stream {
     routes: HashMap<u32, Option<usize>>,
     position: Lsn,
     transaction: Option<Transaction>,
+    /// The sum over all tables.
+    open_bytes: usize,
 }
 
 struct Transaction {
@@ -69,6 +71,7 @@ impl Stream {
             routes: HashMap::new(),
             position,
             transaction: None,
+            open_bytes: 0,
         })
     }
 
@@ -79,6 +82,11 @@ impl Stream {
 
     pub fn in_transaction(&self) -> bool {
         self.transaction.is_some()
+    }
+
+    /// Bytes gathered for all tables.
+    pub fn open_bytes(&self) -> usize {
+        self.open_bytes
     }
 
     /// Bytes gathered for a table.
@@ -120,13 +128,14 @@ impl Stream {
                 let message = rest.get(24..).ok_or_else(short_frame)?;
                 let message =
                     pgoutput::decode(message).map_err(|e| Error::bug("cannot decode the stream").with_source(e))?;
-                apply(
-                    &mut self.tables,
-                    &mut self.routes,
-                    &mut self.position,
-                    &mut self.transaction,
-                    message,
-                )
+                let open = Open {
+                    tables: &mut self.tables,
+                    routes: &mut self.routes,
+                    position: &mut self.position,
+                    transaction: &mut self.transaction,
+                    bytes: &mut self.open_bytes,
+                };
+                open.apply(message)
             }
             Some((b'k', rest)) => {
                 let (end, reply) = match (rest.first_chunk::<8>(), rest.get(16)) {
@@ -148,7 +157,10 @@ impl Stream {
     /// Takes what was gathered for a table, as one batch.
     pub fn take_batch(&mut self, table: usize) -> Result<ChangeBatch> {
         match self.tables.get_mut(table) {
-            Some(table) => table.take_batch(),
+            Some(table) => {
+                self.open_bytes -= table.bytes;
+                table.take_batch()
+            }
             None => Err(Error::bug("a batch of a table that isn't streamed")),
         }
     }
@@ -180,20 +192,54 @@ fn short_frame() -> Error {
     Error::bug("cannot decode the stream: expected XLogData or a keepalive")
 }
 
-/// Applies one message to the buffers. Free of `self`, so that the message can
-/// borrow the receive buffer.
-fn apply(
-    tables: &mut [TableBuffer],
-    routes: &mut HashMap<u32, Option<usize>>,
-    position: &mut Lsn,
-    transaction: &mut Option<Transaction>,
-    message: Message<'_>,
-) -> Result<Option<SourceEvent>> {
-    let mut changed = |relation: u32, change: &dyn Fn(&mut TableBuffer, TxId) -> Result<(), Error>| {
-        let Some(tx) = transaction.as_ref() else {
+/// What messages change: all of [`Stream`] but the connection, whose receive
+/// buffer the message borrows.
+struct Open<'a> {
+    tables: &'a mut [TableBuffer],
+    routes: &'a mut HashMap<u32, Option<usize>>,
+    position: &'a mut Lsn,
+    transaction: &'a mut Option<Transaction>,
+    bytes: &'a mut usize,
+}
+
+impl Open<'_> {
+    fn apply(mut self, message: Message<'_>) -> Result<Option<SourceEvent>> {
+        match message {
+            Message::Insert { relation, new } => self.change(relation, |t, tx| t.upsert(new, Old::None, tx)),
+            Message::Update { relation, old, new } => self.change(relation, |t, tx| t.upsert(new, old, tx)),
+            Message::Delete { relation, old } => self.change(relation, |t, tx| t.delete(old, tx)),
+            Message::Truncate { relations } => {
+                let mut event = None;
+                for relation in relations {
+                    event = self.change(relation, TableBuffer::truncate)?.or(event);
+                }
+                Ok(event)
+            }
+            Message::Begin { commit_lsn, xid, .. } => {
+                *self.transaction = Some(Transaction { commit_lsn, id: xid });
+                Ok(Some(SourceEvent::Begin))
+            }
+            Message::Commit { end_lsn } => {
+                *self.transaction = None;
+                *self.position = (*self.position).max(end_lsn);
+                Ok(Some(SourceEvent::Commit {
+                    position: Position::Lsn(*self.position),
+                }))
+            }
+            Message::Relation(relation) => Ok(self.describe(&relation)),
+            Message::Other => Ok(None),
+        }
+    }
+
+    fn change(
+        &mut self,
+        relation: u32,
+        change: impl FnOnce(&mut TableBuffer, TxId) -> Result<()>,
+    ) -> Result<Option<SourceEvent>> {
+        let Some(transaction) = self.transaction.as_ref() else {
             return Err(Error::bug("cannot decode the stream: a change outside a transaction"));
         };
-        let table = match routes.get(&relation) {
+        let table = match self.routes.get(&relation) {
             Some(Some(table)) => *table,
             Some(None) => return Ok(None),
             None => {
@@ -202,58 +248,46 @@ fn apply(
                 ));
             }
         };
-        let Some(buffer) = tables.get_mut(table) else {
+        let Some(buffer) = self.tables.get_mut(table) else {
             return Ok(None);
         };
         // Replay: the lake has this transaction already.
-        if buffer.stalled || tx.commit_lsn < buffer.watermark {
+        if buffer.stalled || transaction.commit_lsn < buffer.watermark {
             return Ok(None);
         }
-        match change(buffer, tx.id) {
-            Ok(()) => Ok(Some(SourceEvent::Changed { table })),
+        let before = buffer.bytes;
+        let changed = change(buffer, transaction.id);
+        let event = match changed {
+            Ok(()) => SourceEvent::Changed { table },
             Err(error) => {
                 buffer.stall();
-                Ok(Some(SourceEvent::Stalled { table, error }))
+                SourceEvent::Stalled { table, error }
             }
+        };
+        *self.bytes = *self.bytes - before + buffer.bytes;
+        Ok(Some(event))
+    }
+
+    /// Remembers which table a relation is. Another relation under a known
+    /// name means that the table was dropped and created anew.
+    fn describe(&mut self, relation: &Relation<'_>) -> Option<SourceEvent> {
+        let same = |t: &TableBuffer| t.source.relation == relation.id;
+        let namesake = |t: &TableBuffer| t.source.id.schema == relation.schema && t.source.id.name == relation.name;
+        let table = self
+            .tables
+            .iter()
+            .position(same)
+            .or_else(|| self.tables.iter().position(namesake));
+        self.routes.insert(relation.id, table);
+        let table = table?;
+        let buffer = self.tables.get_mut(table)?;
+        let error = buffer.check_shape(relation).err()?;
+        if buffer.stalled {
+            return None;
         }
-    };
-    match message {
-        Message::Insert { relation, new } => changed(relation, &|t, tx| t.upsert(new, Old::None, tx)),
-        Message::Update { relation, old, new } => changed(relation, &|t, tx| t.upsert(new, old, tx)),
-        Message::Delete { relation, old } => changed(relation, &|t, tx| t.delete(old, tx)),
-        Message::Truncate { relations } => {
-            let mut event = None;
-            for relation in relations {
-                event = changed(relation, &|t, tx| t.truncate(tx))?.or(event);
-            }
-            Ok(event)
-        }
-        Message::Begin { commit_lsn, xid, .. } => {
-            *transaction = Some(Transaction { commit_lsn, id: xid });
-            Ok(Some(SourceEvent::Begin))
-        }
-        Message::Commit { end_lsn } => {
-            *transaction = None;
-            *position = (*position).max(end_lsn);
-            Ok(Some(SourceEvent::Commit {
-                position: Position::Lsn(*position),
-            }))
-        }
-        Message::Relation(relation) => {
-            let table = tables.iter().position(|t| t.is(&relation));
-            routes.insert(relation.id, table);
-            let Some((table, buffer)) = table.and_then(|i| tables.get_mut(i).map(|t| (i, t))) else {
-                return Ok(None);
-            };
-            match buffer.check_shape(&relation) {
-                Err(error) if !buffer.stalled => {
-                    buffer.stall();
-                    Ok(Some(SourceEvent::Stalled { table, error }))
-                }
-                _ => Ok(None),
-            }
-        }
-        Message::Other => Ok(None),
+        *self.bytes -= buffer.bytes;
+        buffer.stall();
+        Some(SourceEvent::Stalled { table, error })
     }
 }
 
@@ -291,14 +325,11 @@ impl TableBuffer {
         }
     }
 
-    fn is(&self, relation: &Relation<'_>) -> bool {
-        relation.id == self.source.relation
-    }
-
     /// The relation as the stream describes it has to be the one that the
     /// builders were made for.
     fn check_shape(&self, relation: &Relation<'_>) -> Result<()> {
         let id = &self.source.id;
+        let same_table = relation.id == self.source.relation;
         let same_name = relation.schema == id.schema && relation.name == id.name;
         let same_columns = relation.columns.len() == self.source.columns.len()
             && relation
@@ -306,10 +337,12 @@ impl TableBuffer {
                 .iter()
                 .zip(&self.source.columns)
                 .all(|(a, b)| a.name == b.name && a.type_oid == b.type_oid && a.typmod == b.typmod);
-        if same_name && same_columns {
+        if same_table && same_name && same_columns {
             return Ok(());
         }
-        let what = if same_name {
+        let what = if !same_table {
+            format!("{id} was dropped and created anew")
+        } else if same_name {
             let has = |name: &str| self.source.columns.iter().any(|c| c.name == name);
             match relation.columns.iter().find(|c| !has(c.name)) {
                 Some(column) => format!("the columns of {id} changed: {:?} is new", column.name),
@@ -461,7 +494,7 @@ impl TableBuffer {
 
 pub fn bad_value(table: &crate::schema::TableId, column: &str, error: super::types::DecodeError) -> Error {
     Error::operator(format!("a value of {table}.{column} can't be taken over"))
-        .with_hint("change the value or the column's type at the source, or exclude the table")
+        .with_hint("change the value or the column's type at the source, set source.infinity = \"null\" or \"clamp\" if it is infinite or out of range, or exclude the table")
         .with_source(error)
 }
 

@@ -478,6 +478,9 @@ fn server_error(address: &str, code: &str, message: &str, detail: Option<String>
         Error::operator(text)
     };
     let hint = match code {
+        "28000" if message.ends_with("no encryption") => {
+            Some("the server wants TLS: leave sslmode out of source.url, or set sslmode=require".to_owned())
+        }
         "28P01" => Some("check user and password in source.url (or PGPASSWORD)".to_owned()),
         "28000" => Some(
             "allow this role, database and address in pg_hba.conf (for replication too), and give it LOGIN".to_owned(),
