@@ -23,6 +23,8 @@ mod log;
 mod merge;
 mod net;
 mod record;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::pin::Pin;

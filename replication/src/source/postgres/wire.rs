@@ -70,12 +70,13 @@ impl Endpoint {
         for (key, value) in url.query_pairs() {
             match key.as_ref() {
                 "host" => endpoint.host = value.into_owned(),
+                "user" => endpoint.user = value.into_owned(),
                 "sslmode" => endpoint.sslmode = value.parse()?,
                 "sslrootcert" => endpoint.sslrootcert = Some(value.into_owned()),
                 other => {
                     return Err(
                         Error::operator(format!("source.url has an unknown parameter {other:?}"))
-                            .with_hint("known: host (a socket directory), sslmode, sslrootcert"),
+                            .with_hint("known: host (a socket folder), user, sslmode, sslrootcert"),
                     );
                 }
             }
@@ -579,8 +580,8 @@ mod tests {
         assert_eq!((e.host.as_str(), e.port), ("::1", 5433));
         assert_eq!((e.user.as_str(), e.password.as_deref()), ("us@er", Some("p/w")));
         assert_eq!(e.database, "d b");
-        let e = Endpoint::parse("postgres://u@/db?host=/run/postgresql").expect("url");
-        assert_eq!(e.host, "/run/postgresql");
+        let e = Endpoint::parse("postgres:///db?host=/run/postgresql&user=u").expect("url");
+        assert_eq!((e.host.as_str(), e.user.as_str()), ("/run/postgresql", "u"));
     }
 
     #[test]

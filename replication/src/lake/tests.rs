@@ -1,0 +1,376 @@
+//! The table against a plain map: batches, moves, unchanged cells, truncates,
+//! chunks, parts of transactions, reopening, and other writers.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use arrow::array::{AsArray, Int64Array, StringArray};
+use arrow::datatypes::Int64Type;
+
+use super::*;
+use crate::batch::{ChangeBatch, Op, UnchangedCell};
+use crate::error::Class;
+use crate::position::Lsn;
+use crate::schema::{Column, LakeType};
+
+const PIPELINE: &str = "test";
+
+type Model = BTreeMap<i64, (String, String)>;
+
+/// A lake in a folder that goes with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        Self(std::env::temp_dir().join(format!("tributary-{}", uuid::Uuid::new_v4())))
+    }
+
+    fn log(&self) -> Log {
+        let lake = Lake::open(&self.0.display().to_string()).expect("lake");
+        lake.table(&TableId::new("public", "t")).expect("log")
+    }
+
+    async fn create(&self) -> DeltaTable {
+        let schema = schema();
+        let record = TableRecord::new(PIPELINE.into(), "public.t".into(), 7, &schema, 1, position(1));
+        DeltaTable::create(self.log(), schema, record).await.expect("create")
+    }
+
+    async fn reopen(&self) -> DeltaTable {
+        let opened = DeltaTable::open(self.log(), schema(), PIPELINE).await.expect("open");
+        let mut table = opened.expect("a table");
+        table.build_index().await.expect("index");
+        table
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn schema() -> Arc<TableSchema> {
+    let column = |name: &str, ty| Column { name: name.into(), ty };
+    Arc::new(TableSchema {
+        columns: vec![
+            column("v", LakeType::String),
+            column("id", LakeType::Long),
+            column("big", LakeType::String),
+        ],
+        key: vec![1],
+    })
+}
+
+fn position(lsn: u64) -> Position {
+    Position::Lsn(Lsn(lsn))
+}
+
+/// Fails the test if it is asked: the lake has everything.
+struct NoSource;
+
+impl PointReader for NoSource {
+    fn read<'a>(&'a self, _: RecordBatch) -> Pin<Box<dyn Future<Output = Result<PointRead>> + Send + 'a>> {
+        Box::pin(async { Err(Error::bug("the source was asked for a row that the lake has")) })
+    }
+}
+
+/// Gathers changes the way a source does, and applies them to a model.
+#[derive(Default)]
+struct Changes {
+    v: Vec<Option<String>>,
+    id: Vec<i64>,
+    big: Vec<Option<String>>,
+    ops: Vec<Op>,
+    unchanged: Vec<UnchangedCell>,
+    truncated_by: Option<TxId>,
+}
+
+impl Changes {
+    fn push(&mut self, op: Op, id: i64, v: Option<&str>, big: Option<&str>) {
+        if op != Op::Delete && big.is_none() {
+            self.unchanged.push(UnchangedCell {
+                row: self.ops.len() as u32,
+                column: 2,
+            });
+        }
+        self.ops.push(op);
+        self.id.push(id);
+        self.v.push(v.map(str::to_owned));
+        self.big.push(big.map(str::to_owned));
+    }
+
+    fn upsert(&mut self, model: &mut Model, id: i64, v: &str, big: Option<&str>) {
+        self.push(Op::Upsert, id, Some(v), big);
+        let big = big.map_or_else(|| model[&id].1.clone(), str::to_owned);
+        model.insert(id, (v.to_owned(), big));
+    }
+
+    fn delete(&mut self, model: &mut Model, id: i64) {
+        self.push(Op::Delete, id, None, None);
+        model.remove(&id);
+    }
+
+    fn rename(&mut self, model: &mut Model, from: i64, to: i64, v: &str) {
+        self.push(Op::Delete, from, None, None);
+        self.push(Op::Move, to, Some(v), None);
+        let (_, big) = model.remove(&from).expect("a row to move");
+        model.insert(to, (v.to_owned(), big));
+    }
+
+    fn truncate(&mut self, model: &mut Model) {
+        *self = Self {
+            truncated_by: Some(1),
+            ..Self::default()
+        };
+        model.clear();
+    }
+
+    fn batch(self) -> ChangeBatch {
+        let rows = RecordBatch::try_new(
+            schema().arrow(),
+            vec![
+                Arc::new(StringArray::from(self.v)),
+                Arc::new(Int64Array::from(self.id)),
+                Arc::new(StringArray::from(self.big)),
+            ],
+        );
+        ChangeBatch {
+            rows: rows.expect("batch"),
+            transactions: vec![1; self.ops.len()],
+            ops: self.ops,
+            unchanged: self.unchanged,
+            truncated_by: self.truncated_by,
+        }
+    }
+}
+
+/// All live rows; a key that is there twice fails the test.
+async fn rows(table: &DeltaTable) -> Model {
+    let mut model = Model::new();
+    for file in table.files.iter().filter(|f| f.live_rows() > 0) {
+        let mut row = 0;
+        data_file::scan(&table.log, &file.stored(), &[0, 1, 2], |batch| {
+            let (v, id, big) = (
+                batch.column(0).as_string::<i32>(),
+                batch.column(1).as_primitive::<Int64Type>(),
+                batch.column(2).as_string::<i32>(),
+            );
+            for i in 0..batch.num_rows() {
+                if !file.deleted.contains(row) {
+                    let before = model.insert(id.value(i), (v.value(i).to_owned(), big.value(i).to_owned()));
+                    assert!(before.is_none(), "key {} is there twice", id.value(i));
+                }
+                row += 1;
+            }
+            Ok(())
+        })
+        .await
+        .expect("scan");
+    }
+    model
+}
+
+async fn commit(table: &mut DeltaTable, lsn: u64) -> Result<Committed> {
+    table.commit("MERGE", |record| record.watermark = position(lsn)).await
+}
+
+fn streaming(record: &mut TableRecord) {
+    record.state = State::Streaming;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_sequence_of_batches_equals_a_map() {
+    let mut seed = 7_u64;
+    let mut random = move |below: u64| {
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    };
+    let folder = Folder::new();
+    let mut table = folder.create().await;
+    table.commit("START", streaming).await.expect("start");
+    let mut model = Model::new();
+    for round in 0..150_u64 {
+        for _part in 0..=random(2) {
+            let mut changes = Changes::default();
+            for step in 0..random(60) {
+                let id = random(80) as i64;
+                let (v, big) = (format!("v{round}.{step}"), format!("b{round}.{step}"));
+                let known = model.contains_key(&id);
+                match random(100) {
+                    0 if round % 10 == 0 => changes.truncate(&mut model),
+                    1..=20 if known => changes.delete(&mut model, id),
+                    21..=35 if known => {
+                        let to = random(80) as i64;
+                        if to != id && !model.contains_key(&to) {
+                            changes.rename(&mut model, id, to, &v);
+                        }
+                    }
+                    36..=65 if known => changes.upsert(&mut model, id, &v, None),
+                    _ => changes.upsert(&mut model, id, &v, Some(&big)),
+                }
+            }
+            table.stage(changes.batch(), &NoSource).await.expect("stage");
+        }
+        commit(&mut table, round + 2).await.expect("commit");
+        assert_eq!(rows(&table).await, model, "round {round}");
+        assert_eq!(table.rows(), model.len() as u64);
+        if round % 7 == 0 {
+            table = folder.reopen().await;
+            assert_eq!(rows(&table).await, model, "reopened in round {round}");
+            assert_eq!(table.record().watermark, position(round + 2));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_remove_carries_the_vector_of_the_add_before() {
+    let folder = Folder::new();
+    let mut table = folder.create().await;
+    let mut model = Model::new();
+    let mut first = Changes::default();
+    for id in 0..10 {
+        first.upsert(&mut model, id, "a", Some("b"));
+    }
+    table.stage(first.batch(), &NoSource).await.expect("stage");
+    commit(&mut table, 2).await.expect("commit");
+    for id in 0..3 {
+        let mut changes = Changes::default();
+        changes.delete(&mut model, id);
+        table.stage(changes.batch(), &NoSource).await.expect("stage");
+        commit(&mut table, 3).await.expect("commit");
+    }
+    let mut before = Value::Null;
+    for version in 1..=4 {
+        let actions = table.log.read(version).await.expect("read").expect("entry");
+        let of = |kind: &str| actions.iter().map(|a| a[kind].clone()).find(|a| !a.is_null());
+        if version > 1 {
+            assert_eq!(
+                of("remove").expect("a remove")["deletionVector"],
+                before,
+                "version {version}"
+            );
+        }
+        before = of("add").expect("an add")["deletionVector"].clone();
+    }
+    assert_eq!(before["cardinality"], 3);
+    assert_eq!(rows(&folder.reopen().await).await, model);
+}
+
+/// A chunk with these ids, whose snapshot saw transactions below `horizon`.
+async fn chunk(table: &DeltaTable, ids: &[i64], horizon: TxId) -> Chunk {
+    let mut changes = Changes::default();
+    for id in ids {
+        changes.push(Op::Upsert, *id, Some("chunk"), Some("chunk"));
+    }
+    let batch = changes.batch().rows;
+    let keys = table.encoder().keys(&batch).expect("keys");
+    let mut writer = table.file_writer().expect("writer");
+    writer.write(&batch).await.expect("write");
+    Chunk {
+        files: vec![(writer.finish().await.expect("finish"), keys)],
+        saw: Box::new(move |transaction| transaction < horizon),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_adds_only_what_the_stream_has_not_told() {
+    let folder = Folder::new();
+    let mut table = folder.create().await;
+    let mut model = Model::new();
+    let mut changes = Changes::default();
+    changes.upsert(&mut model, 1, "stream", Some("stream"));
+    // Deleted by transaction 1.
+    changes.push(Op::Delete, 2, None, None);
+    table.stage(changes.batch(), &NoSource).await.expect("stage");
+    // The chunk's snapshot saw no transaction: key 2 was deleted after it.
+    let unseen = chunk(&table, &[1, 2, 3], 0).await;
+    assert_eq!(table.stage_chunk(unseen), 1);
+    // This one saw the delete, so its key 2 came later.
+    let seen = chunk(&table, &[2, 3, 4], 2).await;
+    assert_eq!(table.stage_chunk(seen), 2);
+    commit(&mut table, 2).await.expect("commit");
+    let copied = || ("chunk".to_owned(), "chunk".to_owned());
+    model.extend([2, 3, 4].map(|id| (id, copied())));
+    assert_eq!(rows(&table).await, model);
+    assert_eq!(rows(&folder.reopen().await).await, model);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_from_before_a_truncate_adds_nothing() {
+    let folder = Folder::new();
+    let mut table = folder.create().await;
+    let mut changes = Changes::default();
+    changes.truncate(&mut Model::new());
+    table.stage(changes.batch(), &NoSource).await.expect("stage");
+    let before = chunk(&table, &[1, 2], 1).await;
+    assert_eq!(table.stage_chunk(before), 0);
+    let after = chunk(&table, &[5], 2).await;
+    assert_eq!(table.stage_chunk(after), 1);
+    commit(&mut table, 2).await.expect("commit");
+    assert_eq!(rows(&table).await.into_keys().collect::<Vec<_>>(), [5]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_sidecar_stops_and_a_stray_commit_restarts() {
+    let folder = Folder::new();
+    let mut old = folder.create().await;
+    let mut new = folder.reopen().await;
+    new.commit("CLAIM", |record| record.epoch = 2).await.expect("claim");
+    let fenced = commit(&mut old, 2).await.expect_err("a newer epoch");
+    assert_eq!(fenced.class(), Class::NeedsOperator);
+    assert!(fenced.to_string().contains("another sidecar"), "{fenced}");
+    let info = vec![json!({"commitInfo": {"operation": "FOREIGN"}})];
+    folder.log().commit(2, "FOREIGN", info).await.expect("foreign");
+    let stray = commit(&mut new, 2).await.expect_err("a stray commit");
+    assert_eq!(stray.class(), Class::Transient);
+    commit(&mut folder.reopen().await, 2).await.expect("after reopening");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_keep_records_and_vectors() {
+    let folder = Folder::new();
+    let mut table = folder.create().await;
+    let mut model = Model::new();
+    let mut changes = Changes::default();
+    for id in 0..5 {
+        changes.upsert(&mut model, id, "a", Some("b"));
+    }
+    table.stage(changes.batch(), &NoSource).await.expect("stage");
+    commit(&mut table, 2).await.expect("commit");
+    let mut changes = Changes::default();
+    changes.delete(&mut model, 3);
+    table.stage(changes.batch(), &NoSource).await.expect("stage");
+    commit(&mut table, 3).await.expect("commit");
+    table.log.checkpoint(2).await.expect("checkpoint");
+    for version in 0..=2 {
+        let entry = folder.0.join(format!("public/t/_delta_log/{version:020}.json"));
+        std::fs::remove_file(entry).expect("clean up");
+    }
+    let mut table = folder.reopen().await;
+    assert_eq!(rows(&table).await, model);
+    assert_eq!(table.record().watermark, position(3));
+    commit(&mut table, 4).await.expect("commit");
+    assert_eq!(table.version(), 3);
+}
+
+#[test]
+fn hostile_names_stay_inside_the_lake() {
+    let lake = Lake::open("/lake").expect("lake");
+    for (schema, name, path) in [
+        ("public", "orders", "/lake/public/orders/"),
+        ("..", "../../etc", "/lake/%2E%2E/%2E%2E%2F%2E%2E%2Fetc/"),
+        ("a b", "ü", "/lake/a%20b/%C3%BC/"),
+        ("_delta_log", "_x", "/lake/%5Fdelta_log/%5Fx/"),
+    ] {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .build()
+            .expect("runtime");
+        let _guard = runtime.enter();
+        let log = lake.table(&TableId::new(schema, name)).expect("log");
+        assert_eq!(log.url().to_file_path().expect("path"), PathBuf::from(path));
+    }
+}
