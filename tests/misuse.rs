@@ -1,6 +1,6 @@
 //! What a user can get wrong, and what the environment can: a clear error that names the fix, and nothing lost.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::lake::commits;
@@ -299,6 +299,34 @@ fn what_is_not_a_stored_table_is_left_out() {
     let replicated: Vec<_> = case.status().tables.into_iter().map(|t| t.table).collect();
     assert_eq!(replicated, ["public.t"]);
     case.compare(&["public.t"]);
+}
+
+#[test]
+fn a_hostile_name_stays_inside_the_lake() {
+    let case = case("hostile");
+    case.sql(
+        r#"CREATE SCHEMA "Odd schema/..";
+        CREATE TABLE "Odd schema/.."."../Ünï ""%41""" (
+          "ID" int PRIMARY KEY, dropped text, "select" text, "a.b" int, "Ü""'" text,
+          double int GENERATED ALWAYS AS ("ID" * 2) STORED);
+        ALTER TABLE "Odd schema/.."."../Ünï ""%41""" DROP dropped;
+        INSERT INTO "Odd schema/.."."../Ünï ""%41""" SELECT i, 's' || i, i, 'ü' FROM generate_series(1, 10) i"#,
+    );
+    case.catch_up();
+    case.sql(
+        r#"UPDATE "Odd schema/.."."../Ünï ""%41""" SET "a.b" = "a.b" + 1, "ID" = -"ID" WHERE "ID" % 2 = 0;
+        INSERT INTO "Odd schema/.."."../Ünï ""%41""" VALUES (11, 'new', NULL, '')"#,
+    );
+    case.catch_up();
+    case.compare(&[]);
+    let entries = |folder: &Path| {
+        let names = std::fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> = names.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(entries(&case.folder), ["lake", "tributary.toml"]);
+    assert_eq!(entries(&case.lake), ["Odd%20schema%2F%2E%2E", "_tributary", "public"]);
 }
 
 /// A small disk, for root.

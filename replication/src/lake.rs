@@ -128,16 +128,16 @@ impl Lake {
     }
 }
 
-/// A name as one path segment: everything but letters, digits, `_` and `-` is
-/// percent-encoded, so that no name leaves its folder. A leading `_` is too:
-/// readers hide such folders.
+/// A name as one path segment: every byte but letters, digits, `_` and `-` is
+/// `~` and two hex digits, so that no name leaves its folder. A leading `_` is
+/// too: readers hide such folders. Not `%`: readers decode it once too often.
 fn path_segment(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     for (i, byte) in name.bytes().enumerate() {
         match byte {
-            b'_' if i == 0 => out.push_str("%5F"),
+            b'_' if i == 0 => out.push_str("~5F"),
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => out.push(char::from(byte)),
-            _ => out.push_str(&format!("%{byte:02X}")),
+            _ => out.push_str(&format!("~{byte:02X}")),
         }
     }
     out

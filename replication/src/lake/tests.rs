@@ -361,9 +361,9 @@ fn hostile_names_stay_inside_the_lake() {
     let lake = Lake::open("/lake").expect("lake");
     for (schema, name, path) in [
         ("public", "orders", "/lake/public/orders/"),
-        ("..", "../../etc", "/lake/%2E%2E/%2E%2E%2F%2E%2E%2Fetc/"),
-        ("a b", "ü", "/lake/a%20b/%C3%BC/"),
-        ("_delta_log", "_x", "/lake/%5Fdelta_log/%5Fx/"),
+        ("..", "../../etc", "/lake/~2E~2E/~2E~2E~2F~2E~2E~2Fetc/"),
+        ("a b", "ü", "/lake/a~20b/~C3~BC/"),
+        ("_delta_log", "_x", "/lake/~5Fdelta_log/~5Fx/"),
     ] {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
