@@ -206,12 +206,13 @@ fn a_full_disk_while_streaming_loses_nothing() {
     case.wait_until_current(&mut sidecar);
     case.sql(MORE_NOISE);
     case.sql("UPDATE t SET v = 'w'");
-    assert_eq!(sidecar.wait().code(), Some(1), "{}", sidecar.log());
-    for part in ["error: ", "hint: ", "space"] {
-        assert!(sidecar.log().contains(part), "no {part:?} in:\n{}", sidecar.log());
+    // It says what is wrong, and goes on by itself once that is mended.
+    for part in ["no space", "hint"] {
+        sidecar.wait_for_log(part);
     }
     disk.remount("size=400m");
-    case.catch_up();
+    case.wait_until_current(&mut sidecar);
+    sidecar.stop();
     case.compare(&[]);
 }
 
@@ -292,12 +293,14 @@ fn what_is_not_a_stored_table_is_left_out() {
     let case = case("relations");
     case.sql(
         "CREATE VIEW a_view AS SELECT * FROM t; CREATE MATERIALIZED VIEW a_copy AS SELECT * FROM t;
-         CREATE UNLOGGED TABLE unlogged (id int PRIMARY KEY); CREATE SEQUENCE a_sequence; CREATE FOREIGN DATA WRAPPER w;
+         CREATE SEQUENCE a_sequence; CREATE FOREIGN DATA WRAPPER w;
          CREATE SERVER s FOREIGN DATA WRAPPER w; CREATE FOREIGN TABLE far (id int) SERVER s",
     );
     case.catch_up();
     let replicated: Vec<_> = case.status().tables.into_iter().map(|t| t.table).collect();
     assert_eq!(replicated, ["public.t"]);
+    case.sql("CREATE UNLOGGED TABLE unlogged (id int PRIMARY KEY)");
+    assert_error(&case.run_once(), &["public.unlogged", "SET LOGGED"]);
     case.compare(&["public.t"]);
 }
 

@@ -2,10 +2,10 @@
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::{PATIENCE, signal, wait_for_exit};
+use super::{signal, wait_for, wait_for_exit};
 
 /// How long the program may take to flush, commit, confirm and exit.
 const STOP_MAX: Duration = Duration::from_secs(10);
@@ -57,17 +57,22 @@ impl Sidecar {
         );
     }
 
-    /// The program ends by itself.
-    pub fn wait(&mut self) -> ExitStatus {
-        let status = wait_for_exit(&mut self.child, PATIENCE);
-        status.unwrap_or_else(|| panic!("the program does not end:\n{}", self.log()))
+    /// The program says `part`.
+    pub fn wait_for_log(&self, part: &str) {
+        wait_for(&format!("{part:?} in the log"), || {
+            self.whole_log().contains(part).then_some(())
+        });
     }
 
     /// The last that the program said.
     pub fn log(&self) -> String {
-        let log = String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned();
+        let log = self.whole_log();
         let start = (log.len().saturating_sub(LOG_SHOWN)..).find(|i| log.is_char_boundary(*i));
         log[start.unwrap_or(0)..].to_owned()
+    }
+
+    fn whole_log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 }
 

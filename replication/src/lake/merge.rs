@@ -148,11 +148,14 @@ impl DeltaTable {
     /// Registers a staged file whose row `i` is the new version of `keys[i]`.
     fn add_new_versions(&mut self, file: WrittenFile, keys: &[Key]) {
         let number = self.files.len() as u32;
-        for key in keys {
-            if let Some(old) = self.find(*key) {
+        // In key order, look-ups and bits touch neighbouring memory.
+        let mut ordered = keys.to_vec();
+        ordered.sort_unstable();
+        for key in ordered {
+            if let Some(old) = self.find(key) {
                 self.kill(old);
             }
-            self.deleted_keys.remove(key);
+            self.deleted_keys.remove(&key);
         }
         self.staged.upserts += keys.len() as u64;
         self.files.push(DataFile::written(file));
