@@ -210,7 +210,7 @@ pub fn store_error(what: &str, url: &Url, error: StoreError) -> Error {
         .to_file_path()
         .map_or_else(|()| url.to_string(), |p| p.display().to_string());
     let message = format!("{what} {shown}");
-    let error = match kind {
+    match kind {
         Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
             Error::transient(format!("{message}: no space left"))
                 .with_hint("free space where lake.url points; nothing is lost, the source keeps its log until then")
@@ -225,8 +225,7 @@ pub fn store_error(what: &str, url: &Url, error: StoreError) -> Error {
             .with_hint("make the folder of lake.url writable for this user, or set another lake.url")
             .with_source(error),
         _ => Error::transient(message).with_source(error),
-    };
-    error
+    }
 }
 
 fn load(engine: &KernelEngine, url: &Url, app_id: &str) -> Result<LogState> {

@@ -193,7 +193,7 @@ impl Apply {
             if stopping && !self.stream.in_transaction() {
                 return Ok(Next::Done);
             }
-            let boundary = match self.stream.next()? {
+            let boundary = match self.stream.next_event()? {
                 None => return Ok(Next::Read),
                 Some(SourceEvent::Changed { table }) => {
                     let start = self.stream.position();

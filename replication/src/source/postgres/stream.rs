@@ -100,7 +100,7 @@ impl Stream {
     }
 
     /// The next event in what has been read; `None` when that is used up.
-    pub fn next(&mut self) -> Result<Option<SourceEvent>> {
+    pub fn next_event(&mut self) -> Result<Option<SourceEvent>> {
         while let Some(frame) = self.wire.buffered()? {
             if frame.tag != b'd' {
                 if frame.tag == b'c' {
