@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::support::lake::commits;
 use crate::support::server::Server;
-use crate::support::{Case, assert_error, finish, interpreter, python, succeed, text};
+use crate::support::{Case, assert_error, finish, interpreter, python, succeed, text, wait_for};
 
 const TABLE: &str =
     "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, 'v' FROM generate_series(1, 100) i";
@@ -125,6 +125,25 @@ fn a_slot_moved_by_another_is_never_resumed_in_silence() {
     case.sql("INSERT INTO t VALUES (1001, 'missed'); DELETE FROM t WHERE id = 1");
     case.sql("SELECT pg_replication_slot_advance('slot_moved', pg_current_wal_lsn())");
     case.sql("INSERT INTO t VALUES (1002, 'after')");
+    a_gap_stops_the_table(&case);
+}
+
+#[test]
+fn a_table_taken_out_of_the_publication_is_never_resumed_in_silence() {
+    let case = case("publication_gap");
+    case.catch_up();
+    case.sql("ALTER PUBLICATION publication_gap DROP TABLE t");
+    case.sql("INSERT INTO t VALUES (1001, 'missed'); DELETE FROM t WHERE id = 1");
+    a_gap_stops_the_table(&case);
+}
+
+#[test]
+fn a_publication_made_again_is_never_resumed_in_silence() {
+    let case = case("publication_again");
+    case.catch_up();
+    case.sql("DROP PUBLICATION publication_again");
+    case.sql("INSERT INTO t VALUES (1001, 'missed'); DELETE FROM t WHERE id = 1");
+    case.sql("CREATE PUBLICATION publication_again FOR TABLE t");
     a_gap_stops_the_table(&case);
 }
 
@@ -289,6 +308,29 @@ fn a_type_that_cannot_be_a_key_is_named() {
 }
 
 #[test]
+fn a_table_that_changes_its_shape_stops_and_the_others_go_on() {
+    let case = case("shape");
+    case.sql("CREATE TABLE other (id int PRIMARY KEY)");
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    case.sql("ALTER TABLE t ADD extra int; INSERT INTO t VALUES (1001, 'x', 1); INSERT INTO other VALUES (1)");
+    for part in ["public.t", "extra", "hint"] {
+        sidecar.wait_for_log(part);
+    }
+    wait_for("the other table", || {
+        let status = case.status();
+        let other = status.tables.iter().find(|t| t.table == "public.other")?;
+        (other.rows == Some(1)).then_some(())
+    });
+    case.compare(&["public.other"]);
+    sidecar.stop();
+    assert_error(&case.run_once(), &["public.t", "columns"]);
+    std::fs::rename(case.table("t"), case.folder.join("moved away")).unwrap();
+    case.catch_up();
+    case.compare(&[]);
+}
+
+#[test]
 fn what_is_not_a_stored_table_is_left_out() {
     let case = case("relations");
     case.sql(
@@ -329,7 +371,7 @@ fn a_hostile_name_stays_inside_the_lake() {
         names
     };
     assert_eq!(entries(&case.folder), ["lake", "tributary.toml"]);
-    assert_eq!(entries(&case.lake), ["Odd%20schema%2F%2E%2E", "_tributary", "public"]);
+    assert_eq!(entries(&case.lake), ["Odd~20schema~2F~2E~2E", "_tributary", "public"]);
 }
 
 /// A small disk, for root.

@@ -113,6 +113,42 @@ fn rows_that_change_while_they_are_copied_end_as_at_the_source() {
 }
 
 #[test]
+fn a_table_rewritten_while_it_is_copied_is_copied_whole() {
+    while_copied(
+        "rewritten",
+        "VACUUM FULL wide; UPDATE wide SET n = 1 WHERE id % 100 = 0",
+    );
+}
+
+#[test]
+fn a_table_emptied_while_it_is_copied_ends_as_at_the_source() {
+    while_copied(
+        "emptied",
+        "TRUNCATE wide; INSERT INTO wide SELECT i, 2, 'again' FROM generate_series(1, 5000) i",
+    );
+}
+
+/// Runs `change` when a part of a table of several chunks is in the lake.
+fn while_copied(name: &str, change: &str) {
+    let case = Case::new(Server::shared(16), name);
+    case.sql(
+        "CREATE TABLE wide (id int PRIMARY KEY, n int, pad text);
+         INSERT INTO wide SELECT i, 0, repeat(md5(i::text), 30) FROM generate_series(1, 300000) i",
+    );
+    let mut sidecar = case.start();
+    wait_for("a part of the copy", || {
+        sidecar.assert_running();
+        case.status().tables.iter().any(|t| t.rows > Some(0)).then_some(())
+    });
+    for statement in change.split(';') {
+        case.sql(statement);
+    }
+    case.wait_until_current(&mut sidecar);
+    sidecar.stop();
+    case.compare(&[]);
+}
+
+#[test]
 fn a_new_table_is_copied_by_the_next_run() {
     let case = Case::new(Server::shared(16), "new_table");
     case.sql("CREATE TABLE first (id int PRIMARY KEY, v text); INSERT INTO first VALUES (1, 'a')");

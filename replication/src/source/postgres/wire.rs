@@ -210,6 +210,9 @@ impl Wire {
             ("intervalstyle", "iso_8601"),
             ("timezone", "UTC"),
             ("extra_float_digits", "1"),
+            ("search_path", "pg_catalog"),
+            ("statement_timeout", "0"),
+            ("idle_in_transaction_session_timeout", "0"),
         ];
         if replication {
             parameters.push(("replication", "database"));
