@@ -166,7 +166,10 @@ impl<'a> Case<'a> {
             self.max_latency,
             self.cache()
         );
-        fs::write(&path, text).unwrap();
+        // A sidecar that starts at the same time must not find half a file.
+        let whole = self.folder.join("tributary.toml.new");
+        fs::write(&whole, text).unwrap();
+        fs::rename(&whole, &path).unwrap();
         path
     }
 

@@ -77,3 +77,17 @@ fn endless_values_can_be_refused() {
     case.catch_up();
     case.compare(&[]);
 }
+
+#[test]
+fn an_endless_value_in_a_key_is_refused_and_never_null() {
+    let case = Case::new(Server::shared(15), "endless_key");
+    case.sql(
+        "CREATE TABLE endless (d date PRIMARY KEY); INSERT INTO endless VALUES ('infinity'), ('-infinity');
+         CREATE TABLE later (t timestamp PRIMARY KEY)",
+    );
+    assert_error(&case.run_once(), &["public.endless.d"]);
+    case.sql("DROP TABLE endless");
+    case.catch_up();
+    case.sql("INSERT INTO later VALUES ('-infinity')");
+    assert_error(&case.run_once(), &["public.later"]);
+}

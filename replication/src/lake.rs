@@ -283,6 +283,8 @@ pub struct DeltaTable {
     deleted_keys: KeyMap<TxId>,
     truncated_by: Vec<TxId>,
     staged: Committed,
+    /// Whether the lake's columns are those of `schema`.
+    same_shape: bool,
 }
 
 impl DeltaTable {
@@ -322,23 +324,12 @@ impl DeltaTable {
     /// Opens the table as it is in the log, or `None` where there is none.
     /// The key index is empty until [`DeltaTable::build_index`].
     ///
-    /// Errors: a table that this pipeline did not write, or of another shape.
+    /// Errors: a table that this pipeline did not write.
     pub async fn open(log: Log, schema: Arc<TableSchema>, pipeline: &str) -> Result<Option<Self>> {
         let Some(state) = log.load(pipeline).await? else {
             return Ok(None);
         };
         let record = TableRecord::from_log(&log, state.domain.as_deref(), pipeline)?;
-        let names: Vec<&str> = schema.columns.iter().map(|c| c.name.as_str()).collect();
-        if record.schema_id != TableRecord::schema_id(&schema) || state.columns != names {
-            return Err(Error::operator(format!(
-                "the columns of {} have changed since its lake table was made",
-                record.table
-            ))
-            .with_hint(format!(
-                "move {} away and run again: the table is copied anew",
-                shown(log.url())
-            )));
-        }
         let files = state.files.into_iter().map(|file| {
             let rows = file
                 .stats
@@ -366,14 +357,11 @@ impl DeltaTable {
             })
         });
         let files = files.collect::<Result<Vec<_>>>()?;
-        Ok(Some(Self::new(
-            log,
-            schema,
-            record,
-            state.version,
-            state.txn.unwrap_or(0),
-            files,
-        )))
+        let same_shape = record.schema_id == TableRecord::schema_id(&schema)
+            && state.columns.iter().eq(schema.columns.iter().map(|c| &c.name));
+        let mut table = Self::new(log, schema, record, state.version, state.txn.unwrap_or(0), files);
+        table.same_shape = same_shape;
+        Ok(Some(table))
     }
 
     fn new(
@@ -399,7 +387,23 @@ impl DeltaTable {
             deleted_keys: KeyMap::default(),
             truncated_by: Vec::new(),
             staged: Committed::default(),
+            same_shape: true,
         }
+    }
+
+    /// Makes sure that the columns are those of the source. Errors: they changed.
+    pub fn check_shape(&self) -> Result<()> {
+        if self.same_shape {
+            return Ok(());
+        }
+        Err(Error::operator(format!(
+            "the columns of {} have changed since its lake table was made",
+            self.record.table
+        ))
+        .with_hint(format!(
+            "stop, move {} away and run again: the table is copied anew",
+            shown(self.log.url())
+        )))
     }
 
     /// Fills the index by reading the key columns. Returns the rows indexed.

@@ -10,14 +10,14 @@ mod control;
 mod snapshotter;
 mod writer;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use self::apply::{Apply, Route};
 use self::control::Control;
@@ -27,13 +27,17 @@ use crate::error::{Class, Error, Result};
 use crate::lake::{DeltaTable, Lake, PipelineRecord, State, TableRecord, shown};
 use crate::metrics::Metrics;
 use crate::position::Position;
-use crate::source::postgres::{Finding, Identity, Postgres, SourceTable};
+use crate::schema::TableId;
+use crate::source::postgres::{Finding, Identity, Postgres, Slot, SourceTable};
 
 /// The longest pause before another try.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// How long a slot may stay in use after a restart: the server notices that
 /// the old connection is gone when it next writes to it.
 const SLOT_RELEASE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How often the publication is looked at.
+const PUBLICATION_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Replicates until `shutdown` turns true; with `once`, until everything that
 /// was in the source at the start is in the lake.
@@ -78,7 +82,8 @@ pub async fn check(config: &Config) -> Result<Vec<Finding>> {
         lake.prepare()?;
         Control::open(lake.pipeline()?, &pipeline).await?;
         for table in &discovery.tables {
-            DeltaTable::open(lake.table(&table.id)?, table.schema.clone(), &pipeline).await?;
+            let opened = DeltaTable::open(lake.table(&table.id)?, table.schema.clone(), &pipeline).await?;
+            opened.map_or(Ok(()), |table| table.check_shape())?;
         }
         Ok::<_, Error>(())
     };
@@ -146,51 +151,16 @@ pub async fn status(config: &Config) -> Result<Status> {
     // The slot first: a table's watermark can only be later than it.
     let slot = source.slot().await?;
     let lake = Lake::open(&config.lake.url)?;
-    let mut tables = Vec::new();
     let mut opened = Vec::new();
     for table in &discovery.tables {
-        opened.push((
-            table.id.to_string(),
-            DeltaTable::open(lake.table(&table.id)?, table.schema.clone(), &pipeline).await?,
-        ));
+        let lake_table = DeltaTable::open(lake.table(&table.id)?, table.schema.clone(), &pipeline).await;
+        opened.push((table.id.to_string(), lake_table));
     }
     let log_end = source.log_end().await?;
-    for (table, lake_table) in opened {
-        let Some(lake_table) = lake_table else {
-            tables.push(TableStatus {
-                table,
-                state: "discovered",
-                reason: None,
-                watermark: None,
-                lag_bytes: None,
-                version: None,
-                rows: 0,
-                files: 0,
-                snapshot: None,
-            });
-            continue;
-        };
-        let record = lake_table.record();
-        // The slot is confirmed only where every table has everything, so an
-        // idle table is as far as the slot.
-        let watermark = match &slot {
-            Some(slot) if slot.confirmed.covers(&record.watermark) && record.state != State::NeedsSnapshot => {
-                slot.confirmed
-            }
-            _ => record.watermark,
-        };
-        tables.push(TableStatus {
-            table,
-            state: record.state.as_str(),
-            reason: record.reason.clone(),
-            watermark: Some(watermark),
-            lag_bytes: Some(watermark.bytes_until(&log_end)),
-            version: Some(lake_table.version()),
-            rows: lake_table.rows(),
-            files: lake_table.file_count(),
-            snapshot: record.snapshot.clone(),
-        });
-    }
+    let tables = opened
+        .into_iter()
+        .map(|(table, lake_table)| table_status(table, lake_table, slot.as_ref(), &log_end))
+        .collect();
     Ok(Status {
         source: SourceStatus {
             address: source.address(),
@@ -204,6 +174,60 @@ pub async fn status(config: &Config) -> Result<Status> {
     })
 }
 
+/// One row of [`status`]. A table that can't be opened is a row too.
+fn table_status(
+    table: String,
+    opened: Result<Option<DeltaTable>>,
+    slot: Option<&Slot>,
+    log_end: &Position,
+) -> TableStatus {
+    let mut status = TableStatus {
+        table,
+        state: "discovered",
+        reason: None,
+        watermark: None,
+        lag_bytes: None,
+        version: None,
+        rows: 0,
+        files: 0,
+        snapshot: None,
+    };
+    let told = |error: &Error| match error.hint() {
+        Some(hint) => format!("{error} (hint: {hint})"),
+        None => error.to_string(),
+    };
+    let lake_table = match opened {
+        Ok(Some(lake_table)) => lake_table,
+        Ok(None) => return status,
+        Err(error) => {
+            status.state = "stalled";
+            status.reason = Some(told(&error));
+            return status;
+        }
+    };
+    let record = lake_table.record();
+    status.state = record.state.as_str();
+    status.reason.clone_from(&record.reason);
+    let mut watermark = record.watermark;
+    if let Err(error) = lake_table.check_shape() {
+        status.state = "stalled";
+        status.reason = Some(told(&error));
+    } else if record.state != State::NeedsSnapshot
+        && let Some(slot) = slot.filter(|slot| slot.confirmed.covers(&watermark))
+    {
+        // The slot is confirmed only where every table has everything, so an
+        // idle table is as far as the slot.
+        watermark = slot.confirmed;
+    }
+    status.watermark = Some(watermark);
+    status.lag_bytes = Some(watermark.bytes_until(log_end));
+    status.version = Some(lake_table.version());
+    status.rows = lake_table.rows();
+    status.files = lake_table.file_count();
+    status.snapshot.clone_from(&record.snapshot);
+    status
+}
+
 /// One life of the pipeline, from opening to the first failure.
 async fn attempt(config: &Config, once: bool, metrics: Arc<Metrics>, shutdown: watch::Receiver<bool>) -> Result<()> {
     let mut stop = shutdown.clone();
@@ -213,12 +237,15 @@ async fn attempt(config: &Config, once: bool, metrics: Arc<Metrics>, shutdown: w
         writers,
         copies,
         windows,
+        source,
+        members,
     } = tokio::select! {
         prepared = prepare(config, once, metrics.clone(), shutdown.clone()) => prepared?,
         _ = stop.changed() => return Ok(()),
     };
     let mut snapshots = JoinSet::new();
     snapshots.spawn(snapshotter::run(copies, windows, metrics));
+    snapshots.spawn(watch_publication(source, members));
     let mut writing = JoinSet::new();
     for writer in writers {
         writing.spawn(writer.run());
@@ -235,6 +262,9 @@ struct Prepared {
     writers: Vec<Writer>,
     copies: Vec<snapshotter::Task>,
     windows: mpsc::Sender<snapshotter::Window>,
+    source: Postgres,
+    /// The published tables' places, as the record has them.
+    members: BTreeMap<String, String>,
 }
 
 async fn prepare(
@@ -264,8 +294,9 @@ async fn prepare(
     }
     let (mut control, from) =
         start_position(&mut source, &lake, control, &identity, &tables, &mut opened, &discovery).await?;
-    let names: BTreeSet<String> = tables.iter().map(|t| t.id.to_string()).collect();
-    let epoch = control.claim(names, identity.timeline).await?;
+    let published = source.members().await?;
+    let members = places(&published, tables.iter().map(|t| &t.id));
+    let epoch = control.claim(members.clone(), identity.timeline).await?;
 
     let in_flight_bytes_max = usize::try_from(config.apply.memory / 6)
         .unwrap_or(usize::MAX)
@@ -273,7 +304,18 @@ async fn prepare(
     let (durable_sender, durable) = mpsc::unbounded_channel();
     let (window_sender, windows) = mpsc::channel(1);
     let (mut writers, mut routes, mut streamed, mut copies) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (number, (table, lake_table)) in tables.iter().zip(opened).enumerate() {
+    let mut held = None;
+    for (table, lake_table) in tables.iter().zip(opened) {
+        if let Some(Err(error)) = lake_table.as_ref().map(DeltaTable::check_shape) {
+            if once {
+                return Err(error);
+            }
+            error!(table = %table.id, %error, hint = error.hint(), position = %from,
+                "table stalled: it gets no changes and holds the slot's log from here on");
+            held = Some(from);
+            continue;
+        }
+        let number = routes.len();
         let lake_table = ready(&lake, table, lake_table, &identity, epoch, from).await?;
         let record = lake_table.record().clone();
         let table_source = source.table_source(table.clone());
@@ -319,6 +361,7 @@ async fn prepare(
         in_flight: Arc::new(Semaphore::new(in_flight_bytes_max)),
         in_flight_bytes_max,
         until,
+        held,
         metrics,
         shutdown,
     };
@@ -327,6 +370,8 @@ async fn prepare(
         writers,
         copies,
         windows: window_sender,
+        source,
+        members,
     })
 }
 
@@ -354,6 +399,30 @@ async fn supervise(apply: Apply, writers: &mut JoinSet<Result<()>>, snapshots: &
         }
     }
     result
+}
+
+/// The recorded form of tables' places in the publication.
+fn places<'a>(
+    published: &BTreeMap<TableId, String>,
+    tables: impl Iterator<Item = &'a TableId>,
+) -> BTreeMap<String, String> {
+    tables
+        .map(|id| (id.to_string(), published.get(id).cloned().unwrap_or_default()))
+        .collect()
+}
+
+/// Fails once a table's place in the publication changes: while it was out,
+/// its changes were in nobody's stream.
+async fn watch_publication(mut source: Postgres, members: BTreeMap<String, String>) -> Result<()> {
+    loop {
+        tokio::time::sleep(PUBLICATION_INTERVAL).await;
+        let published = source.members().await?;
+        let now: BTreeMap<String, &String> = published.iter().map(|(id, place)| (id.to_string(), place)).collect();
+        if let Some((table, _)) = members.iter().find(|(table, place)| now.get(*table) != Some(place)) {
+            return Err(Error::operator(format!("{table} was taken out of the publication"))
+                .with_hint("run again: it tells which tables missed changes, and what to do"));
+        }
+    }
 }
 
 async fn wait_for_slot(source: &mut Postgres) -> Result<()> {
@@ -385,6 +454,7 @@ async fn start_position(
 ) -> Result<(Control, Position)> {
     let slot = source.slot().await?;
     let log_end = source.log_end().await?;
+    let published = source.members().await?;
     let known = control.as_ref().map(|c| c.record().confirm_limit);
     let covered = |position: &Position, opened: &[Option<DeltaTable>]| {
         known.is_some_and(|limit| limit.covers(position))
@@ -394,6 +464,8 @@ async fn start_position(
                 .any(|table| table.record().watermark.covers(position))
     };
     let mut gaps = Vec::new();
+    // Whether the slot's log refers to a publication that is no more.
+    let mut remade = false;
     for (number, table) in tables.iter().enumerate() {
         let Some(Some(lake_table)) = opened.get(number) else {
             continue;
@@ -408,11 +480,23 @@ async fn start_position(
                 "the source's log ends at {log_end}, before the table's watermark {}: it was restored from a backup",
                 record.watermark
             )
-        } else if control
-            .as_ref()
-            .is_some_and(|c| !c.record().tables.contains(&table.id.to_string()))
-        {
-            "it was left out of source.tables for a while".to_owned()
+        } else if let Some(control) = &control {
+            let place = published.get(&table.id);
+            match control.record().tables.get(&table.id.to_string()) {
+                None => "it was left out of source.tables for a while".to_owned(),
+                Some(before) if Some(before) == place => continue,
+                Some(before) => {
+                    let same_publication = place.is_some_and(|p| p.split('.').next() == before.split('.').next())
+                        || (place.is_none() && !published.is_empty());
+                    remade |= !same_publication;
+                    let what = if same_publication {
+                        "it was taken out of the publication"
+                    } else {
+                        "the publication was dropped or made anew"
+                    };
+                    format!("{what}; changes after {} are lost", record.watermark)
+                }
+            }
         } else {
             continue;
         };
@@ -440,7 +524,8 @@ async fn start_position(
             .collect();
     }
     if !gaps.is_empty() {
-        return Err(mark_gaps(opened, gaps).await?);
+        let drop_slot = (remade && slot.is_some()).then(|| source.drop_slot_sql());
+        return Err(mark_gaps(opened, gaps, drop_slot).await?);
     }
     source.ensure_publication(discovery).await?;
     let from = match slot {
@@ -463,7 +548,11 @@ async fn start_position(
 }
 
 /// Records that tables have missed changes, and says what to do.
-async fn mark_gaps(opened: &mut [Option<DeltaTable>], gaps: Vec<(usize, String)>) -> Result<Error> {
+async fn mark_gaps(
+    opened: &mut [Option<DeltaTable>],
+    gaps: Vec<(usize, String)>,
+    drop_slot: Option<String>,
+) -> Result<Error> {
     let mut names = Vec::new();
     let mut folders = Vec::new();
     let mut first_reason = None;
@@ -488,8 +577,9 @@ async fn mark_gaps(opened: &mut [Option<DeltaTable>], gaps: Vec<(usize, String)>
         names.join(", "),
         first_reason.unwrap_or_default()
     );
+    let first = drop_slot.map(|sql| format!("{sql}; then ")).unwrap_or_default();
     let hint = format!(
-        "move {} away and run again: these tables are copied anew, the others go on",
+        "{first}move {} away and run again: these tables are copied anew, the others go on",
         folders.join(", ")
     );
     Ok(Error::operator(message).with_hint(hint))

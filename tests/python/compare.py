@@ -14,21 +14,21 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 import lake
-from canonical import SESSION, TEXT, Catalog, from_lake, from_source, quote, schema_shape
+from canonical import SESSION, TEXT, Catalog, from_lake, from_source, schema_shape
 
 SHOWN = 5
 TABLES = """
-    SELECT n.nspname || '.' || c.relname, c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    SELECT n.nspname || '.' || c.relname, c.oid, c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname !~ '^pg_|^information_schema$'
 """
 
 
-def read_source(connection, table: str, columns: list) -> pa.Table:
-    schema, name = table.split(".", 1)
+def read_source(connection, relation: str, columns: list) -> pa.Table:
+    """`relation` as SQL has it."""
     select = ", ".join(c.select() for c in columns)
     text = io.BytesIO()
     with connection.cursor().copy(
-        f"COPY (SELECT {select} FROM {quote(schema)}.{quote(name)}) TO STDOUT (FORMAT csv, FORCE_QUOTE *)"
+        f"COPY (SELECT {select} FROM {relation}) TO STDOUT (FORMAT csv, FORCE_QUOTE *)"
     ) as copy:
         for block in copy:
             text.write(block)
@@ -85,11 +85,11 @@ def differences(expected: pa.Table, found: pa.Table, key: list[str]) -> list[str
     return problems
 
 
-def compare(catalog: Catalog, table: str, relation: int, root) -> tuple[int, list[str]]:
+def compare(catalog: Catalog, oid: int, relation: str, root) -> tuple[int, list[str]]:
     """The table's rows at the source, and its differences."""
     oracle = lake.Table(root)
     delta = {f["name"]: schema_shape(f["type"]) for f in oracle.snapshot().columns()}
-    columns = [c for c in catalog.columns(relation) if not c.generated or c.name in delta]
+    columns = [c for c in catalog.columns(oid) if not c.generated or c.name in delta]
     problems = [
         f"column {c.name}: expected type {c.type.delta}, found {delta.get(c.name)}"
         for c in columns
@@ -97,8 +97,8 @@ def compare(catalog: Catalog, table: str, relation: int, root) -> tuple[int, lis
     ]
     problems += [f"column {name} is not in the source" for name in delta.keys() - {c.name for c in columns}]
     problems += lake.audit(root)
-    key = catalog.key(relation)
-    expected = read_source(catalog.connection, table, columns)
+    key = catalog.key(oid)
+    expected = read_source(catalog.connection, relation, columns)
     if problems:
         return len(expected), problems
     for reader, rows in (("oracle", oracle.read()), ("deltalake", lake.read_deltalake(root))):
@@ -116,13 +116,13 @@ def main() -> bool:
     with psycopg.connect(arguments.source, autocommit=True) as connection:
         connection.execute(SESSION)
         catalog = Catalog(connection)
-        relations = dict(connection.execute(TABLES).fetchall())
+        relations = {table: found for table, *found in connection.execute(TABLES)}
         replicated = lake.tables(arguments.lake)
         for table in arguments.tables or sorted(relations):
             if table not in replicated:
                 rows, problems = "?", ["not in the lake"]
             else:
-                rows, problems = compare(catalog, table, relations[table], replicated[table])
+                rows, problems = compare(catalog, *relations[table], replicated[table])
             equal &= not problems
             print(f"{table}: {rows} rows", "equal" if not problems else "DIFFER")
             print("".join(f"  {p}\n" for p in problems), end="")

@@ -1,7 +1,7 @@
 //! What the lake remembers beside the data: one `domainMetadata` action per
 //! commit. With these, a lost local disk loses nothing.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -144,9 +144,10 @@ pub struct PipelineRecord {
     pub confirm_limit: Position,
     /// The server's timeline, for a look at what happened.
     pub timeline: u32,
-    /// The tables that the newest epoch replicates. A lake table that was not
-    /// among them has missed changes.
-    pub tables: BTreeSet<String>,
+    /// The tables that the newest epoch replicates, each with what identifies
+    /// its place in the publication. A lake table that is not among them, or
+    /// has another place at the source, has missed changes.
+    pub tables: BTreeMap<String, String>,
 }
 
 impl PipelineRecord {
@@ -157,7 +158,7 @@ impl PipelineRecord {
             epoch: 0,
             confirm_limit,
             timeline,
-            tables: BTreeSet::new(),
+            tables: BTreeMap::new(),
         }
     }
 

@@ -100,6 +100,8 @@ pub struct Apply {
     pub in_flight_bytes_max: usize,
     /// Stop once every table's watermark covers this.
     pub until: Option<Position>,
+    /// Set when a table could not even start: the slot stays here.
+    pub held: Option<Position>,
     pub metrics: Arc<Metrics>,
     pub shutdown: watch::Receiver<bool>,
 }
@@ -408,7 +410,7 @@ impl Apply {
     /// The position up to which every table is durable.
     fn confirmable(&self) -> Position {
         let mut least = self.stream.position();
-        for pending in self.routes.iter().filter_map(Route::pending) {
+        for pending in self.routes.iter().filter_map(Route::pending).chain(self.held) {
             if least.covers(&pending) {
                 least = pending;
             }

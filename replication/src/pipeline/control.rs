@@ -4,7 +4,7 @@
 //! It is a Delta table without rows, so that it has put-if-absent commits and
 //! readable history like every other table.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use serde_json::json;
 
@@ -79,7 +79,7 @@ impl Control {
 
     /// Starts a new epoch over a set of tables: from here on, every sidecar
     /// with an older one is a zombie.
-    pub async fn claim(&mut self, tables: BTreeSet<String>, timeline: u32) -> Result<u64> {
+    pub async fn claim(&mut self, tables: BTreeMap<String, String>, timeline: u32) -> Result<u64> {
         let mut record = self.record.clone();
         record.epoch += 1;
         record.tables = tables;

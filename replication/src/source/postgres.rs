@@ -8,6 +8,7 @@ mod tls;
 mod types;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -373,6 +374,11 @@ impl Postgres {
         }))
     }
 
+    /// The statement that drops the slot, for hints.
+    pub fn drop_slot_sql(&self) -> String {
+        format!("SELECT pg_drop_replication_slot({})", quote_literal(&self.config.slot))
+    }
+
     /// Creates the slot. Returns the position where its log begins.
     pub async fn create_slot(&mut self) -> Result<Position> {
         let name = quote_literal(&self.config.slot);
@@ -417,12 +423,6 @@ impl Postgres {
             ))
             .await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let tables = self
-            .wire
-            .query(&format!(
-                "SELECT schemaname, tablename FROM pg_publication_tables WHERE pubname = {name}"
-            ))
-            .await?;
         // Row filters and column lists exist from PostgreSQL 15 on.
         let filtered = self
             .wire
@@ -435,8 +435,34 @@ impl Postgres {
             publishes_all: text(row, 0) == "t",
             via_root: text(row, 1) == "t",
             filtered: filtered == "t",
-            tables: tables.iter().map(|t| TableId::new(text(t, 0), text(t, 1))).collect(),
+            members: self.members().await?,
         }))
+    }
+
+    /// The published tables, each with what identifies its place in the
+    /// publication: a table that was taken out and put back has another.
+    pub async fn members(&mut self) -> Result<BTreeMap<TableId, String>> {
+        let name = quote_literal(&self.config.publication);
+        // Tables published with all others, or with their schema, have no
+        // entry of their own.
+        let rows = self
+            .wire
+            .query(&format!(
+                "SELECT t.schemaname, t.tablename, p.oid, r.oid FROM pg_publication p \
+                 JOIN pg_publication_tables t ON t.pubname = p.pubname \
+                 JOIN pg_namespace n ON n.nspname = t.schemaname \
+                 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename \
+                 LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid \
+                 WHERE p.pubname = {name}"
+            ))
+            .await?;
+        let member = |row: &wire::TextRow| {
+            (
+                TableId::new(text(row, 0), text(row, 1)),
+                format!("{}.{}", text(row, 2), text(row, 3)),
+            )
+        };
+        Ok(rows.iter().map(member).collect())
     }
 
     pub async fn stream(&self, tables: Vec<(Arc<SourceTable>, Position)>, from: Position) -> Result<Stream> {
@@ -464,7 +490,7 @@ struct Publication {
     publishes_all: bool,
     via_root: bool,
     filtered: bool,
-    tables: Vec<TableId>,
+    members: BTreeMap<TableId, String>,
 }
 
 impl Publication {
@@ -473,7 +499,7 @@ impl Publication {
             .tables
             .iter()
             .map(|t| &t.id)
-            .filter(|id| !self.tables.contains(id))
+            .filter(|id| !self.members.contains_key(id))
             .cloned()
             .collect()
     }

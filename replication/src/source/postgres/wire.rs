@@ -490,6 +490,11 @@ fn server_error(address: &str, code: &str, message: &str, detail: Option<String>
             "allow this role, database and address in pg_hba.conf (for replication too), and give it LOGIN".to_owned(),
         ),
         "3D000" => Some("check the database name at the end of source.url".to_owned()),
+        "42704" if message.starts_with("publication") => Some(
+            "the slot's log begins before the publication was made: SELECT pg_drop_replication_slot('…'), \
+             move the lake's folder away, and run again: all tables are copied anew"
+                .to_owned(),
+        ),
         "42501" => Some("grant the role what is missing; `tributary check` prints the SQL".to_owned()),
         "53300" => Some("raise max_connections, or end idle sessions".to_owned()),
         "53400" => Some("raise max_replication_slots or max_wal_senders, or drop a slot that nobody uses".to_owned()),
