@@ -304,6 +304,8 @@ async fn prepare(
     let (durable_sender, durable) = mpsc::unbounded_channel();
     let (window_sender, windows) = mpsc::channel(1);
     let (mut writers, mut routes, mut streamed, mut copies) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    // A new table needs no change from before its copy begins.
+    let log_end = source.log_end().await?;
     let mut held = None;
     for (table, lake_table) in tables.iter().zip(opened) {
         if let Some(Err(error)) = lake_table.as_ref().map(DeltaTable::check_shape) {
@@ -316,7 +318,7 @@ async fn prepare(
             continue;
         }
         let number = routes.len();
-        let lake_table = ready(&lake, table, lake_table, &identity, epoch, from).await?;
+        let lake_table = ready(&lake, table, lake_table, &identity, epoch, log_end).await?;
         let record = lake_table.record().clone();
         let table_source = source.table_source(table.clone());
         // One command at work, and a batch and a chunk waiting.
@@ -593,7 +595,7 @@ async fn ready(
     opened: Option<DeltaTable>,
     identity: &Identity,
     epoch: u64,
-    from: Position,
+    log_end: Position,
 ) -> Result<DeltaTable> {
     let Some(mut lake_table) = opened else {
         let record = TableRecord::new(
@@ -602,7 +604,7 @@ async fn ready(
             table.relation,
             &table.schema,
             epoch,
-            from,
+            log_end,
         );
         info!(table = %table.id, "creating lake table");
         return DeltaTable::create(lake.table(&table.id)?, table.schema.clone(), record).await;

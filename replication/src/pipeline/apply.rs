@@ -215,7 +215,7 @@ impl Apply {
                 Some(SourceEvent::Commit { .. }) => true,
                 Some(SourceEvent::Begin) => false,
                 Some(SourceEvent::Stalled { table, error }) => {
-                    self.stall(table, &error)?;
+                    self.stall(table, error)?;
                     false
                 }
             };
@@ -354,23 +354,23 @@ impl Apply {
     }
 
     /// One table stops; the others go on. It holds the slot, and says so.
-    fn stall(&mut self, table: usize, cause: &Error) -> Result<()> {
+    fn stall(&mut self, table: usize, error: Error) -> Result<()> {
         let position = self.stream.position();
         let once = self.until.is_some();
         let route = self.route(table)?;
         let at = route.pending().unwrap_or(position);
         route.stalled_at = Some(at);
         route.open = None;
-        error!(table = %route.id, error = %cause, hint = cause.hint(), position = %at,
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        error!(table = %route.id, %error, cause, hint = error.hint(), position = %at,
             "table stalled: it gets no more changes and holds the slot's log from here on");
-        if once {
-            let error = Error::operator(format!("{} is stalled: {cause}", route.id));
-            return Err(match cause.hint() {
-                Some(hint) => error.with_hint(hint),
-                None => error,
-            });
+        if !once {
+            return Ok(());
         }
-        Ok(())
+        let hint = error.hint().unwrap_or_default().to_owned();
+        Err(Error::operator(format!("{} is stalled", route.id))
+            .with_hint(hint)
+            .with_source(error))
     }
 
     fn on_durable(&mut self, event: Durable) {

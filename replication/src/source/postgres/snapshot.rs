@@ -347,7 +347,7 @@ fn append_row(body: &mut &[u8], table: &SourceTable, columns: &mut [ColumnBuilde
     if usize::try_from(count) != Ok(columns.len()) {
         return Err(malformed("as many fields as columns"));
     }
-    for (column, builder) in table.columns.iter().zip(columns) {
+    for (column, builder) in columns.iter_mut().enumerate() {
         let (len, after) = rest
             .split_first_chunk::<4>()
             .ok_or_else(|| malformed("a field length"))?;
@@ -357,9 +357,7 @@ fn append_row(body: &mut &[u8], table: &SourceTable, columns: &mut [ColumnBuilde
             Err(_) => builder.append_null(),
             Ok(len) => {
                 let (value, after) = rest.split_at_checked(len).ok_or_else(|| malformed("a field"))?;
-                builder
-                    .append(value)
-                    .map_err(|e| bad_value(&table.id, &column.name, e))?;
+                builder.append(value).map_err(|e| bad_value(table, column, e))?;
                 rest = after;
             }
         }

@@ -12,13 +12,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow::array::{ArrayRef, RecordBatch};
 
-use super::catalog::SourceTable;
-use super::pgoutput::{self, Datum, Message, Old, Relation, Tuple};
-use super::types::ColumnBuilder;
+use super::catalog::{SourceColumn, SourceTable};
+use super::pgoutput::{self, Datum, Message, Old, Relation, RelationColumn, Tuple};
+use super::types::{ColumnBuilder, DecodeError};
 use super::wire::{Endpoint, Wire, quote_identifier, quote_literal};
 use crate::batch::{ChangeBatch, Op, TxId, UnchangedCell};
 use crate::error::{Error, Result};
 use crate::position::{Lsn, Position};
+use crate::schema::TableId;
 use crate::source::SourceEvent;
 
 /// Microseconds between 1970-01-01 and PostgreSQL's epoch, 2000-01-01.
@@ -30,12 +31,21 @@ const ROW_OVERHEAD_BYTES: usize = 16;
 pub struct Stream {
     wire: Wire,
     tables: Vec<TableBuffer>,
-    /// Relation oid to table; `None` for relations that nobody asked for.
-    routes: HashMap<u32, Option<usize>>,
+    routes: HashMap<u32, Route>,
     position: Lsn,
     transaction: Option<Transaction>,
     /// The sum over all tables.
     open_bytes: usize,
+}
+
+/// Where the changes of a relation go.
+enum Route {
+    /// Nobody asked for it.
+    Nowhere,
+    Table(usize),
+    /// The relation is not what the table was opened for: it stalls with the
+    /// first change that it doesn't have yet.
+    Mismatch(usize, String),
 }
 
 struct Transaction {
@@ -196,7 +206,7 @@ fn short_frame() -> Error {
 /// buffer the message borrows.
 struct Open<'a> {
     tables: &'a mut [TableBuffer],
-    routes: &'a mut HashMap<u32, Option<usize>>,
+    routes: &'a mut HashMap<u32, Route>,
     position: &'a mut Lsn,
     transaction: &'a mut Option<Transaction>,
     bytes: &'a mut usize,
@@ -226,7 +236,10 @@ impl Open<'_> {
                     position: Position::Lsn(*self.position),
                 }))
             }
-            Message::Relation(relation) => Ok(self.describe(&relation)),
+            Message::Relation(relation) => {
+                self.describe(&relation);
+                Ok(None)
+            }
             Message::Other => Ok(None),
         }
     }
@@ -239,9 +252,10 @@ impl Open<'_> {
         let Some(transaction) = self.transaction.as_ref() else {
             return Err(Error::bug("cannot decode the stream: a change outside a transaction"));
         };
-        let table = match self.routes.get(&relation) {
-            Some(Some(table)) => *table,
-            Some(None) => return Ok(None),
+        let (table, mismatch) = match self.routes.get(&relation) {
+            Some(Route::Table(table)) => (*table, None),
+            Some(Route::Mismatch(table, what)) => (*table, Some(what)),
+            Some(Route::Nowhere) => return Ok(None),
             None => {
                 return Err(Error::bug(
                     "cannot decode the stream: a change of a relation that was not described",
@@ -251,12 +265,18 @@ impl Open<'_> {
         let Some(buffer) = self.tables.get_mut(table) else {
             return Ok(None);
         };
-        // Replay: the lake has this transaction already.
+        // Replay, or from before a copy began: the lake has it already.
         if buffer.stalled || transaction.commit_lsn < buffer.watermark {
             return Ok(None);
         }
         let before = buffer.bytes;
-        let changed = change(buffer, transaction.id);
+        let changed = match mismatch {
+            None => change(buffer, transaction.id),
+            Some(what) => Err(Error::operator(what).with_hint(
+                "stop, move the table's lake folder away and run again: the table is copied anew; \
+                 until then the slot keeps the log from here on",
+            )),
+        };
         let event = match changed {
             Ok(()) => SourceEvent::Changed { table },
             Err(error) => {
@@ -270,7 +290,7 @@ impl Open<'_> {
 
     /// Remembers which table a relation is. Another relation under a known
     /// name means that the table was dropped and created anew.
-    fn describe(&mut self, relation: &Relation<'_>) -> Option<SourceEvent> {
+    fn describe(&mut self, relation: &Relation<'_>) {
         let same = |t: &TableBuffer| t.source.relation == relation.id;
         let namesake = |t: &TableBuffer| t.source.id.schema == relation.schema && t.source.id.name == relation.name;
         let table = self
@@ -278,16 +298,12 @@ impl Open<'_> {
             .iter()
             .position(same)
             .or_else(|| self.tables.iter().position(namesake));
-        self.routes.insert(relation.id, table);
-        let table = table?;
-        let buffer = self.tables.get_mut(table)?;
-        let error = buffer.check_shape(relation).err()?;
-        if buffer.stalled {
-            return None;
-        }
-        *self.bytes -= buffer.bytes;
-        buffer.stall();
-        Some(SourceEvent::Stalled { table, error })
+        let route = match table.and_then(|i| self.tables.get(i).map(|t| (i, t.mismatch(relation)))) {
+            None => Route::Nowhere,
+            Some((table, None)) => Route::Table(table),
+            Some((table, Some(what))) => Route::Mismatch(table, what),
+        };
+        self.routes.insert(relation.id, route);
     }
 }
 
@@ -325,35 +341,31 @@ impl TableBuffer {
         }
     }
 
-    /// The relation as the stream describes it has to be the one that the
-    /// builders were made for.
-    fn check_shape(&self, relation: &Relation<'_>) -> Result<()> {
+    /// What differs between the relation as the stream describes it and the
+    /// one that the builders were made for.
+    fn mismatch(&self, relation: &Relation<'_>) -> Option<String> {
         let id = &self.source.id;
-        let same_table = relation.id == self.source.relation;
-        let same_name = relation.schema == id.schema && relation.name == id.name;
-        let same_columns = relation.columns.len() == self.source.columns.len()
-            && relation
-                .columns
-                .iter()
-                .zip(&self.source.columns)
-                .all(|(a, b)| a.name == b.name && a.type_oid == b.type_oid && a.typmod == b.typmod);
-        if same_table && same_name && same_columns {
-            return Ok(());
+        if relation.id != self.source.relation {
+            return Some(format!("{id} was dropped and created anew"));
         }
-        let what = if !same_table {
-            format!("{id} was dropped and created anew")
-        } else if same_name {
-            let has = |name: &str| self.source.columns.iter().any(|c| c.name == name);
-            match relation.columns.iter().find(|c| !has(c.name)) {
-                Some(column) => format!("the columns of {id} changed: {:?} is new", column.name),
-                None => format!("the columns of {id} changed"),
-            }
-        } else {
-            format!("{id} was renamed to {}.{}", relation.schema, relation.name)
+        if relation.schema != id.schema || relation.name != id.name {
+            return Some(format!("{id} was renamed to {}.{}", relation.schema, relation.name));
+        }
+        let columns = &self.source.columns;
+        let same = |(a, b): (&RelationColumn<'_>, &SourceColumn)| {
+            a.name == b.name && a.type_oid == b.type_oid && a.typmod == b.typmod
         };
-        Err(Error::operator(what).with_hint(
-            "stop, move the table's lake folder away and run again: the table is copied anew; until then the slot keeps the log from here on",
-        ))
+        if relation.columns.len() == columns.len() && relation.columns.iter().zip(columns).all(same) {
+            return None;
+        }
+        let new = relation
+            .columns
+            .iter()
+            .find(|c| columns.iter().all(|own| own.name != c.name));
+        Some(match new {
+            Some(column) => format!("the columns of {id} changed: {:?} is new", column.name),
+            None => format!("the columns of {id} changed"),
+        })
     }
 
     fn upsert(&mut self, new: Tuple<'_>, old: Old<'_>, tx: TxId) -> Result<()> {
@@ -366,7 +378,8 @@ impl TableBuffer {
         }
         self.expect_columns(new)?;
         let row = self.ops.len() as u32;
-        let id = &self.source.id;
+        let source = &self.source;
+        let id = &source.id;
         for (column, (datum, builder)) in new.iter().zip(&mut self.columns).enumerate() {
             let datum = match (datum, old) {
                 // The old row has it, if the server flattened it.
@@ -375,9 +388,7 @@ impl TableBuffer {
                 _ => datum,
             };
             match datum {
-                Datum::Binary(value) => builder
-                    .append(value)
-                    .map_err(|e| bad_value(id, &self.source.columns[column].name, e))?,
+                Datum::Binary(value) => builder.append(value).map_err(|e| bad_value(source, column, e))?,
                 Datum::Null => builder.append_null(),
                 Datum::Unchanged if self.is_key[column] => {
                     return Err(Error::bug(format!("the log does not tell the key of a change of {id}")));
@@ -404,9 +415,7 @@ impl TableBuffer {
             match datum {
                 Datum::Binary(value) if self.is_key[column] => {
                     bytes += value.len();
-                    builder
-                        .append(value)
-                        .map_err(|e| bad_value(id, &self.source.columns[column].name, e))?;
+                    builder.append(value).map_err(|e| bad_value(&self.source, column, e))?;
                 }
                 Datum::Text(_) if self.is_key[column] => return Err(text_value(id, &self.source.columns[column].name)),
                 _ if self.is_key[column] => {
@@ -492,13 +501,23 @@ impl TableBuffer {
     }
 }
 
-pub fn bad_value(table: &crate::schema::TableId, column: &str, error: super::types::DecodeError) -> Error {
-    Error::operator(format!("a value of {table}.{column} can't be taken over"))
-        .with_hint("change the value or the column's type at the source, set source.infinity = \"null\" or \"clamp\" if it is infinite or out of range, or exclude the table")
+/// A value that its column's lake type can't hold.
+pub fn bad_value(table: &SourceTable, column: usize, error: DecodeError) -> Error {
+    let name = table.columns.get(column).map_or("?", |c| c.name.as_str());
+    let setting = if table.schema.key.contains(&column) {
+        "a key is never replaced by NULL or clamped"
+    } else {
+        "source.infinity = \"null\" or \"clamp\" takes infinite and out-of-range values"
+    };
+    Error::operator(format!("a value of {}.{name} can't be taken over", table.id))
+        .with_hint(format!(
+            "change the value at the source ({setting}), then move the table's lake folder away and run again: \
+             the table is copied anew; or exclude it in source.tables"
+        ))
         .with_source(error)
 }
 
-fn text_value(table: &crate::schema::TableId, column: &str) -> Error {
+fn text_value(table: &TableId, column: &str) -> Error {
     Error::operator(format!(
         "the server sends {table}.{column} as text, so its type has no binary form"
     ))
