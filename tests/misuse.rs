@@ -336,6 +336,46 @@ fn a_table_that_changes_its_shape_stops_and_the_others_go_on() {
 }
 
 #[test]
+fn a_value_that_cannot_be_taken_over_has_a_way_out() {
+    let case = case("odd_values");
+    case.sql("CREATE TABLE days (d date PRIMARY KEY); CREATE TABLE lists (id int PRIMARY KEY, v int[])");
+    case.catch_up();
+    for (table, odd, mended) in [
+        (
+            "days",
+            "INSERT INTO days VALUES ('infinity')",
+            "UPDATE days SET d = '2024-01-01'",
+        ),
+        (
+            "lists",
+            "INSERT INTO lists VALUES (1, '{{1,2},{3,4}}')",
+            "UPDATE lists SET v = '{1}'",
+        ),
+    ] {
+        case.sql(odd);
+        assert_error(&case.run_once(), &[&format!("public.{table}"), "move"]);
+        case.sql(mended);
+        std::fs::rename(case.table(table), case.folder.join(table)).unwrap();
+        case.catch_up();
+        case.compare(&[]);
+    }
+}
+
+#[test]
+fn a_backlog_from_before_a_change_of_shape_is_no_obstacle_to_a_new_copy() {
+    let case = case("shape_backlog");
+    case.catch_up();
+    case.sql("UPDATE t SET v = 'old shape'");
+    case.sql("ALTER TABLE t ADD extra int; ALTER TABLE t DROP v; UPDATE t SET extra = id");
+    assert_error(&case.run_once(), &["public.t", "columns"]);
+    std::fs::rename(case.table("t"), case.folder.join("moved away")).unwrap();
+    case.catch_up();
+    case.sql("UPDATE t SET extra = -id WHERE id < 50");
+    case.catch_up();
+    case.compare(&[]);
+}
+
+#[test]
 fn what_is_not_a_stored_table_is_left_out() {
     let case = case("relations");
     case.sql(

@@ -1,5 +1,6 @@
 //! Exactly once through kills of the program, loss of its cache, and crashes of the server.
 
+use std::io::Write;
 use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -89,6 +90,36 @@ fn kills_at_random_moments_lose_nothing_and_double_nothing() {
     );
     println!("{}", text(&history));
     assert!(history.status.success(), "{}", text(&history));
+}
+
+#[test]
+fn a_kill_while_the_slot_is_created_is_survived() {
+    let server = Server::start(15, &[]);
+    let case = Case::new(&server, "slot_creation");
+    case.sql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a')");
+    // A slot's creation waits for the transactions that are open.
+    let mut open = case.database.psql().stdin(Stdio::piped()).spawn().unwrap();
+    let statements = open.stdin.as_mut().unwrap();
+    statements
+        .write_all(b"BEGIN; INSERT INTO t VALUES (2, 'b');\n")
+        .unwrap();
+    wait_for("the transaction", || {
+        let writers = "SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS NOT NULL";
+        (case.sql(writers) == "1").then_some(())
+    });
+    let sidecar = case.start();
+    wait_for("the slot", || {
+        (case.sql("SELECT count(*) FROM pg_replication_slots") == "1").then_some(())
+    });
+    sidecar.kill();
+    let mut sidecar = case.start();
+    sidecar.wait_for_log("slot");
+    statements.write_all(b"COMMIT;\n").unwrap();
+    drop(open.stdin.take());
+    assert!(open.wait().unwrap().success());
+    case.wait_until_current(&mut sidecar);
+    case.compare(&[]);
+    sidecar.stop();
 }
 
 #[test]

@@ -64,7 +64,7 @@ pub struct ApplyConfig {
     /// A change is in the lake at most this long after its commit was read.
     #[serde(deserialize_with = "duration")]
     pub max_latency: Duration,
-    /// What batches, staged files and indexes may hold, in bytes.
+    /// Sizes batches and what is on its way to the lake, in bytes.
     #[serde(deserialize_with = "bytes")]
     pub memory: u64,
 }

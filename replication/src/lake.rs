@@ -282,6 +282,11 @@ pub struct DeltaTable {
     /// chunk that didn't see the delete must not bring the row back.
     deleted_keys: KeyMap<TxId>,
     truncated_by: Vec<TxId>,
+    /// Keys with values read at the source, and how new those may be.
+    provisional: KeyMap<Position>,
+    /// After a restart nobody knows which keys these were: all of them, until
+    /// the table has passed this.
+    all_provisional_until: Option<Position>,
     staged: Committed,
     /// Whether the lake's columns are those of `schema`.
     same_shape: bool,
@@ -380,14 +385,16 @@ impl DeltaTable {
             index: KeyIndex::new(encoder.is_exact()),
             schema,
             encoder,
-            record,
             version,
             batch_number,
             files,
             deleted_keys: KeyMap::default(),
             truncated_by: Vec::new(),
+            provisional: KeyMap::default(),
+            all_provisional_until: record.catch_up_to,
             staged: Committed::default(),
             same_shape: true,
+            record,
         }
     }
 
@@ -542,6 +549,9 @@ impl DeltaTable {
             self.deleted_keys = KeyMap::default();
             self.truncated_by = Vec::new();
         }
+        let watermark = record.watermark;
+        self.provisional.retain(|_, high| !watermark.covers(high));
+        self.all_provisional_until = self.all_provisional_until.filter(|until| !watermark.covers(until));
         self.record = record;
         for (number, file) in self.files.iter_mut().enumerate() {
             if let Some(vector) = vectors.get(&number) {

@@ -8,7 +8,7 @@ use arrow::error::ArrowError;
 
 use super::data_file::{self, WrittenFile};
 use super::key_index::{KeyIndex, KeyMap, Location};
-use super::net::{NetChange, Origin};
+use super::net::{LakeRow, NetChange, Origin};
 use super::record::State;
 use super::{Chunk, DataFile, DeltaTable, PointReader, is_live, sorted};
 use crate::batch::{ChangeBatch, Op, TxId};
@@ -41,6 +41,8 @@ struct Patched {
     keys: Vec<Key>,
     /// Set if values were read at the source: they may be as new as this.
     high: Option<Position>,
+    /// The keys that have such values.
+    provisional: Vec<Key>,
 }
 
 fn arrow_bug(error: ArrowError) -> Error {
@@ -60,7 +62,12 @@ impl DeltaTable {
             return Ok(None);
         }
         let keys = self.encoder.keys(&batch.rows)?;
-        let net = NetChange::of(&batch, &keys, |key| self.find(key));
+        let net = NetChange::of(&batch, &keys, |key| {
+            self.find(key).map(|location| LakeRow {
+                location,
+                provisional: self.is_provisional(key),
+            })
+        });
         let (mut plain, mut patches, mut deletes) = (Vec::new(), Vec::new(), Vec::new());
         for row in net.survivors(&keys) {
             match batch.ops[row as usize] {
@@ -87,8 +94,10 @@ impl DeltaTable {
         for slice in self.slices(patches) {
             let patched = self.patch(&batch, &keys, slice, points).await?;
             writer.write(&patched.rows).await?;
-            written.extend(patched.keys);
+            written.extend_from_slice(&patched.keys);
             if let Some(position) = patched.high {
+                self.provisional
+                    .extend(patched.provisional.iter().map(|key| (*key, position)));
                 high = Some(high.filter(|h| h.covers(&position)).unwrap_or(position));
             }
         }
@@ -223,6 +232,11 @@ impl DeltaTable {
             patches.retain(|p| !p.needs_source() || found.contains_key(&keys[p.row as usize]));
             (source, high) = (Some(read.rows), Some(read.high));
         }
+        let provisional = patches
+            .iter()
+            .filter(|p| p.needs_source())
+            .map(|p| keys[p.row as usize])
+            .collect();
         let rows: Vec<u32> = patches.iter().map(|p| p.row).collect();
         let picked = UInt32Array::from(rows.clone());
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.schema.columns.len());
@@ -270,7 +284,13 @@ impl DeltaTable {
             rows: RecordBatch::try_new(self.arrow.clone(), columns).map_err(arrow_bug)?,
             keys: rows.iter().map(|row| keys[*row as usize]).collect(),
             high,
+            provisional,
         })
+    }
+
+    /// Whether the lake's row of a key may have values from the source's future.
+    fn is_provisional(&self, key: Key) -> bool {
+        self.all_provisional_until.is_some() || self.provisional.contains_key(&key)
     }
 
     /// Reads what the patches need from the lake's files, by file number.

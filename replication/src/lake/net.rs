@@ -13,7 +13,17 @@ enum Base {
     /// Another row of the batch.
     Row(u32),
     /// A row of the lake, or none.
-    Lake(Option<Location>),
+    Lake(Option<LakeRow>),
+}
+
+/// A row of the lake as it is before the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LakeRow {
+    pub location: Location,
+    /// Whether it has values that were read at the source by its key, and so
+    /// perhaps from a later row. They are right for the key once the table
+    /// has caught up, but must not go to another key.
+    pub provisional: bool,
 }
 
 /// Where the value of a cell is.
@@ -35,7 +45,7 @@ pub struct NetChange<'a> {
 
 impl<'a> NetChange<'a> {
     /// `find` looks a key up in the lake as it is before this batch.
-    pub fn of(batch: &'a ChangeBatch, keys: &[Key], find: impl Fn(Key) -> Option<Location>) -> Self {
+    pub fn of(batch: &'a ChangeBatch, keys: &[Key], find: impl Fn(Key) -> Option<LakeRow>) -> Self {
         let mut last = KeyMap::with_capacity_and_hasher(keys.len(), Default::default());
         let mut partial = HashMap::new();
         let mut cell = 0;
@@ -87,14 +97,17 @@ impl<'a> NetChange<'a> {
     /// Follows a cell back through the batch to its value.
     pub fn origin(&self, row: u32, column: u16) -> Origin {
         let mut row = row;
+        let mut moved = false;
         // Bases are earlier rows, so this ends.
         loop {
             if !self.unchanged(row).any(|c| c == column) {
                 return Origin::Batch(row);
             }
+            let op = |row: u32| self.batch.ops.get(row as usize);
+            moved |= op(row) == Some(&Op::Move);
             match self.partial.get(&row).map(|(_, _, base)| *base) {
-                Some(Base::Row(before)) if self.batch.ops.get(before as usize) != Some(&Op::Delete) => row = before,
-                Some(Base::Lake(Some(location))) => return Origin::Lake(location),
+                Some(Base::Row(before)) if op(before) != Some(&Op::Delete) => row = before,
+                Some(Base::Lake(Some(found))) if !(moved && found.provisional) => return Origin::Lake(found.location),
                 _ => return Origin::Nowhere,
             }
         }
@@ -129,8 +142,13 @@ mod tests {
             truncated_by: None,
         };
         let keys: Vec<Key> = changes.iter().map(|c| c.1).collect();
-        // The lake has keys below 10.
-        let net = NetChange::of(&batch, &keys, |key| (key < 10).then_some(LAKE_ROW));
+        // The lake has keys below 10; key 9 is provisional.
+        let net = NetChange::of(&batch, &keys, |key| {
+            (key < 10).then_some(LakeRow {
+                location: LAKE_ROW,
+                provisional: key == 9,
+            })
+        });
         assert_eq!(net.survivors(&keys).collect::<Vec<_>>(), survivors);
         for (row, origin) in origins {
             assert_eq!(net.origin(*row, 1), *origin, "row {row}");
@@ -183,6 +201,24 @@ mod tests {
             &[3, 4],
             &[(4, Origin::Batch(0))],
         );
+    }
+
+    #[test]
+    fn provisional_values_stay_with_their_key() {
+        use Op::{Delete, Move, Upsert};
+        check(&[(Upsert, 9, true)], &[0], &[(0, Origin::Lake(LAKE_ROW))]);
+        check(
+            &[(Delete, 9, false), (Move, 20, true)],
+            &[0, 1],
+            &[(1, Origin::Nowhere)],
+        );
+        let chain = [
+            (Upsert, 9, true),
+            (Delete, 9, false),
+            (Move, 20, true),
+            (Upsert, 20, true),
+        ];
+        check(&chain, &[1, 3], &[(3, Origin::Nowhere)]);
     }
 
     #[test]

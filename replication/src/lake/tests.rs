@@ -75,6 +75,24 @@ impl PointReader for NoSource {
     }
 }
 
+/// A source where every key asked for has one and the same row.
+struct Source {
+    big: &'static str,
+    high: u64,
+}
+
+impl PointReader for Source {
+    fn read<'a>(&'a self, keys: RecordBatch) -> Pin<Box<dyn Future<Output = Result<PointRead>> + Send + 'a>> {
+        let mut found = Changes::default();
+        for id in keys.column(0).as_primitive::<Int64Type>().values() {
+            found.push(Op::Upsert, *id, Some("source"), Some(self.big));
+        }
+        let rows = found.batch().rows;
+        let high = position(self.high);
+        Box::pin(async move { Ok(PointRead { rows, high }) })
+    }
+}
+
 /// Gathers changes the way a source does, and applies them to a model.
 #[derive(Default)]
 struct Changes {
@@ -296,6 +314,47 @@ async fn a_chunk_adds_only_what_the_stream_has_not_told() {
     model.extend([2, 3, 4].map(|id| (id, copied())));
     assert_eq!(rows(&table).await, model);
     assert_eq!(rows(&folder.reopen().await).await, model);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_read_at_the_source_never_go_to_another_key() {
+    let later = Source {
+        big: "of a later row",
+        high: 9,
+    };
+    let own = Source { big: "own", high: 20 };
+    for reopened in [false, true] {
+        let folder = Folder::new();
+        let mut table = folder.create().await;
+        // Key 1 is not copied yet; the source has another row of that key by now.
+        let mut changes = Changes::default();
+        changes.push(Op::Upsert, 1, Some("stream"), None);
+        let high = table
+            .stage(changes.batch(), &later)
+            .await
+            .expect("stage")
+            .expect("a read");
+        table.expect_catch_up(high);
+        commit(&mut table, 2).await.expect("commit");
+        if reopened {
+            table = folder.reopen().await;
+        }
+        let mut changes = Changes::default();
+        changes.push(Op::Delete, 1, None, None);
+        changes.push(Op::Move, 2, Some("moved"), None);
+        let high = table.stage(changes.batch(), &own).await.expect("stage");
+        assert_eq!(high, Some(position(20)));
+        table.expect_catch_up(position(20));
+        commit(&mut table, 3).await.expect("commit");
+        let expected = Model::from([(2, ("moved".to_owned(), "own".to_owned()))]);
+        assert_eq!(rows(&table).await, expected, "reopened: {reopened}");
+        // Once the stream has passed the read, the value is the row's.
+        commit(&mut table, 20).await.expect("commit");
+        let mut changes = Changes::default();
+        changes.push(Op::Delete, 2, None, None);
+        changes.push(Op::Move, 3, Some("moved"), None);
+        table.stage(changes.batch(), &NoSource).await.expect("stage");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

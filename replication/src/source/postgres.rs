@@ -367,9 +367,13 @@ impl Postgres {
                     quote_literal(&name)
                 )));
         }
+        // A slot has no position while it is being created, even by a backend
+        // whose client is gone.
+        let confirmed = text(row, 4);
+        let unfinished = confirmed.is_empty();
         Ok(Some(Slot {
-            confirmed: Position::Lsn(text(row, 4).parse()?),
-            active: text(row, 2) == "t",
+            confirmed: Position::Lsn(if unfinished { Lsn(0) } else { confirmed.parse()? }),
+            active: unfinished || text(row, 2) == "t",
             retained_bytes: text(row, 5).parse::<f64>().map_or(0, |b| b.max(0.0) as u64),
         }))
     }
