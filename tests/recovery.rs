@@ -113,7 +113,11 @@ fn a_kill_while_the_slot_is_created_is_survived() {
     });
     sidecar.kill();
     let mut sidecar = case.start();
-    sidecar.wait_for_log("slot");
+    wait_for("the second start", || {
+        // The open transaction, the creation that goes on, the second program, and this query.
+        let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'slot_creation'";
+        (case.sql(sessions) == "4").then_some(())
+    });
     statements.write_all(b"COMMIT;\n").unwrap();
     drop(open.stdin.take());
     assert!(open.wait().unwrap().success());

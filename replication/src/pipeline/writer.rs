@@ -136,7 +136,7 @@ impl Writer {
             rows = committed.upserts + committed.deletes + committed.snapshot_rows,
             watermark = %record.watermark,
             state = record.state.as_str(),
-            elapsed_ms = started.elapsed().as_millis() as u64,
+            elapsed_ms = (started.elapsed().as_secs_f64() * 1e4).round() / 1e1,
             "committed"
         );
     }
