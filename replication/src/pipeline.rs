@@ -7,7 +7,9 @@
 
 mod apply;
 mod control;
+mod gaps;
 mod snapshotter;
+mod status;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -21,14 +23,15 @@ use tracing::{error, info, warn};
 
 use self::apply::{Apply, Route};
 use self::control::Control;
+pub use self::status::{SourceStatus, Status, TableStatus, status};
 use self::writer::Writer;
 use crate::config::Config;
 use crate::error::{Class, Error, Result};
-use crate::lake::{DeltaTable, Lake, PipelineRecord, State, TableRecord, shown};
+use crate::lake::{DeltaTable, Lake, PipelineRecord, State, TableRecord};
 use crate::metrics::Metrics;
 use crate::position::Position;
 use crate::schema::TableId;
-use crate::source::postgres::{Finding, Identity, Postgres, Slot, SourceTable};
+use crate::source::postgres::{Discovery, Finding, Identity, Postgres, Slot, SourceTable};
 
 /// The longest pause before another try.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
@@ -107,127 +110,6 @@ pub async fn check(config: &Config) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// A table of [`status`].
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct TableStatus {
-    pub table: String,
-    /// As in the lake, or "discovered" if it has no lake table yet.
-    pub state: &'static str,
-    pub reason: Option<String>,
-    /// Every transaction up to here is in the lake.
-    pub watermark: Option<Position>,
-    /// Log between the watermark and the source's end.
-    pub lag_bytes: Option<u64>,
-    pub version: Option<u64>,
-    pub rows: u64,
-    pub files: usize,
-    pub snapshot: Option<crate::lake::SnapshotProgress>,
-}
-
-/// The source's side of [`status`].
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct SourceStatus {
-    pub address: String,
-    pub slot: String,
-    pub slot_active: bool,
-    pub confirmed: Option<Position>,
-    pub log_end: Position,
-    /// WAL the server keeps for the slot.
-    pub retained_bytes: u64,
-}
-
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct Status {
-    pub source: SourceStatus,
-    pub tables: Vec<TableStatus>,
-}
-
-/// Where everything stands, from the lake and the source's catalogue alone:
-/// works beside a running sidecar and without one.
-pub async fn status(config: &Config) -> Result<Status> {
-    let mut source = Postgres::connect(&config.source).await?;
-    let discovery = source.discover().await?;
-    let pipeline = source.identify().await?.pipeline;
-    // The slot first: a table's watermark can only be later than it.
-    let slot = source.slot().await?;
-    let lake = Lake::open(&config.lake.url)?;
-    let mut opened = Vec::new();
-    for table in &discovery.tables {
-        let lake_table = DeltaTable::open(lake.table(&table.id)?, table.schema.clone(), &pipeline).await;
-        opened.push((table.id.to_string(), lake_table));
-    }
-    let log_end = source.log_end().await?;
-    let tables = opened
-        .into_iter()
-        .map(|(table, lake_table)| table_status(table, lake_table, slot.as_ref(), &log_end))
-        .collect();
-    Ok(Status {
-        source: SourceStatus {
-            address: source.address(),
-            slot: config.source.slot.clone(),
-            slot_active: slot.as_ref().is_some_and(|s| s.active),
-            confirmed: slot.as_ref().map(|s| s.confirmed),
-            log_end,
-            retained_bytes: slot.as_ref().map_or(0, |s| s.retained_bytes),
-        },
-        tables,
-    })
-}
-
-/// One row of [`status`]. A table that can't be opened is a row too.
-fn table_status(
-    table: String,
-    opened: Result<Option<DeltaTable>>,
-    slot: Option<&Slot>,
-    log_end: &Position,
-) -> TableStatus {
-    let mut status = TableStatus {
-        table,
-        state: "discovered",
-        reason: None,
-        watermark: None,
-        lag_bytes: None,
-        version: None,
-        rows: 0,
-        files: 0,
-        snapshot: None,
-    };
-    let told = |error: &Error| match error.hint() {
-        Some(hint) => format!("{error} (hint: {hint})"),
-        None => error.to_string(),
-    };
-    let lake_table = match opened {
-        Ok(Some(lake_table)) => lake_table,
-        Ok(None) => return status,
-        Err(error) => {
-            status.state = "stalled";
-            status.reason = Some(told(&error));
-            return status;
-        }
-    };
-    let record = lake_table.record();
-    status.state = record.state.as_str();
-    status.reason.clone_from(&record.reason);
-    let mut watermark = record.watermark;
-    if let Err(error) = lake_table.check_shape() {
-        status.state = "stalled";
-        status.reason = Some(told(&error));
-    } else if record.state != State::NeedsSnapshot
-        && let Some(slot) = slot.filter(|slot| slot.confirmed.covers(&watermark))
-    {
-        // The slot is confirmed only where every table has everything, so an
-        // idle table is as far as the slot.
-        watermark = slot.confirmed;
-    }
-    status.watermark = Some(watermark);
-    status.lag_bytes = Some(watermark.bytes_until(log_end));
-    status.version = Some(lake_table.version());
-    status.rows = lake_table.rows();
-    status.files = lake_table.file_count();
-    status.snapshot.clone_from(&record.snapshot);
-    status
-}
-
 /// One life of the pipeline, from opening to the first failure.
 async fn attempt(config: &Config, once: bool, metrics: Arc<Metrics>, shutdown: watch::Receiver<bool>) -> Result<()> {
     let mut stop = shutdown.clone();
@@ -292,8 +174,14 @@ async fn prepare(
         let log = lake.table(&table.id)?;
         opened.push(DeltaTable::open(log, table.schema.clone(), &identity.pipeline).await?);
     }
-    let (mut control, from) =
-        start_position(&mut source, &lake, control, &identity, &tables, &mut opened, &discovery).await?;
+    let slot = source.slot().await?;
+    let found = gaps::Found {
+        tables: &tables,
+        slot: slot.as_ref(),
+        control: control.as_ref(),
+    };
+    gaps::refuse(found, &mut source, &mut opened).await?;
+    let (mut control, from) = start_position(&mut source, &lake, control, slot, &identity, &discovery).await?;
     let published = source.members().await?;
     let members = places(&published, tables.iter().map(|t| &t.id));
     let epoch = control.claim(members.clone(), identity.timeline).await?;
@@ -439,96 +327,15 @@ async fn wait_for_slot(source: &mut Postgres) -> Result<()> {
     Ok(())
 }
 
-/// Finds where the stream starts, creating what is missing, and makes sure
-/// that no lake table would silently miss changes.
-///
-/// The slot was confirmed only up to positions the lake knows of. A slot that
-/// is gone, or further than that, was dropped or made anew: what lies between
-/// is lost to us.
+/// Finds where the stream starts, creating publication and slot if need be.
 async fn start_position(
     source: &mut Postgres,
     lake: &Lake,
     control: Option<Control>,
+    slot: Option<Slot>,
     identity: &Identity,
-    tables: &[Arc<SourceTable>],
-    opened: &mut [Option<DeltaTable>],
-    discovery: &crate::source::postgres::Discovery,
+    discovery: &Discovery,
 ) -> Result<(Control, Position)> {
-    let slot = source.slot().await?;
-    let log_end = source.log_end().await?;
-    let published = source.members().await?;
-    let known = control.as_ref().map(|c| c.record().confirm_limit);
-    let covered = |position: &Position, opened: &[Option<DeltaTable>]| {
-        known.is_some_and(|limit| limit.covers(position))
-            || opened
-                .iter()
-                .flatten()
-                .any(|table| table.record().watermark.covers(position))
-    };
-    let mut gaps = Vec::new();
-    // Whether the slot's log refers to a publication that is no more.
-    let mut remade = false;
-    for (number, table) in tables.iter().enumerate() {
-        let Some(Some(lake_table)) = opened.get(number) else {
-            continue;
-        };
-        let record = lake_table.record();
-        let reason = if record.state == State::NeedsSnapshot {
-            record.reason.clone().unwrap_or_default()
-        } else if record.relation != table.relation {
-            "the table was dropped and created anew at the source".to_owned()
-        } else if !log_end.covers(&record.watermark) {
-            format!(
-                "the source's log ends at {log_end}, before the table's watermark {}: it was restored from a backup",
-                record.watermark
-            )
-        } else if let Some(control) = &control {
-            let place = published.get(&table.id);
-            match control.record().tables.get(&table.id.to_string()) {
-                None => "it was left out of source.tables for a while".to_owned(),
-                Some(before) if Some(before) == place => continue,
-                Some(before) => {
-                    let same_publication = place.is_some_and(|p| p.split('.').next() == before.split('.').next())
-                        || (place.is_none() && !published.is_empty());
-                    remade |= !same_publication;
-                    let what = if same_publication {
-                        "it was taken out of the publication"
-                    } else {
-                        "the publication was dropped or made anew"
-                    };
-                    format!("{what}; changes after {} are lost", record.watermark)
-                }
-            }
-        } else {
-            continue;
-        };
-        gaps.push((number, reason));
-    }
-    let lost = match &slot {
-        None => Some("the replication slot is gone".to_owned()),
-        Some(slot) if control.is_some() && !covered(&slot.confirmed, opened) => {
-            Some(format!("the replication slot was made anew at {}", slot.confirmed))
-        }
-        Some(_) => None,
-    };
-    if let (true, Some(lost)) = (gaps.is_empty(), lost) {
-        let lake_tables = opened
-            .iter()
-            .enumerate()
-            .filter_map(|(number, table)| Some((number, table.as_ref()?)));
-        gaps = lake_tables
-            .map(|(number, table)| {
-                (
-                    number,
-                    format!("{lost}; changes after {} are lost", table.record().watermark),
-                )
-            })
-            .collect();
-    }
-    if !gaps.is_empty() {
-        let drop_slot = (remade && slot.is_some()).then(|| source.drop_slot_sql());
-        return Err(mark_gaps(opened, gaps, drop_slot).await?);
-    }
     source.ensure_publication(discovery).await?;
     let from = match slot {
         Some(slot) => slot.confirmed,
@@ -547,44 +354,6 @@ async fn start_position(
         }
     };
     Ok((control, from))
-}
-
-/// Records that tables have missed changes, and says what to do.
-async fn mark_gaps(
-    opened: &mut [Option<DeltaTable>],
-    gaps: Vec<(usize, String)>,
-    drop_slot: Option<String>,
-) -> Result<Error> {
-    let mut names = Vec::new();
-    let mut folders = Vec::new();
-    let mut first_reason = None;
-    for (number, reason) in gaps {
-        let Some(Some(table)) = opened.get_mut(number) else {
-            continue;
-        };
-        if table.record().state != State::NeedsSnapshot {
-            table
-                .commit("NEEDS SNAPSHOT", |record| {
-                    record.state = State::NeedsSnapshot;
-                    record.reason = Some(reason.clone());
-                })
-                .await?;
-        }
-        names.push(table.record().table.clone());
-        folders.push(shown(table.log().url()));
-        first_reason.get_or_insert(reason);
-    }
-    let message = format!(
-        "{} need a new snapshot: {}",
-        names.join(", "),
-        first_reason.unwrap_or_default()
-    );
-    let first = drop_slot.map(|sql| format!("{sql}; then ")).unwrap_or_default();
-    let hint = format!(
-        "{first}move {} away and run again: these tables are copied anew, the others go on",
-        folders.join(", ")
-    );
-    Ok(Error::operator(message).with_hint(hint))
 }
 
 /// Brings a table to where its writer can start: created or indexed, and
