@@ -1,4 +1,4 @@
--- The benchmarks' table: 12 columns of mixed types, about 106 bytes a row in COPY's
+-- The benchmarks' table: 12 columns of mixed types, about 137 bytes a row in COPY's
 -- binary format. psql variables: name (the table), rows.
 CREATE TABLE :name (
     id         int8 NOT NULL,
