@@ -109,7 +109,7 @@ impl Lake {
 
     /// The log of a table at `<lake>/<schema>/<table>`.
     pub fn table(&self, id: &TableId) -> Result<Log> {
-        self.log(&format!("{}/{}", path_segment(&id.schema), path_segment(&id.name)))
+        self.log(&table_path(id))
     }
 
     /// The log that holds the pipeline's own record.
@@ -126,6 +126,11 @@ impl Lake {
             .push("");
         Log::new(self.store.clone(), url)
     }
+}
+
+/// A table's place in the lake, which no other table shares.
+pub fn table_path(id: &TableId) -> String {
+    format!("{}/{}", path_segment(&id.schema), path_segment(&id.name))
 }
 
 /// A name as one path segment: every byte but letters, digits, `_` and `-` is

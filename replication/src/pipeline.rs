@@ -27,7 +27,7 @@ pub use self::status::{SourceStatus, Status, TableStatus, status};
 use self::writer::Writer;
 use crate::config::Config;
 use crate::error::{Class, Error, Result};
-use crate::lake::{DeltaTable, Lake, PipelineRecord, State, TableRecord};
+use crate::lake::{DeltaTable, Lake, PipelineRecord, State, TableRecord, table_path};
 use crate::metrics::Metrics;
 use crate::position::Position;
 use crate::schema::TableId;
@@ -297,7 +297,7 @@ fn places<'a>(
     tables: impl Iterator<Item = &'a TableId>,
 ) -> BTreeMap<String, String> {
     tables
-        .map(|id| (id.to_string(), published.get(id).cloned().unwrap_or_default()))
+        .map(|id| (table_path(id), published.get(id).cloned().unwrap_or_default()))
         .collect()
 }
 
@@ -307,10 +307,12 @@ async fn watch_publication(mut source: Postgres, members: BTreeMap<String, Strin
     loop {
         tokio::time::sleep(PUBLICATION_INTERVAL).await;
         let published = source.members().await?;
-        let now: BTreeMap<String, &String> = published.iter().map(|(id, place)| (id.to_string(), place)).collect();
+        let now: BTreeMap<String, &String> = published.iter().map(|(id, place)| (table_path(id), place)).collect();
         if let Some((table, _)) = members.iter().find(|(table, place)| now.get(*table) != Some(place)) {
-            return Err(Error::operator(format!("{table} was taken out of the publication"))
-                .with_hint("run again: it tells which tables missed changes, and what to do"));
+            return Err(
+                Error::operator(format!("{} was taken out of the publication", table.replace('/', ".")))
+                    .with_hint("run again: it tells which tables missed changes, and what to do"),
+            );
         }
     }
 }

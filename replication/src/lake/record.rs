@@ -144,8 +144,8 @@ pub struct PipelineRecord {
     pub confirm_limit: Position,
     /// The server's timeline, for a look at what happened.
     pub timeline: u32,
-    /// The tables that the newest epoch replicates, each with what identifies
-    /// its place in the publication. A lake table that is not among them, or
+    /// The tables that the newest epoch replicates, by their folder, each with
+    /// what identifies its place in the publication. A lake table that is not among them, or
     /// has another place at the source, has missed changes.
     pub tables: BTreeMap<String, String>,
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::control::Control;
 use crate::error::{Error, Result};
-use crate::lake::{DeltaTable, State, TableRecord, shown};
+use crate::lake::{DeltaTable, State, TableRecord, shown, table_path};
 use crate::position::Position;
 use crate::source::postgres::{Postgres, Slot, SourceTable};
 
@@ -33,7 +33,7 @@ pub async fn refuse(found: Found<'_>, source: &mut Postgres, opened: &mut [Optio
             continue;
         };
         let record = lake_table.record();
-        let place = found.control.map(|c| c.record().tables.get(&table.id.to_string()));
+        let place = found.control.map(|c| c.record().tables.get(&table_path(&table.id)));
         let now = published.get(&table.id);
         let reason = if record.state == State::NeedsSnapshot {
             record.reason.clone().unwrap_or_default()
