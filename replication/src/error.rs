@@ -66,6 +66,11 @@ impl Error {
         self.0.class
     }
 
+    /// The cause's text, for a log field.
+    pub fn cause(&self) -> Option<String> {
+        self.0.source.as_ref().map(ToString::to_string)
+    }
+
     /// Something to do, or nothing if there is nothing but to wait.
     pub fn hint(&self) -> Option<&str> {
         self.0.hint.as_deref()

@@ -473,10 +473,6 @@ impl DeltaTable {
         &self.log
     }
 
-    pub fn schema(&self) -> &Arc<TableSchema> {
-        &self.schema
-    }
-
     pub fn encoder(&self) -> &KeyEncoder {
         &self.encoder
     }

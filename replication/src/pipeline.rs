@@ -64,8 +64,7 @@ pub async fn run(config: &Config, once: bool, metrics: Arc<Metrics>, shutdown: w
         if started.elapsed() > Duration::from_secs(60) {
             pause = Duration::from_millis(500);
         }
-        let cause = std::error::Error::source(&error).map(ToString::to_string);
-        warn!(%error, cause, hint = error.hint(), retry_ms = pause.as_millis() as u64, "replication interrupted; trying again");
+        warn!(%error, cause = error.cause(), hint = error.hint(), retry_ms = pause.as_millis() as u64, "replication interrupted; trying again");
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             _ = stop.changed() => return Ok(()),
@@ -91,22 +90,10 @@ pub async fn check(config: &Config) -> Result<Vec<Finding>> {
         Ok::<_, Error>(())
     };
     findings.push(match lake.await {
-        Ok(()) => Finding {
-            ok: true,
-            what: format!("lake {} can be written", config.lake.url),
-            hint: None,
-        },
-        Err(error) => Finding {
-            ok: false,
-            what: error.to_string(),
-            hint: error.hint().map(str::to_owned),
-        },
+        Ok(()) => Finding::ok(format!("lake {} can be written", config.lake.url)),
+        Err(error) => Finding::from_error(&error),
     });
-    findings.extend(discovery.notes.into_iter().map(|what| Finding {
-        ok: true,
-        what,
-        hint: None,
-    }));
+    findings.extend(discovery.notes.into_iter().map(Finding::ok));
     Ok(findings)
 }
 

@@ -87,15 +87,6 @@ impl FileWriter {
             .map_err(|e| parquet_error("cannot write to", &self.log, e))
     }
 
-    pub fn rows(&self) -> u32 {
-        self.stats.rows
-    }
-
-    /// Bytes given to the store or waiting in the row group.
-    pub fn bytes(&self) -> usize {
-        self.writer.bytes_written() + self.writer.in_progress_size()
-    }
-
     /// Writes the footer and waits until the file is durable.
     pub async fn finish(mut self) -> Result<WrittenFile> {
         self.writer

@@ -361,8 +361,7 @@ impl Apply {
         let at = route.pending().unwrap_or(position);
         route.stalled_at = Some(at);
         route.open = None;
-        let cause = std::error::Error::source(&error).map(ToString::to_string);
-        error!(table = %route.id, %error, cause, hint = error.hint(), position = %at,
+        error!(table = %route.id, %error, cause = error.cause(), hint = error.hint(), position = %at,
             "table stalled: it gets no more changes and holds the slot's log from here on");
         if !once {
             return Ok(());

@@ -67,7 +67,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn ok(what: impl Into<String>) -> Self {
+    pub fn ok(what: impl Into<String>) -> Self {
         Self {
             ok: true,
             what: what.into(),
@@ -80,6 +80,15 @@ impl Finding {
             ok: false,
             what: what.into(),
             hint: Some(hint.into()),
+        }
+    }
+
+    /// What an error says, as something to change.
+    pub fn from_error(error: &Error) -> Self {
+        Self {
+            ok: false,
+            what: error.to_string(),
+            hint: error.hint().map(str::to_owned),
         }
     }
 
@@ -329,11 +338,7 @@ impl Postgres {
                 "stop the other sidecar, or set source.slot to a name of its own",
             )),
             Ok(Some(_)) => Ok(Finding::ok(format!("slot {name:?} is ready"))),
-            Err(error) if error.class() == Class::NeedsOperator => Ok(Finding {
-                ok: false,
-                what: error.to_string(),
-                hint: error.hint().map(str::to_owned),
-            }),
+            Err(error) if error.class() == Class::NeedsOperator => Ok(Finding::from_error(&error)),
             Err(error) => Err(error),
         }
     }
