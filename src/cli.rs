@@ -21,8 +21,14 @@ pub enum Command {
     /// Replicate: copy what is new, then follow the source until stopped.
     ///
     /// SIGTERM and Ctrl-C commit what is complete, confirm it to the source
-    /// and exit with 0.
+    /// and exit with 0. SIGHUP reads the configuration again: source.tables,
+    /// source.on_gap and [snapshot] take effect at once.
     Run(Run),
+    /// Copy tables anew, each replaced in one commit once its copy is whole.
+    ///
+    /// Hands the request to a running sidecar and waits; without one, does it
+    /// itself. Readers see the old content until the new one is in place.
+    Snapshot(Snapshot),
     /// Look at everything that would fail later: rights, settings, tables, lake.
     ///
     /// Exits with 0 if all is well, with 1 if something has to be changed first.
@@ -52,6 +58,16 @@ pub struct Run {
     /// Stop once every table has all that the source had at the start.
     #[arg(long)]
     pub once: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Snapshot {
+    #[command(flatten)]
+    pub configured: Configured,
+
+    /// schema.table, or a glob; by default all tables that need it.
+    #[arg(value_name = "TABLE")]
+    pub tables: Vec<String>,
 }
 
 #[derive(Debug, Args)]

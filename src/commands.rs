@@ -2,6 +2,7 @@
 
 mod check;
 mod run;
+mod snapshot;
 mod status;
 
 use std::process::ExitCode;
@@ -14,6 +15,7 @@ use crate::progress::Bars;
 pub async fn dispatch(cli: Cli, bars: Bars) -> Result<ExitCode> {
     match cli.command {
         Command::Run(args) => run::run(args, bars).await,
+        Command::Snapshot(args) => snapshot::snapshot(args, bars).await,
         Command::Check(args) => check::check(args).await,
         Command::Status(args) => status::status(args).await,
     }

@@ -17,6 +17,8 @@ pub struct Config {
     #[serde(default)]
     pub apply: ApplyConfig,
     #[serde(default)]
+    pub snapshot: SnapshotConfig,
+    #[serde(default)]
     pub cache: CacheConfig,
 }
 
@@ -37,6 +39,19 @@ pub struct SourceConfig {
     /// the lake can hold, and of NaN and infinity in `numeric(p,s)` columns.
     #[serde(default)]
     pub infinity: Infinity,
+    /// What becomes of a table for which changes are lost.
+    #[serde(default)]
+    pub on_gap: OnGap,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnGap {
+    /// The run stops and says which tables to copy anew.
+    #[default]
+    Stop,
+    /// They are copied anew.
+    Resnapshot,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -56,6 +71,14 @@ pub enum Infinity {
 pub struct LakeConfig {
     /// `file:///path` or a plain path.
     pub url: String,
+    /// Whether a renamed column may turn on Delta column mapping for its table.
+    /// Otherwise the table is copied anew.
+    #[serde(default = "yes", deserialize_with = "boolean")]
+    pub column_mapping: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -74,6 +97,26 @@ impl Default for ApplyConfig {
         Self {
             max_latency: Duration::from_secs(5),
             memory: 256 << 20,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SnapshotConfig {
+    /// Chunks read at the same time, of one table or of several.
+    #[serde(deserialize_with = "count")]
+    pub parallelism: usize,
+    /// Bytes read at the source in a second, by all readers together.
+    #[serde(deserialize_with = "some_bytes")]
+    pub max_bytes_per_s: Option<u64>,
+}
+
+impl Default for SnapshotConfig {
+    fn default() -> Self {
+        Self {
+            parallelism: 2,
+            max_bytes_per_s: None,
         }
     }
 }
@@ -108,13 +151,37 @@ fn default_name() -> String {
 
 /// Keys by section, for environment variables and for "unknown key" hints.
 const KEYS: &[(&str, &[&str])] = &[
-    ("source", &["url", "tables", "slot", "publication", "infinity"]),
-    ("lake", &["url"]),
+    (
+        "source",
+        &["url", "tables", "slot", "publication", "infinity", "on_gap"],
+    ),
+    ("lake", &["url", "column_mapping"]),
     ("apply", &["max_latency", "memory"]),
+    ("snapshot", &["parallelism", "max_bytes_per_s"]),
     ("cache", &["dir"]),
 ];
 
 impl Config {
+    /// Takes over what can change while a pipeline runs.
+    pub fn take_live(&mut self, new: Self) {
+        self.source.tables = new.source.tables;
+        self.source.on_gap = new.source.on_gap;
+        self.snapshot = new.snapshot;
+    }
+
+    /// Whether `new` differs in anything else.
+    pub fn needs_restart(&self, new: &Self) -> bool {
+        let (a, b) = (&self.source, &new.source);
+        a.url.expose() != b.url.expose()
+            || a.slot != b.slot
+            || a.publication != b.publication
+            || a.infinity != b.infinity
+            || self.lake.url != new.lake.url
+            || self.lake.column_mapping != new.lake.column_mapping
+            || self.apply.max_latency != new.apply.max_latency
+            || self.apply.memory != new.apply.memory
+    }
+
     /// Reads `path`, then lets `TRIBUTARY_<SECTION>_<KEY>` override.
     pub fn load(path: &Path) -> Result<Self> {
         let text = match std::fs::read_to_string(path) {
@@ -249,6 +316,42 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
         .and_then(|s| Duration::try_from_secs_f64(s).ok())
         .filter(|d| !d.is_zero())
         .ok_or_else(|| de::Error::custom(format!("expected a duration like \"5s\" or \"500ms\", found {text:?}")))
+}
+
+fn some_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    bytes(deserializer).map(Some)
+}
+
+/// A positive number; from the environment it comes as text.
+fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        Number(i64),
+        Text(String),
+    }
+    let given = Given::deserialize(deserializer)?;
+    let number = match &given {
+        Given::Number(number) => usize::try_from(*number).ok(),
+        Given::Text(text) => text.parse().ok(),
+    };
+    number
+        .filter(|number| (1..=64).contains(number))
+        .ok_or_else(|| de::Error::custom("expected a number from 1 to 64"))
+}
+
+/// From the environment it comes as text.
+fn boolean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        Boolean(bool),
+        Text(String),
+    }
+    match Given::deserialize(deserializer)? {
+        Given::Boolean(value) => Ok(value),
+        Given::Text(text) => text.parse().map_err(|_| de::Error::custom("expected true or false")),
+    }
 }
 
 fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {

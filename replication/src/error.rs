@@ -27,6 +27,7 @@ struct Inner {
     class: Class,
     message: String,
     hint: Option<String>,
+    code: Option<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -36,6 +37,7 @@ impl Error {
             class,
             message: message.into(),
             hint: None,
+            code: None,
             source: None,
         }))
     }
@@ -60,6 +62,16 @@ impl Error {
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
         self
+    }
+
+    /// Keeps what the other side calls the error, for callers that know it.
+    pub fn with_code(mut self, code: impl Into<String>) -> Self {
+        self.0.code = Some(code.into());
+        self
+    }
+
+    pub fn code(&self) -> Option<&str> {
+        self.0.code.as_deref()
     }
 
     pub fn class(&self) -> Class {

@@ -50,6 +50,11 @@ impl KeyEncoder {
         }
     }
 
+    /// The same keys among other columns.
+    pub fn with_schema(&self, schema: &TableSchema) -> Self {
+        Self::new(schema, self.seed)
+    }
+
     /// Whether keys fit 8 bytes.
     pub fn is_exact(&self) -> bool {
         self.exact
@@ -185,6 +190,8 @@ mod tests {
                 .map(|(i, ty)| Column {
                     name: format!("c{i}"),
                     ty: ty.clone(),
+                    attribute: i as i32,
+                    source: crate::schema::SourceType::default(),
                 })
                 .collect(),
             key: (0..types.len()).collect(),

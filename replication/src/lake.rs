@@ -23,6 +23,8 @@ mod log;
 mod merge;
 mod net;
 mod record;
+mod requests;
+mod shape;
 #[cfg(test)]
 mod tests;
 
@@ -31,7 +33,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use object_store::local::LocalFileSystem;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use roaring::RoaringBitmap;
@@ -39,11 +41,14 @@ use serde_json::{Value, json};
 use url::Url;
 
 pub use self::data_file::{FileWriter, WrittenFile};
-pub use self::log::{Commit, DOMAIN, Log, now_ms};
-pub use self::record::{PipelineRecord, SnapshotProgress, State, TableRecord};
+pub use self::log::{Commit, Log, now_ms};
+pub use self::record::{PartProgress, PipelineRecord, SnapshotProgress, State, TableRecord};
+pub use self::requests::Request;
+pub use self::shape::{Origin, Shape, ShapeColumn, delta_type};
 
 use self::deletion_vector::Descriptor;
 use self::key_index::{KeyIndex, KeyMap, Location};
+use self::log::LiveFile;
 use crate::batch::TxId;
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyEncoder};
@@ -82,7 +87,7 @@ impl Lake {
             || Error::operator(format!("lake.url {url} is not a usable path")).with_hint("use file:///path");
         let path = std::path::absolute(path).map_err(|e| not_a_path().with_source(e))?;
         let root = Url::from_directory_path(&path).map_err(|()| not_a_path())?;
-        let store = Arc::new(LocalFileSystem::new().with_fsync(true));
+        let store = Arc::new(LocalFileSystem::new().with_fsync(true).with_automatic_cleanup(true));
         Ok(Self { root, store })
     }
 
@@ -112,19 +117,34 @@ impl Lake {
         self.log(&table_path(id))
     }
 
+    /// The log of content that is to replace a table's: its files are the
+    /// table's, its log is hidden from readers.
+    pub fn copy(&self, id: &TableId, copy: &str) -> Result<Log> {
+        let (url, log_url) = (
+            self.url(&table_path(id))?,
+            self.url(&format!("_tributary/copies/{copy}"))?,
+        );
+        Log::apart(self.store.clone(), url, log_url)
+    }
+
     /// The log that holds the pipeline's own record.
     pub fn pipeline(&self) -> Result<Log> {
         self.log("_tributary/pipeline")
     }
 
-    fn log(&self, relative: &str) -> Result<Log> {
+    /// The log of a table by its folder.
+    pub fn log(&self, folder: &str) -> Result<Log> {
+        Log::new(self.store.clone(), self.url(folder)?)
+    }
+
+    fn url(&self, folder: &str) -> Result<Url> {
         let mut url = self.root.clone();
         url.path_segments_mut()
             .map_err(|()| Error::bug("the lake's URL has no path"))?
             .pop_if_empty()
-            .extend(relative.split('/'))
+            .extend(folder.split('/'))
             .push("");
-        Log::new(self.store.clone(), url)
+        Ok(url)
     }
 }
 
@@ -167,6 +187,31 @@ pub struct Chunk {
     pub files: Vec<(WrittenFile, Vec<Key>)>,
     /// Whether the chunk's snapshot saw a transaction.
     pub saw: Box<dyn Fn(TxId) -> bool + Send>,
+    /// Whether this and every chunk still to come saw it.
+    pub all_saw: Box<dyn Fn(TxId) -> bool + Send>,
+}
+
+/// How a table's data files are written, for tasks beside its writer.
+#[derive(Clone)]
+pub struct FileFormat {
+    log: Log,
+    schema: SchemaRef,
+    key: Vec<usize>,
+}
+
+impl FileFormat {
+    pub fn writer(&self) -> Result<FileWriter> {
+        FileWriter::create(&self.log, &self.schema, &self.key)
+    }
+
+    /// The same files for other columns.
+    pub fn with_shape(self, shape: &Shape, schema: &TableSchema) -> Self {
+        Self {
+            schema: shape.file_schema(schema),
+            key: schema.key.clone(),
+            ..self
+        }
+    }
 }
 
 /// What a commit did.
@@ -196,6 +241,33 @@ struct DataFile {
 }
 
 impl DataFile {
+    fn live(file: LiveFile, table: &str) -> Result<Self> {
+        let rows = file
+            .stats
+            .as_deref()
+            .and_then(|s| serde_json::from_str::<Value>(s).ok())
+            .and_then(|s| s["numRecords"].as_u64())
+            .and_then(|rows| u32::try_from(rows).ok())
+            .ok_or_else(|| {
+                Error::operator(format!(
+                    "{} of {table} has no numRecords, so another writer added it",
+                    file.path
+                ))
+            })?;
+        Ok(Self {
+            path: file.path,
+            size: file.size,
+            modification_time: file.modification_time,
+            rows,
+            stats: file.stats.unwrap_or_default(),
+            vector: file.deletion_vector,
+            deleted: file.deleted,
+            committed: true,
+            dirty: false,
+            removed: false,
+        })
+    }
+
     fn written(file: WrittenFile) -> Self {
         Self {
             path: file.path,
@@ -272,11 +344,28 @@ fn loose(stats: &str) -> String {
     }
 }
 
+/// A table whose content is about to be replaced.
+struct Replaced {
+    log: Log,
+    version: u64,
+    batch_number: i64,
+    files: Vec<DataFile>,
+    shape: Shape,
+    record: TableRecord,
+}
+
 /// One table of the lake and its only writer.
 pub struct DeltaTable {
     log: Log,
     schema: Arc<TableSchema>,
+    shape: Shape,
+    /// As batches have the columns.
     arrow: SchemaRef,
+    /// As files have them.
+    file_schema: SchemaRef,
+    /// The files' names with the batches' types.
+    read_schema: SchemaRef,
+    seed: u64,
     encoder: KeyEncoder,
     record: TableRecord,
     version: u64,
@@ -293,37 +382,98 @@ pub struct DeltaTable {
     /// the table has passed this.
     all_provisional_until: Option<Position>,
     staged: Committed,
-    /// Whether the lake's columns are those of `schema`.
-    same_shape: bool,
+    /// The shape as the log has it, if the staged one is another.
+    shape_before: Option<Shape>,
+    /// Set in a copy: the table that it replaces once it is whole.
+    replaces: Option<Box<Replaced>>,
+}
+
+/// A table as its log has it, before anyone knows the source's columns.
+pub struct Opened {
+    pub log: Log,
+    pub record: TableRecord,
+    pub shape: Shape,
+    version: u64,
+    batch_number: i64,
+    files: Vec<DataFile>,
+}
+
+impl Opened {
+    /// Reads the newest version, or `None` where there is no table.
+    ///
+    /// Errors: a table that this pipeline did not write.
+    pub async fn read(log: Log, pipeline: &str) -> Result<Option<Self>> {
+        let Some(state) = log.load(pipeline).await? else {
+            return Ok(None);
+        };
+        let record = TableRecord::from_log(&log, state.domain.as_deref(), pipeline)?;
+        let shape = Shape::from_log(&log, state.shape.as_deref())?;
+        let files = state.files.into_iter().map(|file| DataFile::live(file, &record.table));
+        Ok(Some(Self {
+            files: files.collect::<Result<Vec<_>>>()?,
+            log,
+            record,
+            shape,
+            version: state.version,
+            batch_number: state.txn.unwrap_or(0),
+        }))
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub fn rows(&self) -> u64 {
+        self.files.iter().map(DataFile::live_rows).sum()
+    }
+
+    pub fn file_count(&self) -> usize {
+        self.files.iter().filter(|f| f.live_rows() > 0).count()
+    }
+
+    /// Commits a change of the record alone.
+    pub async fn mark(&mut self, operation: &str, change: impl FnOnce(&mut TableRecord)) -> Result<()> {
+        let mut record = self.record.clone();
+        change(&mut record);
+        let version = self.version + 1;
+        let actions = vec![record.domain_action()];
+        if self.log.commit(version, operation, actions).await? == Commit::Conflict {
+            return Err(conflict(&self.log, version, &self.record).await);
+        }
+        self.version = version;
+        self.record = record;
+        checkpoint_if_due(&self.log, version, &self.record.table);
+        Ok(())
+    }
+
+    /// Removes a copy that is not wanted any more.
+    pub async fn discard(self) {
+        let files: Vec<String> = self.files.into_iter().map(|file| file.path).collect();
+        self.log.discard(files).await;
+    }
 }
 
 impl DeltaTable {
     /// Creates the table at version 0. Errors: something is there already.
-    pub async fn create(log: Log, schema: Arc<TableSchema>, record: TableRecord) -> Result<Self> {
-        let mut reader = vec!["deletionVectors"];
-        if schema.columns.iter().any(|c| c.ty.has_timestamp_ntz()) {
-            reader.push("timestampNtz");
-        }
-        let mut writer = reader.clone();
-        writer.push("domainMetadata");
+    pub async fn create(log: Log, schema: Arc<TableSchema>, shape: Shape, record: TableRecord) -> Result<Self> {
         let actions = vec![
-            json!({"protocol": {
-                "minReaderVersion": 3, "minWriterVersion": 7,
-                "readerFeatures": reader, "writerFeatures": writer,
-            }}),
-            json!({"metaData": {
-                "id": uuid::Uuid::new_v4().to_string(),
-                "name": record.table,
-                "format": {"provider": "parquet", "options": {}},
-                "schemaString": schema.delta_json().to_string(),
-                "partitionColumns": [],
-                "configuration": {"delta.enableDeletionVectors": "true"},
-                "createdTime": now_ms(),
-            }}),
+            shape.protocol_action(),
+            shape.metadata_action(&record.table, &schema),
+            shape.domain_action(),
             record.domain_action(),
         ];
         match log.commit(0, "CREATE TABLE", actions).await? {
-            Commit::Committed => Ok(Self::new(log, schema, record, 0, 0, Vec::new())),
+            Commit::Committed => Ok(Self::new(
+                schema,
+                Opened {
+                    log,
+                    record,
+                    shape,
+                    version: 0,
+                    batch_number: 0,
+                    files: Vec::new(),
+                },
+            )),
             Commit::Conflict => Err(Error::transient(format!(
                 "another writer created {} at the same time",
                 log.url()
@@ -331,91 +481,74 @@ impl DeltaTable {
         }
     }
 
-    /// Opens the table as it is in the log, or `None` where there is none.
-    /// The key index is empty until [`DeltaTable::build_index`].
-    ///
-    /// Errors: a table that this pipeline did not write.
-    pub async fn open(log: Log, schema: Arc<TableSchema>, pipeline: &str) -> Result<Option<Self>> {
-        let Some(state) = log.load(pipeline).await? else {
-            return Ok(None);
-        };
-        let record = TableRecord::from_log(&log, state.domain.as_deref(), pipeline)?;
-        let files = state.files.into_iter().map(|file| {
-            let rows = file
-                .stats
-                .as_deref()
-                .and_then(|s| serde_json::from_str::<Value>(s).ok())
-                .and_then(|s| s["numRecords"].as_u64())
-                .and_then(|rows| u32::try_from(rows).ok())
-                .ok_or_else(|| {
-                    Error::operator(format!(
-                        "{} of {} has no numRecords, so another writer added it",
-                        file.path, record.table
-                    ))
-                })?;
-            Ok(DataFile {
-                path: file.path,
-                size: file.size,
-                modification_time: file.modification_time,
-                rows,
-                stats: file.stats.unwrap_or_default(),
-                vector: file.deletion_vector,
-                deleted: file.deleted,
-                committed: true,
-                dirty: false,
-                removed: false,
-            })
-        });
-        let files = files.collect::<Result<Vec<_>>>()?;
-        let same_shape = record.schema_id == TableRecord::schema_id(&schema)
-            && state.columns.iter().eq(schema.columns.iter().map(|c| &c.name));
-        let mut table = Self::new(log, schema, record, state.version, state.txn.unwrap_or(0), files);
-        table.same_shape = same_shape;
-        Ok(Some(table))
-    }
-
-    fn new(
-        log: Log,
-        schema: Arc<TableSchema>,
-        record: TableRecord,
-        version: u64,
-        batch_number: i64,
-        files: Vec<DataFile>,
-    ) -> Self {
+    /// A table for writing, with `schema` as the table's columns. The key
+    /// index is empty until [`DeltaTable::build_index`].
+    pub fn new(schema: Arc<TableSchema>, opened: Opened) -> Self {
         let seed = uuid::Uuid::new_v4().as_u64_pair().0;
         let encoder = KeyEncoder::new(&schema, seed);
-        Self {
-            log,
+        let mut table = Self {
+            log: opened.log,
             arrow: schema.arrow(),
+            file_schema: schema.arrow(),
+            read_schema: schema.arrow(),
             index: KeyIndex::new(encoder.is_exact()),
             schema,
+            shape: opened.shape,
+            seed,
             encoder,
-            version,
-            batch_number,
-            files,
+            version: opened.version,
+            batch_number: opened.batch_number,
+            files: opened.files,
             deleted_keys: KeyMap::default(),
             truncated_by: Vec::new(),
             provisional: KeyMap::default(),
-            all_provisional_until: record.catch_up_to,
+            all_provisional_until: opened.record.catch_up_to,
             staged: Committed::default(),
-            same_shape: true,
-            record,
-        }
+            shape_before: None,
+            replaces: None,
+            record: opened.record,
+        };
+        table.set_schema(table.schema.clone());
+        table
     }
 
-    /// Makes sure that the columns are those of the source. Errors: they changed.
-    pub fn check_shape(&self) -> Result<()> {
-        if self.same_shape {
-            return Ok(());
+    /// Makes this table the content that replaces all of another's once it is
+    /// whole.
+    pub fn replacing(mut self, table: Opened) -> Self {
+        self.replaces = Some(Box::new(Replaced {
+            log: table.log,
+            version: table.version,
+            batch_number: table.batch_number,
+            files: table.files,
+            shape: table.shape,
+            record: table.record,
+        }));
+        self
+    }
+
+    fn set_schema(&mut self, schema: Arc<TableSchema>) {
+        self.encoder = KeyEncoder::new(&schema, self.seed);
+        self.arrow = schema.arrow();
+        self.file_schema = self.shape.file_schema(&schema);
+        let names = self.file_schema.fields().iter().zip(self.arrow.fields());
+        self.read_schema = Arc::new(Schema::new(
+            names
+                .map(|(file, batch)| Field::new(file.name(), batch.data_type().clone(), true))
+                .collect::<Vec<_>>(),
+        ));
+        self.schema = schema;
+    }
+
+    /// Stages a change of columns: what was staged before has the old ones,
+    /// what comes after has the new ones.
+    pub fn evolve(&mut self, schema: Arc<TableSchema>, origin: &Origin) -> Result<()> {
+        let before = self.shape.clone();
+        self.shape.evolve(&schema, origin)?;
+        if self.shape != before {
+            self.shape_before.get_or_insert(before);
         }
-        Err(Error::operator(format!(
-            "the columns of {} have changed since its lake table was made",
-            self.record.table
-        ))
-        .with_hint(format!(
-            "stop, move {} away and run again: the table is copied anew",
-            shown(self.log.url())
-        )))
+        self.set_schema(schema);
+        Ok(())
     }
 
     /// Fills the index by reading the key columns. Returns the rows indexed.
@@ -427,13 +560,14 @@ impl DeltaTable {
             .iter()
             .filter_map(|c| columns.binary_search(c).ok())
             .collect();
+        let key_schema = self.columns_schema(&columns)?;
         let mut index = KeyIndex::new(self.encoder.is_exact());
         let mut indexed = 0;
         for (number, file) in self.files.iter().enumerate() {
             let mut row = 0_u32;
             let mut entries = Vec::with_capacity(INDEX_ROWS.min(file.rows as usize));
             let encoder = &self.encoder;
-            data_file::scan(&self.log, &file.stored(), &columns, |batch| {
+            data_file::scan(&self.log, &file.stored(), &key_schema, |batch| {
                 let key_columns: Vec<&ArrayRef> = order.iter().map(|c| batch.column(*c)).collect();
                 for key in encoder.keys_of(&key_columns, batch.num_rows())? {
                     if !file.deleted.contains(row) {
@@ -450,12 +584,8 @@ impl DeltaTable {
             .await?;
             if row != file.rows {
                 return Err(
-                    Error::operator(format!("{} has {row} rows, but the log says {}", file.path, file.rows)).with_hint(
-                        format!(
-                            "move {} away and run again: the table is copied anew",
-                            shown(self.log.url())
-                        ),
-                    ),
+                    Error::operator(format!("{} has {row} rows, but the log says {}", file.path, file.rows))
+                        .with_hint(format!("`tributary snapshot {}` copies it anew", self.record.table)),
                 );
             }
             indexed += entries.len() as u64;
@@ -465,12 +595,29 @@ impl DeltaTable {
         Ok(indexed)
     }
 
+    /// Some columns as files have them.
+    fn columns_schema(&self, columns: &[usize]) -> Result<SchemaRef> {
+        let schema = self.read_schema.project(columns);
+        schema
+            .map(Arc::new)
+            .map_err(|e| Error::bug("a column that the table doesn't have").with_source(e))
+    }
+
     pub fn record(&self) -> &TableRecord {
         &self.record
     }
 
-    pub fn log(&self) -> &Log {
-        &self.log
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// What writes rows of this table.
+    pub fn file_format(&self) -> FileFormat {
+        FileFormat {
+            log: self.log.clone(),
+            schema: self.file_schema.clone(),
+            key: self.schema.key.clone(),
+        }
     }
 
     pub fn encoder(&self) -> &KeyEncoder {
@@ -496,8 +643,8 @@ impl DeltaTable {
     }
 
     /// Starts a writer for rows of this table.
-    pub fn file_writer(&self) -> Result<FileWriter> {
-        FileWriter::create(&self.log, &self.arrow, &self.schema.key)
+    fn file_writer(&self) -> Result<FileWriter> {
+        FileWriter::create(&self.log, &self.file_schema, &self.schema.key)
     }
 
     fn find(&self, key: Key) -> Option<Location> {
@@ -535,6 +682,15 @@ impl DeltaTable {
         }
         let mut record = self.record.clone();
         change(&mut record);
+        if let Some(before) = &self.shape_before {
+            if before.features != self.shape.features {
+                actions.push(self.shape.protocol_action());
+            }
+            if !before.reads_like(&self.shape) {
+                actions.push(self.shape.metadata_action(&record.table, &self.schema));
+            }
+            actions.push(self.shape.domain_action());
+        }
         let batch_number = self.batch_number + 1;
         actions.push(json!({"txn": {
             "appId": record.pipeline, "version": batch_number, "lastUpdated": now_ms(),
@@ -542,10 +698,11 @@ impl DeltaTable {
         actions.push(record.domain_action());
         let version = self.version + 1;
         if self.log.commit(version, operation, actions).await? == Commit::Conflict {
-            return Err(self.conflict(version).await);
+            return Err(conflict(&self.log, version, &self.record).await);
         }
         self.version = version;
         self.batch_number = batch_number;
+        self.shape_before = None;
         if record.state != State::Snapshotting {
             self.deleted_keys = KeyMap::default();
             self.truncated_by = Vec::new();
@@ -566,7 +723,7 @@ impl DeltaTable {
             file.committed = !file.removed;
             file.dirty = false;
         }
-        self.checkpoint_if_due();
+        checkpoint_if_due(&self.log, version, &self.record.table);
         let committed = Committed {
             version,
             ..self.staged.clone()
@@ -594,44 +751,88 @@ impl DeltaTable {
         Ok(changed.into_iter().zip(descriptors).collect())
     }
 
-    /// Tells what took our version. Whoever it was, this table has to be
-    /// opened again; a newer epoch of our own pipeline means that we are the
-    /// one to stop.
-    async fn conflict(&self, version: u64) -> Error {
-        let entry = match self.log.read(version).await {
-            Ok(entry) => entry.unwrap_or_default(),
-            Err(error) => return error,
+    /// Puts a copy that is whole in the place of the table's content, as one
+    /// version of the table. Returns that version, or `None` if this is no copy.
+    pub async fn replace(&mut self) -> Result<Option<u64>> {
+        let Some(old) = self.replaces.as_deref() else {
+            return Ok(None);
         };
-        let epoch = entry
-            .iter()
-            .find_map(|action| TableRecord::from_action(&action["domainMetadata"]))
-            .map(|record| record.epoch);
-        match epoch {
-            Some(epoch) if epoch > self.record.epoch => Error::operator(format!(
-                "another sidecar of this pipeline writes {}; this one stops",
-                self.record.table
-            ))
-            .with_hint("run one `tributary run` per slot"),
-            _ => Error::transient(format!(
-                "another writer committed version {version} of {}",
-                self.record.table
-            )),
+        let version = old.version + 1;
+        let batch_number = old.batch_number + 1;
+        let mut actions: Vec<Value> = old.files.iter().map(DataFile::remove_action).collect();
+        let live = self.files.iter().filter(|file| file.committed);
+        actions.extend(live.map(|file| file.add_action(file.vector.as_ref())));
+        let record = TableRecord {
+            generation: old.record.generation + 1,
+            copy: None,
+            reason: None,
+            ..self.record.clone()
+        };
+        if old.shape.features != self.shape.features {
+            actions.push(self.shape.protocol_action());
         }
+        actions.push(self.shape.metadata_action(&record.table, &self.schema));
+        actions.push(self.shape.domain_action());
+        actions.push(json!({"txn": {
+            "appId": record.pipeline, "version": batch_number, "lastUpdated": now_ms(),
+        }}));
+        actions.push(record.domain_action());
+        if old.log.commit(version, "REPLACE", actions).await? == Commit::Conflict {
+            return Err(conflict(&old.log, version, &old.record).await);
+        }
+        let copy = std::mem::replace(&mut self.log, old.log.clone());
+        self.version = version;
+        self.batch_number = batch_number;
+        self.record = record;
+        self.replaces = None;
+        checkpoint_if_due(&self.log, version, &self.record.table);
+        copy.discard([]).await;
+        Ok(Some(version))
     }
 
-    fn checkpoint_if_due(&self) {
-        if !self.version.is_multiple_of(CHECKPOINT_COMMITS) {
-            return;
-        }
-        let (log, version, table) = (self.log.clone(), self.version, self.record.table.clone());
-        tokio::spawn(async move {
-            match log.checkpoint(version).await {
-                Ok(()) => tracing::info!(%table, version, "wrote checkpoint"),
-                // The log is whole without it; the next one makes up for it.
-                Err(error) => tracing::warn!(%table, version, %error, "checkpoint failed"),
-            }
-        });
+    /// Ends the writing of this table: its log, and that of a table which it
+    /// was to replace, as they are now.
+    pub async fn retire(self, pipeline: &str) -> Result<Opened> {
+        let log = self.replaces.map_or(self.log, |old| old.log);
+        Opened::read(log, pipeline)
+            .await?
+            .ok_or_else(|| Error::operator(format!("the lake table of {} is gone", self.record.table)))
     }
+}
+
+/// Tells what took our version. Whoever it was, the table has to be opened
+/// again; a newer epoch of our own pipeline means that we are the one to stop.
+async fn conflict(log: &Log, version: u64, own: &TableRecord) -> Error {
+    let entry = match log.read(version).await {
+        Ok(entry) => entry.unwrap_or_default(),
+        Err(error) => return error,
+    };
+    let epoch = entry
+        .iter()
+        .find_map(|action| TableRecord::from_action(&action["domainMetadata"]))
+        .map(|record| record.epoch);
+    match epoch {
+        Some(epoch) if epoch > own.epoch => Error::operator(format!(
+            "another sidecar of this pipeline writes {}; this one stops",
+            own.table
+        ))
+        .with_hint("run one `tributary run` per slot"),
+        _ => Error::transient(format!("another writer committed version {version} of {}", own.table)),
+    }
+}
+
+fn checkpoint_if_due(log: &Log, version: u64, table: &str) {
+    if !version.is_multiple_of(CHECKPOINT_COMMITS) {
+        return;
+    }
+    let (log, table) = (log.clone(), table.to_owned());
+    tokio::spawn(async move {
+        match log.checkpoint(version).await {
+            Ok(()) => tracing::info!(%table, version, "wrote checkpoint"),
+            // The log is whole without it; the next one makes up for it.
+            Err(error) => tracing::warn!(%table, version, %error, "checkpoint failed"),
+        }
+    });
 }
 
 fn is_live(files: &[DataFile], location: Location) -> bool {

@@ -8,30 +8,38 @@
 mod apply;
 mod control;
 mod gaps;
+mod request;
 mod snapshotter;
 mod status;
+mod tables;
+mod watch;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::watch::Receiver;
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use self::apply::{Apply, Route};
+use self::apply::Apply;
 use self::control::Control;
+pub use self::request::{Progress, snapshot};
+use self::snapshotter::Snapshotter;
 pub use self::status::{SourceStatus, Status, TableStatus, status};
-use self::writer::Writer;
-use crate::config::Config;
+use self::tables::{Ending, Entry};
+use self::watch::{Seen, Watch};
+use crate::config::{Config, OnGap};
 use crate::error::{Class, Error, Result};
-use crate::lake::{DeltaTable, Lake, PipelineRecord, State, TableRecord, table_path};
+use crate::lake::{Lake, Opened, PipelineRecord, State, table_path};
 use crate::metrics::Metrics;
 use crate::position::Position;
-use crate::schema::TableId;
-use crate::source::postgres::{Discovery, Finding, Identity, Postgres, Slot, SourceTable};
+use crate::source::Throttle;
+use crate::source::postgres::{Discovery, Finding, Identity, Postgres, Slot};
 
 /// The longest pause before another try.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
@@ -39,20 +47,18 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// the old connection is gone when it next writes to it.
 const SLOT_RELEASE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How often the publication is looked at.
-const PUBLICATION_INTERVAL: Duration = Duration::from_secs(10);
-
 /// Replicates until `shutdown` turns true; with `once`, until everything that
 /// was in the source at the start is in the lake.
 ///
 /// Transient failures start over from the lake's watermarks, with a growing
-/// pause; with `once` they end the run.
-pub async fn run(config: &Config, once: bool, metrics: Arc<Metrics>, shutdown: watch::Receiver<bool>) -> Result<()> {
+/// pause; with `once` they end the run. What of a new configuration can take
+/// effect at once does so.
+pub async fn run(config: Receiver<Config>, once: bool, metrics: Arc<Metrics>, shutdown: Receiver<bool>) -> Result<()> {
     let mut pause = Duration::from_millis(500);
     loop {
         let started = Instant::now();
         let mut stop = shutdown.clone();
-        let result = attempt(config, once, metrics.clone(), shutdown.clone()).await;
+        let result = attempt(config.clone(), once, metrics.clone(), shutdown.clone()).await;
         metrics.update(|m| {
             m.streaming = false;
             m.snapshots.clear();
@@ -84,8 +90,7 @@ pub async fn check(config: &Config) -> Result<Vec<Finding>> {
         lake.prepare()?;
         Control::open(lake.pipeline()?, &pipeline).await?;
         for table in &discovery.tables {
-            let opened = DeltaTable::open(lake.table(&table.id)?, table.schema.clone(), &pipeline).await?;
-            opened.map_or(Ok(()), |table| table.check_shape())?;
+            Opened::read(lake.table(&table.id)?, &pipeline).await?;
         }
         Ok::<_, Error>(())
     };
@@ -98,208 +103,317 @@ pub async fn check(config: &Config) -> Result<Vec<Finding>> {
 }
 
 /// One life of the pipeline, from opening to the first failure.
-async fn attempt(config: &Config, once: bool, metrics: Arc<Metrics>, shutdown: watch::Receiver<bool>) -> Result<()> {
+async fn attempt(config: Receiver<Config>, once: bool, metrics: Arc<Metrics>, shutdown: Receiver<bool>) -> Result<()> {
     let mut stop = shutdown.clone();
+    let mut config = config;
+    let now = config.borrow_and_update().clone();
     // Before the stream runs there is nothing to save: stop at once.
     let Prepared {
         apply,
-        writers,
-        copies,
-        windows,
-        source,
-        members,
+        snapshotter,
+        watch,
     } = tokio::select! {
-        prepared = prepare(config, once, metrics.clone(), shutdown.clone()) => prepared?,
+        prepared = prepare(&now, config, once, metrics, shutdown) => prepared?,
         _ = stop.changed() => return Ok(()),
     };
-    let mut snapshots = JoinSet::new();
-    snapshots.spawn(snapshotter::run(copies, windows, metrics));
-    snapshots.spawn(watch_publication(source, members));
-    let mut writing = JoinSet::new();
-    for writer in writers {
-        writing.spawn(writer.run());
+    let mut beside = JoinSet::new();
+    beside.spawn(snapshotter.run());
+    if let Some(watch) = watch {
+        beside.spawn(watch.run());
     }
-    let result = supervise(apply, &mut writing, &mut snapshots).await;
-    snapshots.shutdown().await;
-    writing.shutdown().await;
+    let result = supervise(apply, &mut beside).await;
+    beside.shutdown().await;
     result
 }
 
-/// Everything opened, nothing running but the source's stream.
+/// Everything opened, nothing running but the source's stream and the writers.
 struct Prepared {
     apply: Apply,
-    writers: Vec<Writer>,
-    copies: Vec<snapshotter::Task>,
-    windows: mpsc::Sender<snapshotter::Window>,
-    source: Postgres,
-    /// The published tables' places, as the record has them.
-    members: BTreeMap<String, String>,
+    snapshotter: Snapshotter,
+    /// Not with `once`: what is there at the start is what counts.
+    watch: Option<Watch>,
 }
 
 async fn prepare(
     config: &Config,
+    updates: Receiver<Config>,
     once: bool,
     metrics: Arc<Metrics>,
-    shutdown: watch::Receiver<bool>,
+    shutdown: Receiver<bool>,
 ) -> Result<Prepared> {
     let mut source = Postgres::connect(&config.source).await?;
-    let discovery = source.discover().await?;
+    let mut discovery = source.discover().await?;
     for note in &discovery.notes {
         info!("{note}");
     }
     wait_for_slot(&mut source).await?;
-    source.require(&discovery).await?;
     let identity = source.identify().await?;
-    let until = if once { Some(source.log_end().await?) } else { None };
-
     let lake = Lake::open(&config.lake.url)?;
     lake.prepare()?;
     let control = Control::open(lake.pipeline()?, &identity.pipeline).await?;
-    let tables: Vec<Arc<SourceTable>> = discovery.tables.iter().cloned().map(Arc::new).collect();
-    let mut opened = Vec::with_capacity(tables.len());
-    for table in &tables {
-        let log = lake.table(&table.id)?;
-        opened.push(DeltaTable::open(log, table.schema.clone(), &identity.pipeline).await?);
-    }
+    let refused = set_aside(&mut discovery, control.as_ref());
+    source.require(&discovery).await?;
+    let until = if once { Some(source.log_end().await?) } else { None };
+
+    let requests = lake.requests().await?;
+    let asked: HashSet<&String> = requests.iter().flat_map(|request| &request.tables).collect();
+    let mut entries = read_entries(&lake, &discovery, &identity.pipeline, &asked).await?;
     let slot = source.slot().await?;
     let found = gaps::Found {
-        tables: &tables,
+        entries: &entries,
         slot: slot.as_ref(),
         control: control.as_ref(),
+        published: &source.published().await?,
+        log_end: source.log_end().await?,
     };
-    gaps::refuse(found, &mut source, &mut opened).await?;
+    let slot = close_gaps(
+        gaps::find(&found),
+        slot,
+        &mut entries,
+        &mut source,
+        config.source.on_gap,
+    )
+    .await?;
     let (mut control, from) = start_position(&mut source, &lake, control, slot, &identity, &discovery).await?;
-    let published = source.members().await?;
-    let members = places(&published, tables.iter().map(|t| &t.id));
-    let epoch = control.claim(members.clone(), identity.timeline).await?;
+    let epoch = control.claim(identity.timeline).await?;
+    leave_former(&lake, &mut control, &discovery, refused, &identity.pipeline, epoch).await?;
+
+    // With what the publication says of the tables now.
+    let seen = Seen::read(&mut source, requests.clone()).await?;
+    let mut places = BTreeMap::new();
+    entries.retain_mut(|entry| {
+        let table = seen.discovery.tables.iter().find(|table| table.id == entry.table.id);
+        let place = seen.published.tables.get(&entry.table.id);
+        let (Some(table), Some(place)) = (table, place) else {
+            return false;
+        };
+        entry.table = table.clone();
+        places.insert(table_path(&table.id), place.place.clone());
+        true
+    });
+    control.enter(places.clone()).await?;
 
     let in_flight_bytes_max = usize::try_from(config.apply.memory / 6)
         .unwrap_or(usize::MAX)
         .min(u32::MAX as usize);
     let (durable_sender, durable) = mpsc::unbounded_channel();
     let (window_sender, windows) = mpsc::channel(1);
-    let (mut writers, mut routes, mut streamed, mut copies) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    // A new table needs no change from before its copy begins.
-    let log_end = source.log_end().await?;
-    let mut held = None;
-    for (table, lake_table) in tables.iter().zip(opened) {
-        if let Some(Err(error)) = lake_table.as_ref().map(DeltaTable::check_shape) {
-            if once {
-                return Err(error);
-            }
-            error!(table = %table.id, %error, hint = error.hint(), position = %from,
-                "table stalled: it gets no changes and holds the slot's log from here on");
-            held = Some(from);
-            continue;
-        }
-        let number = routes.len();
-        let lake_table = ready(&lake, table, lake_table, &identity, epoch, log_end).await?;
-        let record = lake_table.record().clone();
-        let table_source = source.table_source(table.clone());
-        // One command at work, and a batch and a chunk waiting.
-        let (commands, receiver) = mpsc::channel(2);
-        routes.push(Route::new(
-            table.id.clone(),
-            commands,
-            record.state,
-            record.watermark,
-            record.catch_up_to,
-        ));
-        streamed.push((table.clone(), record.watermark));
-        if record.state == State::Snapshotting {
-            copies.push(snapshotter::Task {
-                number,
-                id: table.id.clone(),
-                source: table_source.clone(),
-                log: lake_table.log().clone(),
-                schema: table.schema.clone(),
-                encoder: lake_table.encoder().clone(),
-                progress: record.snapshot.clone(),
-            });
-        }
-        writers.push(Writer {
-            number,
-            table: lake_table,
-            points: Arc::new(table_source),
-            commands: receiver,
-            durable: durable_sender.clone(),
-        });
-    }
-    let stream = source.stream(streamed, from).await?;
-    info!(tables = tables.len(), slot = config.source.slot, position = %from, epoch, "streaming");
-    let apply = Apply {
+    let (task_sender, tasks) = mpsc::unbounded_channel();
+    let (halt_sender, halts) = mpsc::unbounded_channel();
+    let (seen_sender, seen_receiver) = mpsc::channel(1);
+    let parallelism = Arc::new(AtomicUsize::new(config.snapshot.parallelism));
+    let look = Arc::new(Notify::new());
+    let watching = Postgres::connect(&config.source).await?;
+    let stream = source.stream(from).await?;
+    let mut apply = Apply {
         stream,
-        routes,
-        windows,
-        durable,
+        source,
+        lake: lake.clone(),
+        pipeline: identity.pipeline,
+        epoch,
         control,
+        config: updates.clone(),
+        throttle: Arc::new(Throttle::new(config.snapshot.max_bytes_per_s)),
+        parallelism: parallelism.clone(),
+        column_mapping: config.lake.column_mapping,
+        routes: Vec::new(),
+        writers: JoinSet::new(),
+        tasks: task_sender,
+        halts,
+        windows,
+        seen: seen_receiver,
+        ahead: None,
+        look: look.clone(),
+        requests: Vec::new(),
+        durable,
+        durable_sender,
         max_latency: config.apply.max_latency,
         open_bytes_max: usize::try_from(config.apply.memory / 12).unwrap_or(usize::MAX),
         in_flight: Arc::new(Semaphore::new(in_flight_bytes_max)),
         in_flight_bytes_max,
         until,
-        held,
-        metrics,
+        metrics: metrics.clone(),
         shutdown,
     };
+    let count = entries.len();
+    for entry in entries {
+        let place = places.get(&table_path(&entry.table.id)).cloned().unwrap_or_default();
+        apply.enter(entry, place).await?;
+    }
+    for request in &requests {
+        lake.remove_request(&request.id).await?;
+    }
+    // What changed at the source without a row that tells of it.
+    apply.ahead = Some(Seen {
+        requests: Vec::new(),
+        since: std::time::Instant::now(),
+        ..seen
+    });
+    info!(tables = count, slot = config.source.slot, position = %from, epoch, "streaming");
     Ok(Prepared {
         apply,
-        writers,
-        copies,
-        windows: window_sender,
-        source,
-        members,
+        snapshotter: Snapshotter {
+            tasks,
+            windows: window_sender,
+            halts: halt_sender,
+            parallelism,
+            metrics,
+        },
+        watch: Some(Watch {
+            source: watching,
+            lake,
+            config: updates,
+            now: look,
+            seen: seen_sender,
+            told: requests.into_iter().map(|request| request.id).collect(),
+        }),
     })
 }
 
-/// Runs the stream until it ends, or until a writer or the snapshotter fails:
-/// their error says more than the stream's, which only sees them gone.
-async fn supervise(apply: Apply, writers: &mut JoinSet<Result<()>>, snapshots: &mut JoinSet<Result<()>>) -> Result<()> {
-    let failed = |joined: Result<Result<()>, tokio::task::JoinError>| match joined {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(error),
-        Err(error) => Some(Error::bug("a task panicked").with_source(error)),
-    };
-    let mut running = std::pin::pin!(apply.run());
-    let mut result = loop {
-        tokio::select! {
-            result = &mut running => break result,
-            Some(joined) = snapshots.join_next() => if let Some(error) = failed(joined) { break Err(error) },
-            Some(joined) = writers.join_next() => if let Some(error) = failed(joined) { break Err(error) },
+/// Takes tables out of what is refused that the lake already has: they must
+/// not keep the others from going on.
+fn set_aside(discovery: &mut Discovery, control: Option<&Control>) -> HashSet<String> {
+    let known = |folder: &String| control.is_some_and(|c| c.record().tables.contains_key(folder));
+    let mut folders = HashSet::new();
+    discovery.refused.retain(|refusal| {
+        let folder = table_path(&refusal.table);
+        let keep = !known(&folder);
+        if !keep {
+            warn!(table = %refusal.table, reason = refusal.reason, hint = refusal.hint, "the table can't be replicated as it is now");
+            folders.insert(folder);
         }
+        keep
+    });
+    folders
+}
+
+/// Reads what the lake has of the tables.
+async fn read_entries(
+    lake: &Lake,
+    discovery: &Discovery,
+    pipeline: &str,
+    asked: &HashSet<&String>,
+) -> Result<Vec<Entry>> {
+    let mut entries = Vec::with_capacity(discovery.tables.len());
+    for table in &discovery.tables {
+        let opened = Opened::read(lake.table(&table.id)?, pipeline).await?;
+        let copy = match opened.as_ref().and_then(|opened| opened.record.copy.as_ref()) {
+            // A copy that can't be read is begun anew.
+            Some(copy) => Opened::read(lake.copy(&table.id, copy)?, pipeline).await.ok().flatten(),
+            None => None,
+        };
+        // One that is being copied is as new as can be.
+        let settled = opened
+            .as_ref()
+            .is_some_and(|o| !matches!(o.record.state, State::Snapshotting | State::Resnapshotting));
+        let why = (settled && asked.contains(&table.id.to_string())).then(|| "a new snapshot was asked for".to_owned());
+        entries.push(Entry {
+            table: table.clone(),
+            opened,
+            copy,
+            why,
+        });
+    }
+    Ok(entries)
+}
+
+/// Decides what becomes of tables that miss changes. Returns the slot, if it
+/// is of use still.
+async fn close_gaps(
+    gaps: gaps::Gaps,
+    slot: Option<Slot>,
+    entries: &mut [Entry],
+    source: &mut Postgres,
+    on_gap: OnGap,
+) -> Result<Option<Slot>> {
+    let waits = |entry: &Entry| {
+        let being_copied = entry
+            .opened
+            .as_ref()
+            .is_some_and(|o| o.record.state == State::Resnapshotting);
+        on_gap == OnGap::Stop && entry.why.is_none() && !being_copied
     };
-    if result.is_err() {
-        while let Some(joined) = writers.try_join_next() {
-            if let Some(error) = failed(joined) {
-                result = Err(error);
-            }
+    let open: Vec<_> = gaps
+        .tables
+        .iter()
+        .filter(|(number, _)| entries.get(*number).is_some_and(waits))
+        .cloned()
+        .collect();
+    if !open.is_empty() {
+        return Err(gaps::stop(entries, &open).await?);
+    }
+    for (number, reason) in gaps.tables {
+        if let Some(entry) = entries.get_mut(number) {
+            entry.why.get_or_insert(reason);
         }
     }
-    result
+    if gaps.drop_slot && slot.is_some() {
+        source.drop_slot().await?;
+        return Ok(None);
+    }
+    Ok(slot)
 }
 
-/// The recorded form of tables' places in the publication.
-fn places<'a>(
-    published: &BTreeMap<TableId, String>,
-    tables: impl Iterator<Item = &'a TableId>,
-) -> BTreeMap<String, String> {
-    tables
-        .map(|id| (table_path(id), published.get(id).cloned().unwrap_or_default()))
-        .collect()
+/// Marks tables that were replicated once and are not to be any more.
+async fn leave_former(
+    lake: &Lake,
+    control: &mut Control,
+    discovery: &Discovery,
+    refused: HashSet<String>,
+    pipeline: &str,
+    epoch: u64,
+) -> Result<()> {
+    let selected: HashSet<String> = discovery.tables.iter().map(|t| table_path(&t.id)).collect();
+    let folders: Vec<String> = control.record().tables.keys().cloned().collect();
+    for folder in folders.into_iter().filter(|folder| !selected.contains(folder)) {
+        if let Some(mut opened) = Opened::read(lake.log(&folder)?, pipeline).await? {
+            let name = opened.record.table.clone();
+            let id = discovery.names.values().find(|id| id.to_string() == name);
+            let ending = match id {
+                _ if refused.contains(&folder) => Ending::Mark {
+                    state: State::Stalled,
+                    reason: "it can't be replicated as it is now; `tributary check` says why".to_owned(),
+                },
+                Some(id) => tables::gone(id, opened.record.relation, discovery),
+                None => tables::gone(
+                    &crate::schema::TableId::new("", name),
+                    opened.record.relation,
+                    discovery,
+                ),
+            };
+            if let Ending::Mark { state, reason } = ending
+                && opened.record.state != state
+            {
+                warn!(
+                    table = opened.record.table,
+                    state = state.as_str(),
+                    reason,
+                    "the table is not followed any more; its lake table is kept"
+                );
+                opened
+                    .mark("STOP", |record| {
+                        record.state = state;
+                        record.reason = Some(reason);
+                        record.copy = None;
+                        record.epoch = epoch;
+                    })
+                    .await?;
+            }
+        }
+        if !refused.contains(&folder) {
+            control.leave(folder).await?;
+        }
+    }
+    Ok(())
 }
 
-/// Fails once a table's place in the publication changes: while it was out,
-/// its changes were in nobody's stream.
-async fn watch_publication(mut source: Postgres, members: BTreeMap<String, String>) -> Result<()> {
+/// Runs the stream until it ends, or until something beside it fails.
+async fn supervise(apply: Apply, beside: &mut JoinSet<Result<()>>) -> Result<()> {
+    let mut running = std::pin::pin!(apply.run());
     loop {
-        tokio::time::sleep(PUBLICATION_INTERVAL).await;
-        let published = source.members().await?;
-        let now: BTreeMap<String, &String> = published.iter().map(|(id, place)| (table_path(id), place)).collect();
-        if let Some((table, _)) = members.iter().find(|(table, place)| now.get(*table) != Some(place)) {
-            return Err(
-                Error::operator(format!("{} was taken out of the publication", table.replace('/', ".")))
-                    .with_hint("run again: it tells which tables missed changes, and what to do"),
-            );
+        tokio::select! {
+            result = &mut running => return result,
+            Some(joined) = beside.join_next() => joined.map_err(|e| Error::bug("a task panicked").with_source(e))??,
         }
     }
 }
@@ -343,34 +457,4 @@ async fn start_position(
         }
     };
     Ok((control, from))
-}
-
-/// Brings a table to where its writer can start: created or indexed, and
-/// claimed for this epoch.
-async fn ready(
-    lake: &Lake,
-    table: &Arc<SourceTable>,
-    opened: Option<DeltaTable>,
-    identity: &Identity,
-    epoch: u64,
-    log_end: Position,
-) -> Result<DeltaTable> {
-    let Some(mut lake_table) = opened else {
-        let record = TableRecord::new(
-            identity.pipeline.clone(),
-            table.id.to_string(),
-            table.relation,
-            &table.schema,
-            epoch,
-            log_end,
-        );
-        info!(table = %table.id, "creating lake table");
-        return DeltaTable::create(lake.table(&table.id)?, table.schema.clone(), record).await;
-    };
-    let started = Instant::now();
-    let rows = lake_table.build_index().await?;
-    lake_table.commit("CLAIM", |record| record.epoch = epoch).await?;
-    info!(table = %table.id, rows, watermark = %lake_table.record().watermark, index_bytes = lake_table.bytes(),
-        elapsed_ms = started.elapsed().as_millis() as u64, "opened lake table");
-    Ok(lake_table)
 }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 /// A table of the source, by its two-part name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -102,34 +102,6 @@ impl LakeType {
         Arc::new(Field::new("key_value", DataType::Struct(entries), false))
     }
 
-    /// The type as Delta's schema JSON spells it.
-    pub fn delta_json(&self) -> Value {
-        match self {
-            LakeType::Boolean => json!("boolean"),
-            LakeType::Short => json!("short"),
-            LakeType::Integer => json!("integer"),
-            LakeType::Long => json!("long"),
-            LakeType::Float => json!("float"),
-            LakeType::Double => json!("double"),
-            LakeType::Decimal { precision, scale } => json!(format!("decimal({precision},{scale})")),
-            LakeType::String => json!("string"),
-            LakeType::Binary => json!("binary"),
-            LakeType::Date => json!("date"),
-            LakeType::TimestampNtz => json!("timestamp_ntz"),
-            LakeType::Timestamp => json!("timestamp"),
-            LakeType::List(element) => json!({
-                "type": "array", "elementType": element.delta_json(), "containsNull": true,
-            }),
-            LakeType::Struct(fields) => json!({
-                "type": "struct",
-                "fields": fields.iter().map(|(name, ty)| delta_field(name, ty)).collect::<Vec<_>>(),
-            }),
-            LakeType::Map => json!({
-                "type": "map", "keyType": "string", "valueType": "string", "valueContainsNull": true,
-            }),
-        }
-    }
-
     /// Whether this type or one inside it is `timestamp_ntz`.
     pub fn has_timestamp_ntz(&self) -> bool {
         match self {
@@ -141,8 +113,13 @@ impl LakeType {
     }
 }
 
-fn delta_field(name: &str, ty: &LakeType) -> Value {
-    json!({"name": name, "type": ty.delta_json(), "nullable": true, "metadata": {}})
+/// A column's type as the source knows it: enough to decode its values.
+/// For PostgreSQL, `pg_attribute`'s `atttypid`, `atttypmod` and `attndims`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceType {
+    pub oid: u32,
+    pub modifier: i32,
+    pub dimensions: i32,
 }
 
 /// One column of a table.
@@ -150,6 +127,10 @@ fn delta_field(name: &str, ty: &LakeType) -> Value {
 pub struct Column {
     pub name: String,
     pub ty: LakeType,
+    /// What stays when the column is renamed, and is never used again when it
+    /// is dropped. For PostgreSQL, `pg_attribute.attnum`.
+    pub attribute: i32,
+    pub source: SourceType,
 }
 
 /// The columns of a table, in the source's order, and which of them are its key.
@@ -170,11 +151,9 @@ impl TableSchema {
         ))
     }
 
-    /// The `schemaString` of a Delta `metaData` action.
-    pub fn delta_json(&self) -> Value {
-        json!({
-            "type": "struct",
-            "fields": self.columns.iter().map(|c| delta_field(&c.name, &c.ty)).collect::<Vec<_>>(),
-        })
+    /// The key's columns by what doesn't change with their names.
+    pub fn key_attributes(&self) -> Vec<i32> {
+        let attribute = |index: &usize| self.columns.get(*index).map(|c| c.attribute);
+        self.key.iter().filter_map(attribute).collect()
     }
 }

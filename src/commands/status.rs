@@ -35,8 +35,8 @@ fn print(status: &Snapshot) {
     let mut rows = vec![["table", "state", "watermark", "lag", "version", "rows", "files"].map(str::to_owned)];
     for table in &status.tables {
         let dash = || "-".to_owned();
-        let state = match &table.snapshot {
-            Some(s) if s.end_block > 0 => format!("{} {} %", table.state, s.next_block * 100 / s.end_block),
+        let state = match table.copy.as_ref().or(table.snapshot.as_ref()) {
+            Some(s) if s.blocks() > 0 => format!("{} {} %", table.state, s.blocks_done() * 100 / s.blocks()),
             _ => table.state.to_owned(),
         };
         rows.push([

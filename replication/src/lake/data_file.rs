@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Int16Type, Int32Type, Int64Type, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::compute::{cast, concat_batches};
+use arrow::datatypes::{DataType, Field, Int16Type, Int32Type, Int64Type, SchemaRef};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryStreamExt};
@@ -53,11 +53,13 @@ pub struct FileWriter {
     log: Log,
     path: String,
     writer: AsyncArrowWriter<BufWriter>,
+    schema: SchemaRef,
     stats: Stats,
 }
 
 impl FileWriter {
-    /// `key` names the columns that get min/max statistics.
+    /// `schema` has the columns under their physical names; `key` names those
+    /// that get min/max statistics.
     pub fn create(log: &Log, schema: &SchemaRef, key: &[usize]) -> Result<Self> {
         let path = format!("part-{}.snappy.parquet", Uuid::new_v4());
         let properties = WriterProperties::builder()
@@ -75,14 +77,17 @@ impl FileWriter {
             log: log.clone(),
             path,
             writer,
+            schema: schema.clone(),
             stats: Stats::new(schema, key),
         })
     }
 
+    /// Takes rows with the schema's columns, whatever they are called.
     pub async fn write(&mut self, rows: &RecordBatch) -> Result<()> {
         self.stats.add(rows);
+        let rows = as_schema(&self.schema, rows.columns().to_vec(), rows.num_rows())?;
         self.writer
-            .write(rows)
+            .write(&rows)
             .await
             .map_err(|e| parquet_error("cannot write to", &self.log, e))
     }
@@ -124,10 +129,27 @@ fn parquet_error(what: &str, log: &Log, error: ParquetError) -> Error {
     }
 }
 
-/// Reads some rows of some columns, in row order, as one batch.
+/// Arrays under a schema's names. Nested fields may differ in their Parquet ids.
+fn as_schema(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
+    let columns = columns.into_iter().zip(schema.fields()).map(|(column, field)| {
+        if column.data_type() == field.data_type() {
+            Ok(column)
+        } else {
+            cast(&column, field.data_type())
+        }
+    });
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    columns
+        .collect::<Result<Vec<_>, _>>()
+        .and_then(|columns| RecordBatch::try_new_with_options(schema.clone(), columns, &options))
+        .map_err(|e| Error::bug("rows do not fit the columns of a data file").with_source(e))
+}
+
+/// Reads some rows of some columns, in row order, as one batch. A column that
+/// the file doesn't have is NULL.
 ///
 /// `rows` is ascending and without repeats.
-pub async fn read_rows(log: &Log, file: &Stored<'_>, columns: &[usize], rows: &[u32]) -> Result<RecordBatch> {
+pub async fn read_rows(log: &Log, file: &Stored<'_>, columns: &SchemaRef, rows: &[u32]) -> Result<RecordBatch> {
     let mut selectors = Vec::new();
     let mut next = 0_usize;
     for row in rows {
@@ -138,38 +160,49 @@ pub async fn read_rows(log: &Log, file: &Stored<'_>, columns: &[usize], rows: &[
         selectors.push(RowSelector::select(1));
         next = row + 1;
     }
-    let stream = open(log, file, columns)
-        .await?
-        .with_row_selection(RowSelection::from(selectors));
+    let (builder, places) = open(log, file, columns).await?;
+    if places.iter().all(Option::is_none) {
+        return project(columns, &places, None, rows.len());
+    }
+    let stream = builder.with_row_selection(RowSelection::from(selectors));
     let stream = stream.build().map_err(|e| parquet_error("cannot read", log, e))?;
     let schema = stream.schema().clone();
     let batches: Vec<RecordBatch> = stream
         .try_collect()
         .await
         .map_err(|e| parquet_error("cannot read", log, e))?;
-    concat_batches(&schema, &batches).map_err(|e| Error::bug("rows of one file differ in schema").with_source(e))
+    let batch = concat_batches(&schema, &batches)
+        .map_err(|e| Error::bug("rows of one file differ in schema").with_source(e))?;
+    project(columns, &places, Some(&batch), rows.len())
 }
 
 /// Reads some columns of a whole file, batch by batch.
 pub async fn scan(
     log: &Log,
     file: &Stored<'_>,
-    columns: &[usize],
+    columns: &SchemaRef,
     mut each: impl FnMut(RecordBatch) -> Result<()>,
 ) -> Result<()> {
-    let stream = open(log, file, columns).await?.with_batch_size(16 << 10);
-    let mut stream = stream.build().map_err(|e| parquet_error("cannot read", log, e))?;
+    let (builder, places) = open(log, file, columns).await?;
+    let stream = builder.with_batch_size(16 << 10).build();
+    let mut stream = stream.map_err(|e| parquet_error("cannot read", log, e))?;
     while let Some(batch) = stream
         .try_next()
         .await
         .map_err(|e| parquet_error("cannot read", log, e))?
     {
-        each(batch)?;
+        each(project(columns, &places, Some(&batch), batch.num_rows())?)?;
     }
     Ok(())
 }
 
-async fn open(log: &Log, file: &Stored<'_>, columns: &[usize]) -> Result<ParquetRecordBatchStreamBuilder<StoreReader>> {
+/// Opens a file for some columns by their physical names, and tells where each
+/// will be in the batches read.
+async fn open(
+    log: &Log,
+    file: &Stored<'_>,
+    columns: &SchemaRef,
+) -> Result<(ParquetRecordBatchStreamBuilder<StoreReader>, Vec<Option<usize>>)> {
     let reader = StoreReader {
         store: log.store().clone(),
         path: log.file(file.path),
@@ -180,8 +213,30 @@ async fn open(log: &Log, file: &Stored<'_>, columns: &[usize]) -> Result<Parquet
     let builder = ParquetRecordBatchStreamBuilder::new_with_options(reader, options)
         .await
         .map_err(|e| parquet_error("cannot read", log, e))?;
-    let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
-    Ok(builder.with_projection(mask))
+    let in_file = |field: &Arc<Field>| builder.schema().index_of(field.name()).ok();
+    let roots: Vec<Option<usize>> = columns.fields().iter().map(in_file).collect();
+    let mut wanted: Vec<usize> = roots.iter().flatten().copied().collect();
+    wanted.sort_unstable();
+    let places = roots
+        .iter()
+        .map(|root| root.and_then(|root| wanted.binary_search(&root).ok()))
+        .collect();
+    let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
+    Ok((builder.with_projection(mask), places))
+}
+
+fn project(
+    columns: &SchemaRef,
+    places: &[Option<usize>],
+    batch: Option<&RecordBatch>,
+    rows: usize,
+) -> Result<RecordBatch> {
+    let arrays = columns.fields().iter().zip(places).map(|(field, place)| {
+        place
+            .zip(batch)
+            .map_or_else(|| new_null_array(field.data_type(), rows), |(p, b)| b.column(p).clone())
+    });
+    as_schema(columns, arrays.collect(), rows)
 }
 
 /// A file of the table as the log has it.

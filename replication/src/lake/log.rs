@@ -28,6 +28,8 @@ type KernelEngine = DefaultEngine<TokioMultiThreadExecutor>;
 
 /// The domain of our `domainMetadata` actions.
 pub const DOMAIN: &str = "tributary";
+/// The domain that has a table's shape; it changes rarely.
+pub const SHAPE_DOMAIN: &str = "tributary.shape";
 
 /// A data file that the log has live.
 #[derive(Clone, Debug)]
@@ -46,11 +48,11 @@ pub struct LogState {
     pub version: Version,
     /// The `configuration` of our domain; absent in a table that isn't ours.
     pub domain: Option<String>,
+    /// The `configuration` of our shape's domain.
+    pub shape: Option<String>,
     /// The last `txn` version of an application id.
     pub txn: Option<i64>,
     pub files: Vec<LiveFile>,
-    /// Column names, in order.
-    pub columns: Vec<String>,
 }
 
 /// What became of a commit.
@@ -65,24 +67,37 @@ pub enum Commit {
 pub struct Log {
     store: Arc<dyn ObjectStore>,
     engine: Arc<KernelEngine>,
-    /// Ends with a slash.
+    /// Where the files are. Ends with a slash.
     url: Url,
     root: Path,
+    /// Where `_delta_log` is: beside the files, but for a copy that is hidden
+    /// from readers.
+    log_url: Url,
+    log_root: Path,
 }
 
 impl Log {
     pub fn new(store: Arc<dyn ObjectStore>, url: Url) -> Result<Self> {
+        Self::apart(store, url.clone(), url)
+    }
+
+    /// A log at `log_url` for files at `url`.
+    pub fn apart(store: Arc<dyn ObjectStore>, url: Url, log_url: Url) -> Result<Self> {
         let executor = TokioMultiThreadExecutor::new(tokio::runtime::Handle::current());
         let engine = DefaultEngineBuilder::new(store.clone())
             .with_task_executor(Arc::new(executor))
             .build();
-        let root = Path::from_url_path(url.path())
-            .map_err(|e| Error::operator(format!("{url} is not a usable path")).with_source(e))?;
+        let path = |url: &Url| {
+            Path::from_url_path(url.path())
+                .map_err(|e| Error::operator(format!("{url} is not a usable path")).with_source(e))
+        };
         Ok(Self {
             store,
             engine: Arc::new(engine),
+            root: path(&url)?,
+            log_root: path(&log_url)?,
             url,
-            root,
+            log_url,
         })
     }
 
@@ -101,21 +116,40 @@ impl Log {
             .fold(self.root.clone(), |path, part| path.join(part))
     }
 
+    fn log_folder(&self) -> Path {
+        self.log_root.clone().join("_delta_log")
+    }
+
     fn entry(&self, version: Version) -> Path {
-        self.file(&format!("_delta_log/{version:020}.json"))
+        self.log_folder().join(format!("{version:020}.json"))
+    }
+
+    /// Removes the log itself, and files that nothing names any more. What
+    /// can't be removed is only litter.
+    pub async fn discard(&self, files: impl IntoIterator<Item = String>) {
+        use futures::TryStreamExt;
+        let entries = self.store.list(Some(&self.log_folder())).map_ok(|meta| meta.location);
+        let mut paths: Vec<Path> = entries.try_collect().await.unwrap_or_default();
+        paths.extend(files.into_iter().map(|path| self.file(&path)));
+        for path in paths {
+            if let Err(error) = self.store.delete(&path).await {
+                tracing::debug!(%path, %error, "cannot remove a file that is not used any more");
+            }
+        }
     }
 
     /// Reads the newest version, or `None` where there is no table.
     pub async fn load(&self, app_id: &str) -> Result<Option<LogState>> {
         use futures::TryStreamExt;
-        let first = self.store.list(Some(&self.file("_delta_log"))).try_next().await;
+        let first = self.store.list(Some(&self.log_folder())).try_next().await;
         match first {
             Ok(Some(_)) => {}
             Ok(None) | Err(StoreError::NotFound { .. }) => return Ok(None),
             Err(e) => return Err(store_error("cannot list", &self.url, e)),
         }
-        let (engine, url, app_id) = (self.engine.clone(), self.url.clone(), app_id.to_owned());
-        let state = tokio::task::spawn_blocking(move || load(&engine, &url, &app_id)).await;
+        let (engine, app_id) = (self.engine.clone(), app_id.to_owned());
+        let (log_url, url) = (self.log_url.clone(), self.url.clone());
+        let state = tokio::task::spawn_blocking(move || load(&engine, &log_url, &url, &app_id)).await;
         state
             .map_err(|e| Error::bug("reading a Delta log panicked").with_source(e))?
             .map(Some)
@@ -174,7 +208,7 @@ impl Log {
 
     /// Writes a checkpoint of a version. Blocking work on its own thread.
     pub async fn checkpoint(&self, version: Version) -> Result<()> {
-        let (engine, url) = (self.engine.clone(), self.url.clone());
+        let (engine, url) = (self.engine.clone(), self.log_url.clone());
         let written = tokio::task::spawn_blocking(move || {
             let snapshot = Snapshot::builder_for(url.as_str())
                 .at_version(version)
@@ -228,13 +262,13 @@ pub fn store_error(what: &str, url: &Url, error: StoreError) -> Error {
     }
 }
 
-fn load(engine: &KernelEngine, url: &Url, app_id: &str) -> Result<LogState> {
+fn load(engine: &KernelEngine, log_url: &Url, url: &Url, app_id: &str) -> Result<LogState> {
     let kernel =
-        |e: delta_kernel::KernelError| Error::operator(format!("cannot read the Delta table {url}")).with_source(e);
-    let snapshot = Snapshot::builder_for(url.as_str()).build(engine).map_err(kernel)?;
+        |e: delta_kernel::KernelError| Error::operator(format!("cannot read the Delta table {log_url}")).with_source(e);
+    let snapshot = Snapshot::builder_for(log_url.as_str()).build(engine).map_err(kernel)?;
     let domain = snapshot.get_domain_metadata(DOMAIN, engine).map_err(kernel)?;
     let txn = snapshot.get_app_id_version(app_id, engine).map_err(kernel)?;
-    let columns = snapshot.schema().fields().map(|f| f.name().clone()).collect();
+    let shape = snapshot.get_domain_metadata(SHAPE_DOMAIN, engine).map_err(kernel)?;
     let version = snapshot.version();
     let scan = snapshot.scan_builder().build().map_err(kernel)?;
     let mut files = Vec::new();
@@ -253,9 +287,9 @@ fn load(engine: &KernelEngine, url: &Url, app_id: &str) -> Result<LogState> {
     Ok(LogState {
         version,
         domain,
+        shape,
         txn,
         files,
-        columns,
     })
 }
 

@@ -137,9 +137,9 @@ impl DeltaTable {
             let files = &self.files;
             self.index.insert_all(entries, &|location| is_live(files, location));
         }
-        // Later chunks have later snapshots: what this one saw, they see.
-        self.deleted_keys.retain(|_, transaction| !(chunk.saw)(*transaction));
-        self.truncated_by.retain(|transaction| !(chunk.saw)(*transaction));
+        self.deleted_keys
+            .retain(|_, transaction| !(chunk.all_saw)(*transaction));
+        self.truncated_by.retain(|transaction| !(chunk.all_saw)(*transaction));
         self.staged.snapshot_rows += added;
         added
     }
@@ -314,7 +314,7 @@ impl DeltaTable {
                 .files
                 .get(number as usize)
                 .ok_or_else(|| Error::bug("the key index names a file that isn't there"))?;
-            let batch = data_file::read_rows(&self.log, &file.stored(), &columns, &rows).await?;
+            let batch = data_file::read_rows(&self.log, &file.stored(), &self.columns_schema(&columns)?, &rows).await?;
             fetched.insert(number, Fetched { columns, rows, batch });
         }
         Ok(fetched)

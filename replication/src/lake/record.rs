@@ -1,20 +1,19 @@
 //! What the lake remembers beside the data: one `domainMetadata` action per
 //! commit. With these, a lost local disk loses nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use xxhash_rust::xxh3::xxh3_64;
 
-use super::log::{DOMAIN, Log};
+use super::log::{DOMAIN, Log, SHAPE_DOMAIN};
+use super::shape::Shape;
 use super::shown;
 use crate::error::{Error, Result};
 use crate::position::Position;
-use crate::schema::TableSchema;
 
-/// The newest record form this program reads.
-const FORMAT: u32 = 1;
+/// The record form that this program reads and writes.
+const FORMAT: u32 = 2;
 
 /// How far a table is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,8 +25,16 @@ pub enum State {
     CatchingUp,
     /// Equal to the source at every watermark.
     Streaming,
-    /// Changes are lost for it; it has to be copied anew.
+    /// Changes are lost for it; the operator decides when it is copied anew.
     NeedsSnapshot,
+    /// As it was at its watermark, until a copy that is on its way replaces it.
+    Resnapshotting,
+    /// Can't be replicated as it is at the source now; copied anew once it can.
+    Stalled,
+    /// Gone at the source.
+    Dropped,
+    /// Not selected any more.
+    Excluded,
 }
 
 impl State {
@@ -37,7 +44,16 @@ impl State {
             State::CatchingUp => "catching_up",
             State::Streaming => "streaming",
             State::NeedsSnapshot => "needs_snapshot",
+            State::Resnapshotting => "resnapshotting",
+            State::Stalled => "stalled",
+            State::Dropped => "dropped",
+            State::Excluded => "excluded",
         }
+    }
+
+    /// Whether changes of the stream are applied in this state.
+    pub fn is_live(self) -> bool {
+        matches!(self, State::Snapshotting | State::CatchingUp | State::Streaming)
     }
 }
 
@@ -51,10 +67,11 @@ pub struct TableRecord {
     pub table: String,
     /// What identifies the table at the source whatever its name.
     pub relation: u32,
-    /// Hash of the columns; another one means another shape.
-    pub schema_id: String,
     /// Grows with every start of a sidecar; a lower one is a zombie's.
     pub epoch: u64,
+    /// Grows each time that all content was replaced.
+    #[serde(default)]
+    pub generation: u64,
     /// Every transaction up to here is in this version, and none after.
     pub watermark: Position,
     pub state: State,
@@ -63,51 +80,102 @@ pub struct TableRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub catch_up_to: Option<Position>,
     pub snapshot: Option<SnapshotProgress>,
+    /// Where the content is gathered that will replace this table's.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub copy: Option<String>,
 }
 
-/// How far a snapshot is. Blocks are heap pages of the source's table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How far a snapshot is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotProgress {
+    pub rows: u64,
+    /// The physical tables to read: one, or the partitions.
+    pub parts: Vec<PartProgress>,
+}
+
+/// How far one physical table is copied. Blocks are its heap pages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartProgress {
+    pub relation: u32,
     /// The physical file the block numbers belong to; another one means that
     /// the table was rewritten and rows moved.
-    pub relation_file: u32,
-    pub next_block: u64,
+    pub file: u32,
     /// Blocks when the snapshot began; rows in later ones come by the stream.
     pub end_block: u64,
-    pub rows: u64,
+    /// Block ranges that are in the lake, ascending and apart.
+    pub done: Vec<(u64, u64)>,
+}
+
+impl SnapshotProgress {
+    pub fn is_complete(&self) -> bool {
+        self.parts.iter().all(|part| part.remaining().is_empty())
+    }
+
+    pub fn blocks(&self) -> u64 {
+        self.parts.iter().map(|part| part.end_block).sum()
+    }
+
+    pub fn blocks_done(&self) -> u64 {
+        self.parts
+            .iter()
+            .flat_map(|p| &p.done)
+            .map(|(from, to)| to - from)
+            .sum()
+    }
+}
+
+impl PartProgress {
+    /// The ranges still to copy.
+    pub fn remaining(&self) -> Vec<(u64, u64)> {
+        let mut remaining = Vec::new();
+        let mut next = 0;
+        for (from, to) in &self.done {
+            if *from > next {
+                remaining.push((next, *from));
+            }
+            next = *to;
+        }
+        if next < self.end_block {
+            remaining.push((next, self.end_block));
+        }
+        remaining
+    }
+
+    /// Adds a range that was copied.
+    pub fn add(&mut self, from: u64, to: u64) {
+        self.done.push((from, to));
+        self.done.sort_unstable();
+        let mut joined: Vec<(u64, u64)> = Vec::with_capacity(self.done.len());
+        for (from, to) in self.done.drain(..) {
+            match joined.last_mut() {
+                Some(last) if from <= last.1 => last.1 = last.1.max(to),
+                _ => joined.push((from, to)),
+            }
+        }
+        self.done = joined;
+    }
 }
 
 impl TableRecord {
-    pub fn new(
-        pipeline: String,
-        table: String,
-        relation: u32,
-        schema: &TableSchema,
-        epoch: u64,
-        watermark: Position,
-    ) -> Self {
+    pub fn new(pipeline: String, table: String, relation: u32, epoch: u64, watermark: Position) -> Self {
         Self {
             format: FORMAT,
             pipeline,
             table,
             relation,
-            schema_id: Self::schema_id(schema),
             epoch,
+            generation: 0,
             watermark,
             state: State::Snapshotting,
             reason: None,
             catch_up_to: None,
             snapshot: None,
+            copy: None,
         }
     }
 
-    pub fn schema_id(schema: &TableSchema) -> String {
-        let text = json!({"columns": schema.delta_json(), "key": schema.key}).to_string();
-        format!("{:016x}", xxh3_64(text.as_bytes()))
-    }
-
     pub fn domain_action(&self) -> Value {
-        domain_action(self)
+        domain_action(DOMAIN, self)
     }
 
     /// Reads the `domainMetadata` part of an action, if it is ours.
@@ -134,7 +202,7 @@ impl TableRecord {
 }
 
 /// The record of the pipeline itself, in `_tributary/pipeline`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PipelineRecord {
     pub format: u32,
     pub pipeline: String,
@@ -148,6 +216,9 @@ pub struct PipelineRecord {
     /// what identifies its place in the publication. A lake table that is not among them, or
     /// has another place at the source, has missed changes.
     pub tables: BTreeMap<String, String>,
+    /// Folders of tables that were replicated once and are still there.
+    #[serde(default)]
+    pub former: BTreeSet<String>,
 }
 
 impl PipelineRecord {
@@ -159,11 +230,12 @@ impl PipelineRecord {
             confirm_limit,
             timeline,
             tables: BTreeMap::new(),
+            former: BTreeSet::new(),
         }
     }
 
     pub fn domain_action(&self) -> Value {
-        domain_action(self)
+        domain_action(DOMAIN, self)
     }
 
     pub fn from_log(log: &Log, configuration: Option<&str>) -> Result<Self> {
@@ -171,9 +243,19 @@ impl PipelineRecord {
     }
 }
 
-fn domain_action(record: &impl Serialize) -> Value {
+impl Shape {
+    pub fn domain_action(&self) -> Value {
+        domain_action(SHAPE_DOMAIN, self)
+    }
+
+    pub fn from_log(log: &Log, configuration: Option<&str>) -> Result<Self> {
+        parse(log, configuration)
+    }
+}
+
+fn domain_action(domain: &str, record: &impl Serialize) -> Value {
     let configuration = json!(record).to_string();
-    json!({"domainMetadata": {"domain": DOMAIN, "configuration": configuration, "removed": false}})
+    json!({"domainMetadata": {"domain": domain, "configuration": configuration, "removed": false}})
 }
 
 fn parse<T: DeserializeOwned>(log: &Log, configuration: Option<&str>) -> Result<T> {
@@ -189,4 +271,29 @@ fn parse<T: DeserializeOwned>(log: &Log, configuration: Option<&str>) -> Result<
             .with_hint("run the version that wrote it, or a newer one")
             .with_source(e)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_join_and_leave_the_rest() {
+        let mut part = PartProgress {
+            relation: 1,
+            file: 1,
+            end_block: 10,
+            done: Vec::new(),
+        };
+        assert_eq!(part.remaining(), [(0, 10)]);
+        part.add(4, 6);
+        part.add(0, 2);
+        assert_eq!(
+            (part.done.as_slice(), part.remaining().as_slice()),
+            (&[(0, 2), (4, 6)][..], &[(2, 4), (6, 10)][..])
+        );
+        part.add(2, 4);
+        part.add(6, 10);
+        assert_eq!((part.done.as_slice(), part.remaining().len()), (&[(0, 10)][..], 0));
+    }
 }

@@ -11,7 +11,7 @@ use super::*;
 use crate::batch::{ChangeBatch, Op, UnchangedCell};
 use crate::error::Class;
 use crate::position::Lsn;
-use crate::schema::{Column, LakeType};
+use crate::schema::{Column, LakeType, SourceType};
 
 const PIPELINE: &str = "test";
 
@@ -32,13 +32,16 @@ impl Folder {
 
     async fn create(&self) -> DeltaTable {
         let schema = schema();
-        let record = TableRecord::new(PIPELINE.into(), "public.t".into(), 7, &schema, 1, position(1));
-        DeltaTable::create(self.log(), schema, record).await.expect("create")
+        let record = TableRecord::new(PIPELINE.into(), "public.t".into(), 7, 1, position(1));
+        let shape = Shape::new(&schema, &Origin::default());
+        DeltaTable::create(self.log(), schema, shape, record)
+            .await
+            .expect("create")
     }
 
     async fn reopen(&self) -> DeltaTable {
-        let opened = DeltaTable::open(self.log(), schema(), PIPELINE).await.expect("open");
-        let mut table = opened.expect("a table");
+        let opened = Opened::read(self.log(), PIPELINE).await.expect("open");
+        let mut table = DeltaTable::new(schema(), opened.expect("a table"));
         table.build_index().await.expect("index");
         table
     }
@@ -51,12 +54,17 @@ impl Drop for Folder {
 }
 
 fn schema() -> Arc<TableSchema> {
-    let column = |name: &str, ty| Column { name: name.into(), ty };
+    let column = |attribute, name: &str, ty| Column {
+        name: name.into(),
+        ty,
+        attribute,
+        source: SourceType::default(),
+    };
     Arc::new(TableSchema {
         columns: vec![
-            column("v", LakeType::String),
-            column("id", LakeType::Long),
-            column("big", LakeType::String),
+            column(1, "v", LakeType::String),
+            column(2, "id", LakeType::Long),
+            column(3, "big", LakeType::String),
         ],
         key: vec![1],
     })
@@ -168,7 +176,8 @@ async fn rows(table: &DeltaTable) -> Model {
     let mut model = Model::new();
     for file in table.files.iter().filter(|f| f.live_rows() > 0) {
         let mut row = 0;
-        data_file::scan(&table.log, &file.stored(), &[0, 1, 2], |batch| {
+        let columns = table.columns_schema(&[0, 1, 2]).expect("columns");
+        data_file::scan(&table.log, &file.stored(), &columns, |batch| {
             let (v, id, big) = (
                 batch.column(0).as_string::<i32>(),
                 batch.column(1).as_primitive::<Int64Type>(),
@@ -290,6 +299,7 @@ async fn chunk(table: &DeltaTable, ids: &[i64], horizon: TxId) -> Chunk {
     Chunk {
         files: vec![(writer.finish().await.expect("finish"), keys)],
         saw: Box::new(move |transaction| transaction < horizon),
+        all_saw: Box::new(move |transaction| transaction < horizon),
     }
 }
 
@@ -432,4 +442,111 @@ fn hostile_names_stay_inside_the_lake() {
         let log = lake.table(&TableId::new(schema, name)).expect("log");
         assert_eq!(log.url().to_file_path().expect("path"), PathBuf::from(path));
     }
+}
+
+fn renamed() -> Arc<TableSchema> {
+    let mut schema = schema().as_ref().clone();
+    schema.columns[2].name = "large".into();
+    schema.columns.push(Column {
+        name: "extra".into(),
+        ty: LakeType::TimestampNtz,
+        attribute: 4,
+        source: SourceType::default(),
+    });
+    Arc::new(schema)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_change_in_the_middle_of_a_commit() {
+    let folder = Folder::new();
+    let mut table = folder.create().await;
+    let mut model = Model::new();
+    let mut changes = Changes::default();
+    for id in 1..4 {
+        changes.upsert(&mut model, id, "a", Some("large"));
+    }
+    table.stage(changes.batch(), &NoSource).await.expect("stage");
+    table.evolve(renamed(), &Origin::default()).expect("evolve");
+    // With a value that is in a file under the old name.
+    let mut changes = Changes::default();
+    changes.upsert(&mut model, 2, "b", None);
+    let mut batch = changes.batch();
+    let mut columns = batch.rows.columns().to_vec();
+    columns.push(arrow::array::new_null_array(&LakeType::TimestampNtz.arrow(), 1));
+    batch.rows = RecordBatch::try_new(renamed().arrow(), columns).expect("rows");
+    table.stage(batch, &NoSource).await.expect("stage");
+    commit(&mut table, 2).await.expect("commit");
+    assert_eq!(rows(&table).await, model);
+    let entry = table.log.read(1).await.expect("read").expect("entry");
+    let protocol = entry.iter().find_map(|a| a.get("protocol")).expect("a protocol");
+    for feature in ["columnMapping", "timestampNtz", "deletionVectors"] {
+        assert!(
+            protocol["readerFeatures"]
+                .as_array()
+                .expect("features")
+                .contains(&json!(feature))
+        );
+    }
+    let opened = Opened::read(folder.log(), PIPELINE)
+        .await
+        .expect("open")
+        .expect("table");
+    let mut again = DeltaTable::new(renamed(), opened);
+    again.build_index().await.expect("index");
+    assert_eq!(rows(&again).await, model);
+    assert_eq!(again.shape.columns[2].physical, "big");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_takes_the_place_of_all_content_at_once() {
+    let folder = Folder::new();
+    let mut table = folder.create().await;
+    let mut old = Model::new();
+    let mut changes = Changes::default();
+    for id in 1..100 {
+        changes.upsert(&mut old, id, "old", Some("old"));
+    }
+    table.stage(changes.batch(), &NoSource).await.expect("stage");
+    commit(&mut table, 2).await.expect("commit");
+    let lake = Lake::open(&folder.0.display().to_string()).expect("lake");
+    let id = TableId::new("public", "t");
+    let read = || async {
+        Opened::read(folder.log(), PIPELINE)
+            .await
+            .expect("open")
+            .expect("table")
+    };
+    let main = read().await;
+    let record = TableRecord::new(PIPELINE.into(), "public.t".into(), 7, 1, position(3));
+    let shape = main.shape.replacing(&schema(), &Origin::default());
+    let log = lake.copy(&id, "c").expect("log");
+    let copy = DeltaTable::create(log, schema(), shape, record).await.expect("create");
+    let mut copy = copy.replacing(main);
+    let mut new = Model::new();
+    let mut changes = Changes::default();
+    for id in 50..60 {
+        changes.upsert(&mut new, id, "new", Some("new"));
+    }
+    copy.stage(changes.batch(), &NoSource).await.expect("stage");
+    commit(&mut copy, 4).await.expect("commit");
+    let mut changes = Changes::default();
+    changes.delete(&mut new, 50);
+    copy.stage(changes.batch(), &NoSource).await.expect("stage");
+    commit(&mut copy, 5).await.expect("commit");
+    // Readers see nothing of it yet.
+    assert_eq!(rows(&folder.reopen().await).await, old);
+    assert_eq!(copy.replace().await.expect("replace"), Some(2));
+    assert_eq!(copy.replace().await.expect("replace"), None);
+    let reopened = folder.reopen().await;
+    assert_eq!(rows(&reopened).await, new);
+    assert_eq!(
+        (reopened.record.generation, reopened.record.watermark),
+        (1, position(5))
+    );
+    // It goes on as any table.
+    let mut changes = Changes::default();
+    changes.upsert(&mut new, 51, "newer", None);
+    copy.stage(changes.batch(), &NoSource).await.expect("stage");
+    commit(&mut copy, 6).await.expect("commit");
+    assert_eq!(rows(&folder.reopen().await).await, new);
 }

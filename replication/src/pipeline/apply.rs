@@ -13,23 +13,29 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info};
 
 use super::control::Control;
-use super::snapshotter::Window;
+use super::snapshotter::{Halt, Task, Window};
+use super::tables::Ending;
+use super::watch::Seen;
 use super::writer::{Command, Durable};
 use crate::batch::ChangeBatch;
+use crate::config::{Config, OnGap};
 use crate::error::{Error, Result};
-use crate::lake::State;
+use crate::key::KeyEncoder;
+use crate::lake::{DeltaTable, FileFormat, Lake, Request, Shape, SnapshotProgress, State, TableRecord};
 use crate::metrics::Metrics;
 use crate::position::Position;
 use crate::schema::TableId;
-use crate::source::SourceEvent;
-use crate::source::postgres::Stream;
+use crate::source::postgres::{Postgres, Stream};
+use crate::source::{SourceEvent, Throttle};
 
 /// How often time-driven things are looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -43,37 +49,72 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// A table as the stream's loop sees it.
 pub struct Route {
     pub id: TableId,
-    pub commands: mpsc::Sender<Command>,
+    pub relation: u32,
+    /// `None` once it is closed.
+    pub commands: Option<mpsc::Sender<Command>>,
+    /// Its place in the publication.
+    pub place: String,
     pub state: State,
     pub durable: Position,
     pub catch_up_to: Option<Position>,
-    open: Option<Open>,
+    pub progress: SnapshotProgress,
+    /// The lake table's columns, as of the last command sent.
+    pub shape: Option<Shape>,
+    /// How its data files are written, as of the last command sent.
+    pub format: Option<(FileFormat, KeyEncoder)>,
+    /// When it was entered.
+    pub since: std::time::Instant,
+    /// Set while its snapshot waits for a look at the catalogue.
+    pub paused: Option<std::time::Instant>,
+    /// What becomes of it once its writer has finished.
+    pub ending: Option<Ending>,
+    /// Holds the slot until what the table misses is on record.
+    pub held: Option<Position>,
+    pub open: Option<Open>,
     /// Positions before the first change of each commit on its way.
     in_flight: VecDeque<Position>,
     /// Set when the table can't go on: where its changes stop being durable.
-    stalled_at: Option<Position>,
+    pub stalled_at: Option<Position>,
 }
 
-struct Open {
+pub struct Open {
     since: Instant,
     /// The stream's position before the first change.
     start: Position,
 }
 
+impl Open {
+    pub fn now(start: Position) -> Self {
+        Self {
+            since: Instant::now(),
+            start,
+        }
+    }
+}
+
 impl Route {
     pub fn new(
         id: TableId,
+        relation: u32,
         commands: mpsc::Sender<Command>,
-        state: State,
-        durable: Position,
-        catch_up_to: Option<Position>,
+        place: String,
+        record: &TableRecord,
     ) -> Self {
         Self {
             id,
-            commands,
-            state,
-            durable,
-            catch_up_to,
+            relation,
+            commands: Some(commands),
+            place,
+            state: record.state,
+            durable: record.watermark,
+            catch_up_to: record.catch_up_to,
+            progress: record.snapshot.clone().unwrap_or_default(),
+            shape: None,
+            format: None,
+            since: std::time::Instant::now(),
+            paused: None,
+            ending: None,
+            held: None,
             open: None,
             in_flight: VecDeque::new(),
             stalled_at: None,
@@ -81,27 +122,61 @@ impl Route {
     }
 
     /// Everything of the table up to here is durable; `None` if all of it is.
-    fn pending(&self) -> Option<Position> {
-        self.stalled_at
+    pub fn pending(&self) -> Option<Position> {
+        self.held
+            .or(self.stalled_at)
             .or_else(|| self.in_flight.front().copied())
             .or_else(|| self.open.as_ref().map(|open| open.start))
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.commands.is_none()
+    }
+
+    /// Gives it no more changes.
+    pub fn close(&mut self) {
+        self.commands = None;
+        self.open = None;
+        self.in_flight.clear();
+        self.stalled_at = None;
+        self.catch_up_to = None;
+        self.paused = None;
     }
 }
 
 pub struct Apply {
     pub stream: Stream,
-    pub routes: Vec<Route>,
-    pub windows: mpsc::Receiver<Window>,
-    pub durable: mpsc::UnboundedReceiver<Durable>,
+    /// For looks at the catalogue.
+    pub source: Postgres,
+    pub lake: Lake,
+    /// Our name in the lake.
+    pub pipeline: String,
+    pub epoch: u64,
     pub control: Control,
+    pub config: watch::Receiver<Config>,
+    pub throttle: Arc<Throttle>,
+    pub parallelism: Arc<AtomicUsize>,
+    pub column_mapping: bool,
+    pub routes: Vec<Route>,
+    pub writers: JoinSet<Result<(usize, DeltaTable)>>,
+    pub tasks: mpsc::UnboundedSender<Task>,
+    pub halts: mpsc::UnboundedReceiver<(usize, Halt)>,
+    pub windows: mpsc::Receiver<Window>,
+    pub seen: mpsc::Receiver<Seen>,
+    /// What waits for the stream to come to its position.
+    pub ahead: Option<Seen>,
+    /// Asks for a look at the catalogue.
+    pub look: Arc<Notify>,
+    /// Requests that are being carried out.
+    pub requests: Vec<Request>,
+    pub durable: mpsc::UnboundedReceiver<Durable>,
+    pub durable_sender: mpsc::UnboundedSender<Durable>,
     pub max_latency: Duration,
     pub open_bytes_max: usize,
     pub in_flight: Arc<Semaphore>,
     pub in_flight_bytes_max: usize,
     /// Stop once every table's watermark covers this.
     pub until: Option<Position>,
-    /// Set when a table could not even start: the slot stays here.
-    pub held: Option<Position>,
     pub metrics: Arc<Metrics>,
     pub shutdown: watch::Receiver<bool>,
 }
@@ -112,6 +187,10 @@ enum Next {
     Read,
     /// The budget is used up: wait for a writer.
     Blocked,
+    /// A table's columns were described anew.
+    Judge(usize),
+    /// The stream is where the catalogue was looked at.
+    Reconcile,
     Done,
 }
 
@@ -119,6 +198,17 @@ impl Apply {
     /// Runs until shutdown, until the target of `--once` is reached, or until
     /// something fails.
     pub async fn run(mut self) -> Result<()> {
+        let result = self.follow_stream().await;
+        if result.is_err() {
+            // What made a writer end says more than that it is gone.
+            while let Some(joined) = self.writers.try_join_next() {
+                joined.map_err(panicked)??;
+            }
+        }
+        result
+    }
+
+    async fn follow_stream(&mut self) -> Result<()> {
         let mut waiting: Vec<Window> = Vec::new();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -126,7 +216,6 @@ impl Apply {
         let mut last_status = Instant::now();
         let mut last_heartbeat = Instant::now();
         let mut stopping: Option<Instant> = None;
-        let mut windows_open = true;
         let mut answer = false;
         loop {
             let next = self.work(&mut waiting, stopping.is_some(), &mut answer)?;
@@ -135,7 +224,20 @@ impl Apply {
             {
                 break;
             }
-            if self.finished(&waiting, windows_open)? {
+            match next {
+                Next::Judge(table) => {
+                    self.judge(table).await?;
+                    continue;
+                }
+                Next::Reconcile => {
+                    if let Some(seen) = self.ahead.take() {
+                        self.reconcile(seen).await?;
+                    }
+                    continue;
+                }
+                _ => {}
+            }
+            if self.finished(&waiting) {
                 break;
             }
             let target = self.confirmable();
@@ -159,10 +261,15 @@ impl Apply {
             tokio::select! {
                 result = self.stream.fill(), if next == Next::Read => result?,
                 Some(event) = self.durable.recv() => self.on_durable(event),
-                window = self.windows.recv(), if windows_open => match window {
-                    Some(window) => waiting.push(window),
-                    None => windows_open = false,
-                },
+                Some(window) = self.windows.recv() => waiting.push(window),
+                Some(seen) = self.seen.recv() => self.look_ahead(seen),
+                Some((table, halt)) = self.halts.recv() => self.halted(table, halt)?,
+                Some(joined) = self.writers.join_next() => {
+                    let (number, table) = joined.map_err(panicked)??;
+                    self.settle(number, table).await?;
+                    self.answer_requests().await?;
+                }
+                Ok(()) = self.config.changed() => self.reconfigure(),
                 _ = tick.tick() => {
                     if self.wants_position(&waiting) && last_status.elapsed() >= TICK {
                         answer = true;
@@ -182,8 +289,27 @@ impl Apply {
         }
         self.stream.confirm(target, false).await?;
         info!(position = %target, "confirmed");
-        self.stream.close().await;
+        self.stream.end().await;
         Ok(())
+    }
+
+    /// Keeps the newest look at the catalogue until the stream is there.
+    fn look_ahead(&mut self, mut seen: Seen) {
+        if let Some(before) = self.ahead.take() {
+            seen.requests.extend(before.requests);
+        }
+        self.ahead = Some(seen);
+    }
+
+    fn reconfigure(&mut self) {
+        let config = self.config.borrow_and_update();
+        self.throttle.set(config.snapshot.max_bytes_per_s);
+        self.parallelism.store(config.snapshot.parallelism, Ordering::Relaxed);
+        info!(parallelism = config.snapshot.parallelism, tables = ?config.source.tables, "configuration read again");
+    }
+
+    pub fn on_gap(&self) -> OnGap {
+        self.config.borrow().source.on_gap
     }
 
     /// Uses up what has been read from the socket, closing batches as due.
@@ -195,19 +321,17 @@ impl Apply {
             if stopping && !self.stream.in_transaction() {
                 return Ok(Next::Done);
             }
+            if self.ahead.is_some() && self.at_look() {
+                return Ok(Next::Reconcile);
+            }
             let boundary = match self.stream.next_event()? {
                 None => return Ok(Next::Read),
                 Some(SourceEvent::Changed { table }) => {
                     let start = self.stream.position();
-                    let route = self.route(table)?;
-                    if route.open.is_none() {
-                        route.open = Some(Open {
-                            since: Instant::now(),
-                            start,
-                        });
-                    }
+                    self.route(table)?.open.get_or_insert_with(|| Open::now(start));
                     false
                 }
+                Some(SourceEvent::Described { table }) => return Ok(Next::Judge(table)),
                 Some(SourceEvent::Heartbeat { reply_wanted, .. }) => {
                     *answer |= reply_wanted;
                     true
@@ -229,6 +353,12 @@ impl Apply {
         }
     }
 
+    /// Whether the stream has told all that a look at the catalogue has seen.
+    fn at_look(&self) -> bool {
+        let position = self.stream.position();
+        !self.stream.in_transaction() && self.ahead.as_ref().is_some_and(|seen| position.covers(&seen.position))
+    }
+
     /// Closes the batches and windows that are due. False if the budget does
     /// not allow it yet.
     fn close_due(&mut self, waiting: &mut Vec<Window>, stopping: bool) -> Result<bool> {
@@ -243,10 +373,11 @@ impl Apply {
         let mut i = 0;
         while let Some(window) = waiting.get(i) {
             let (table, high) = (window.table, window.high);
-            if !position.covers(&high) {
-                i += 1;
-            } else if self.route(table)?.stalled_at.is_some() {
+            let route = self.route(table)?;
+            if route.is_closed() || route.stalled_at.is_some() {
                 waiting.swap_remove(i);
+            } else if !position.covers(&high) {
+                i += 1;
             } else if self.can_send(table, 2) {
                 let window = waiting.swap_remove(i);
                 self.close_window(window)?;
@@ -334,11 +465,11 @@ impl Apply {
         let room = self
             .routes
             .get(table)
-            .is_some_and(|route| route.commands.capacity() >= commands);
+            .is_some_and(|route| route.commands.as_ref().is_some_and(|c| c.capacity() >= commands));
         room && self.in_flight.available_permits() >= self.permits(table) as usize
     }
 
-    fn permits(&self, table: usize) -> u32 {
+    pub fn permits(&self, table: usize) -> u32 {
         self.stream.bytes(table).clamp(1, self.in_flight_bytes_max) as u32
     }
 
@@ -354,10 +485,14 @@ impl Apply {
     }
 
     /// One table stops; the others go on. It holds the slot, and says so.
-    fn stall(&mut self, table: usize, error: Error) -> Result<()> {
+    pub fn stall(&mut self, table: usize, error: Error) -> Result<()> {
         let position = self.stream.position();
         let once = self.until.is_some();
+        self.stream.stall(table);
         let route = self.route(table)?;
+        if route.is_closed() {
+            return Ok(());
+        }
         let at = route.pending().unwrap_or(position);
         route.stalled_at = Some(at);
         route.open = None;
@@ -377,7 +512,10 @@ impl Apply {
             route.in_flight.pop_front();
             route.durable = event.watermark;
             route.state = event.state;
-            route.catch_up_to = event.catch_up_to;
+            if !route.is_closed() {
+                route.catch_up_to = event.catch_up_to;
+            }
+            route.progress = event.snapshot.unwrap_or_default();
             self.metrics.update(|m| m.changes += event.changes);
         }
     }
@@ -394,22 +532,23 @@ impl Apply {
     }
 
     /// Whether `--once` is done.
-    fn finished(&self, waiting: &[Window], windows_open: bool) -> Result<bool> {
-        let Some(until) = self.until else { return Ok(false) };
-        Ok(!windows_open
-            && waiting.is_empty()
+    fn finished(&self, waiting: &[Window]) -> bool {
+        let Some(until) = self.until else { return false };
+        let done = |route: &Route| match route.is_closed() {
+            true => route.ending.is_none(),
+            false => route.pending().is_none() && route.state == State::Streaming && route.paused.is_none(),
+        };
+        waiting.is_empty()
+            && self.ahead.is_none()
             && self.stream.position().covers(&until)
             && !self.stream.in_transaction()
-            && self
-                .routes
-                .iter()
-                .all(|route| route.pending().is_none() && route.state == State::Streaming))
+            && self.routes.iter().all(done)
     }
 
     /// The position up to which every table is durable.
     fn confirmable(&self) -> Position {
         let mut least = self.stream.position();
-        for pending in self.routes.iter().filter_map(Route::pending).chain(self.held) {
+        for pending in self.routes.iter().filter_map(Route::pending) {
             if least.covers(&pending) {
                 least = pending;
             }
@@ -424,7 +563,9 @@ impl Apply {
     /// Whether something waits for the stream's position to move.
     fn wants_position(&self, waiting: &[Window]) -> bool {
         let position = self.stream.position();
+        let ahead = self.ahead.as_ref().is_some_and(|seen| !position.covers(&seen.position));
         !waiting.is_empty()
+            || ahead
             || self.until.is_some_and(|until| !position.covers(&until))
             || self.routes.iter().any(|route| route.catch_up_to.is_some())
     }
@@ -437,7 +578,7 @@ impl Apply {
         });
     }
 
-    fn route(&mut self, table: usize) -> Result<&mut Route> {
+    pub fn route(&mut self, table: usize) -> Result<&mut Route> {
         self.routes
             .get_mut(table)
             .ok_or_else(|| Error::bug("an event of a table that has no route"))
@@ -452,8 +593,11 @@ enum Taken {
 }
 
 fn send(route: &Route, command: Command) -> Result<()> {
-    route
-        .commands
-        .try_send(command)
-        .map_err(|_| Error::transient(format!("the writer of {} has ended", route.id)))
+    let ended = || Error::transient(format!("the writer of {} has ended", route.id));
+    let commands = route.commands.as_ref().ok_or_else(ended)?;
+    commands.try_send(command).map_err(|_| ended())
+}
+
+fn panicked(error: tokio::task::JoinError) -> Error {
+    Error::bug("a task panicked").with_source(error)
 }

@@ -77,15 +77,35 @@ impl Control {
         &self.record
     }
 
-    /// Starts a new epoch over a set of tables: from here on, every sidecar
-    /// with an older one is a zombie.
-    pub async fn claim(&mut self, tables: BTreeMap<String, String>, timeline: u32) -> Result<u64> {
+    /// Starts a new epoch: from here on, every sidecar with an older one is a
+    /// zombie.
+    pub async fn claim(&mut self, timeline: u32) -> Result<u64> {
         let mut record = self.record.clone();
         record.epoch += 1;
-        record.tables = tables;
         record.timeline = timeline;
         self.commit(record).await?;
         Ok(self.record.epoch)
+    }
+
+    /// Sets the places of tables that are replicated from now on. To be called
+    /// before their first change counts.
+    pub async fn enter(&mut self, places: BTreeMap<String, String>) -> Result<()> {
+        let mut record = self.record.clone();
+        record.former.retain(|folder| !places.contains_key(folder));
+        record.tables.extend(places);
+        if record == self.record {
+            return Ok(());
+        }
+        self.commit(record).await
+    }
+
+    /// Notes that a table is not replicated any more. To be called once its
+    /// own record says so.
+    pub async fn leave(&mut self, folder: String) -> Result<()> {
+        let mut record = self.record.clone();
+        record.tables.remove(&folder);
+        record.former.insert(folder);
+        self.commit(record).await
     }
 
     /// Whether the slot may be confirmed up to `target` without telling the

@@ -5,136 +5,146 @@
 //! gone, or further than that, was dropped or made anew: what lies between is
 //! lost to us.
 
-use std::sync::Arc;
-
 use super::control::Control;
+use super::tables::Entry;
 use crate::error::{Error, Result};
-use crate::lake::{DeltaTable, State, TableRecord, shown, table_path};
+use crate::lake::{State, TableRecord, table_path};
 use crate::position::Position;
-use crate::source::postgres::{Postgres, Slot, SourceTable};
+use crate::source::postgres::{Published, Slot};
 
 /// What the source is found to be.
 pub struct Found<'a> {
-    pub tables: &'a [Arc<SourceTable>],
+    pub entries: &'a [Entry],
     pub slot: Option<&'a Slot>,
     pub control: Option<&'a Control>,
+    pub published: &'a Published,
+    pub log_end: Position,
 }
 
-/// Looks for gaps. Errors: there are some, which the tables' records now tell;
-/// the hint says how to go on.
-pub async fn refuse(found: Found<'_>, source: &mut Postgres, opened: &mut [Option<DeltaTable>]) -> Result<()> {
-    let log_end = source.log_end().await?;
-    let published = source.members().await?;
-    let mut gaps = Vec::new();
-    // Whether the slot's log refers to a publication that is no more.
-    let mut remade = false;
-    for (number, table) in found.tables.iter().enumerate() {
-        let Some(Some(lake_table)) = opened.get(number) else {
+/// What is lost.
+#[derive(Default)]
+pub struct Gaps {
+    /// By the place of the entry: why its table misses changes.
+    pub tables: Vec<(usize, String)>,
+    /// Whether the slot can't be used any more: its log is gone, or refers to
+    /// a publication that is no more.
+    pub drop_slot: bool,
+}
+
+/// Looks for changes that were lost.
+pub fn find(found: &Found<'_>) -> Gaps {
+    let mut gaps = Gaps::default();
+    for (number, entry) in found.entries.iter().enumerate() {
+        let Some(opened) = &entry.opened else { continue };
+        let record = entry.copy.as_ref().map_or(&opened.record, |copy| &copy.record);
+        if opened.record.state == State::NeedsSnapshot {
+            gaps.tables
+                .push((number, opened.record.reason.clone().unwrap_or_default()));
+            continue;
+        }
+        // The others are copied anew whatever happened.
+        if !record.state.is_live() || record.relation != entry.table.relation {
+            continue;
+        }
+        if !found.log_end.covers(&record.watermark) {
+            gaps.tables.push((
+                number,
+                format!(
+                    "the source's log ends at {}, before the table's watermark {}: it was restored from a backup",
+                    found.log_end, record.watermark
+                ),
+            ));
+            continue;
+        }
+        let before = found
+            .control
+            .and_then(|c| c.record().tables.get(&table_path(&entry.table.id)));
+        let now = found.published.tables.get(&entry.table.id).map(|p| &p.place);
+        let Some(before) = before.filter(|before| Some(*before) != now) else {
             continue;
         };
-        let record = lake_table.record();
-        let place = found.control.map(|c| c.record().tables.get(&table_path(&table.id)));
-        let now = published.get(&table.id);
-        let reason = if record.state == State::NeedsSnapshot {
-            record.reason.clone().unwrap_or_default()
-        } else if record.relation != table.relation {
-            "the table was dropped and created anew at the source".to_owned()
-        } else if !log_end.covers(&record.watermark) {
-            format!(
-                "the source's log ends at {log_end}, before the table's watermark {}: it was restored from a backup",
-                record.watermark
-            )
-        } else {
-            match place {
-                None => continue,
-                Some(None) => "it was left out of source.tables for a while".to_owned(),
-                Some(Some(before)) if Some(before) == now => continue,
-                Some(Some(before)) => {
-                    let publication = |place: &str| place.split('.').next().map(str::to_owned);
-                    let same = match now {
-                        Some(now) => publication(now) == publication(before),
-                        None => !published.is_empty(),
-                    };
-                    remade |= !same;
-                    lost_after(
-                        if same {
-                            "it was taken out of the publication"
-                        } else {
-                            "the publication was dropped or made anew"
-                        },
-                        record,
-                    )
-                }
-            }
+        let publication = |place: &str| place.split('.').next().map(str::to_owned);
+        let same = match now {
+            Some(now) => publication(now) == publication(before),
+            None => !found.published.tables.is_empty(),
         };
-        gaps.push((number, reason));
+        gaps.drop_slot |= !same && found.slot.is_some();
+        let what = if same {
+            LEFT
+        } else {
+            "the publication was dropped or made anew"
+        };
+        gaps.tables.push((number, lost_after(what, record)));
     }
-    if gaps.is_empty()
-        && let Some(what) = slot_gap(&found, opened)
+    if gaps.tables.is_empty()
+        && let Some(what) = slot_gap(found)
     {
-        for (number, table) in opened.iter().enumerate() {
-            gaps.extend(table.iter().map(|table| (number, lost_after(&what, table.record()))));
+        for (number, entry) in found.entries.iter().enumerate() {
+            let record = entry.copy.as_ref().or(entry.opened.as_ref()).map(|o| &o.record);
+            let live = record.filter(|record| record.state.is_live());
+            gaps.tables
+                .extend(live.map(|record| (number, lost_after(&what, record))));
         }
     }
-    if gaps.is_empty() {
-        return Ok(());
-    }
-    let drop_slot = (remade && found.slot.is_some()).then(|| source.drop_slot_sql());
-    Err(mark(opened, gaps, drop_slot).await?)
+    gaps.drop_slot |= found.slot.is_some_and(|slot| slot.lost);
+    gaps
 }
 
+/// What happened to a table that has another place in the publication.
+pub const LEFT: &str = "it was taken out of the publication";
+
 /// What happened to the slot, if the lake can't have told it to be there.
-fn slot_gap(found: &Found<'_>, opened: &[Option<DeltaTable>]) -> Option<String> {
+fn slot_gap(found: &Found<'_>) -> Option<String> {
     let Some(slot) = found.slot else {
         return Some("the replication slot is gone".to_owned());
     };
+    if slot.lost {
+        return Some(
+            "the server has removed log that the replication slot needed (see max_slot_wal_keep_size)".to_owned(),
+        );
+    }
     let limit = found.control.map(|control| control.record().confirm_limit);
-    let watermarks = opened.iter().flatten().map(|table| table.record().watermark);
+    let opened = found
+        .entries
+        .iter()
+        .flat_map(|entry| entry.opened.iter().chain(&entry.copy));
     let known = limit
         .into_iter()
-        .chain(watermarks)
+        .chain(opened.map(|opened| opened.record.watermark))
         .any(|position: Position| position.covers(&slot.confirmed));
     (!known).then(|| format!("the replication slot was made anew at {}", slot.confirmed))
 }
 
-fn lost_after(what: &str, record: &TableRecord) -> String {
+pub fn lost_after(what: &str, record: &TableRecord) -> String {
     format!("{what}; changes after {} are lost", record.watermark)
 }
 
 /// Records that tables have missed changes, and says what to do.
-async fn mark(
-    opened: &mut [Option<DeltaTable>],
-    gaps: Vec<(usize, String)>,
-    drop_slot: Option<String>,
-) -> Result<Error> {
+pub async fn stop(entries: &mut [Entry], gaps: &[(usize, String)]) -> Result<Error> {
     let mut names = Vec::new();
-    let mut folders = Vec::new();
-    let mut first_reason = None;
     for (number, reason) in gaps {
-        let Some(Some(table)) = opened.get_mut(number) else {
+        let Some(opened) = entries.get_mut(*number).and_then(|entry| entry.opened.as_mut()) else {
             continue;
         };
-        if table.record().state != State::NeedsSnapshot {
-            table
-                .commit("NEEDS SNAPSHOT", |record| {
+        if opened.record.state != State::NeedsSnapshot {
+            opened
+                .mark("NEEDS SNAPSHOT", |record| {
                     record.state = State::NeedsSnapshot;
                     record.reason = Some(reason.clone());
                 })
                 .await?;
         }
-        names.push(table.record().table.clone());
-        folders.push(shown(table.log().url()));
-        first_reason.get_or_insert(reason);
+        names.push(opened.record.table.clone());
     }
-    let message = format!(
-        "{} need a new snapshot: {}",
-        names.join(", "),
-        first_reason.unwrap_or_default()
-    );
-    let first = drop_slot.map(|sql| format!("{sql}; then ")).unwrap_or_default();
-    let hint = format!(
-        "{first}move {} away and run again: these tables are copied anew, the others go on",
-        folders.join(", ")
-    );
-    Ok(Error::operator(message).with_hint(hint))
+    let reason = gaps.first().map(|(_, reason)| reason.as_str()).unwrap_or_default();
+    Ok(needs_snapshot(&names, reason))
+}
+
+/// The error of tables that have missed changes.
+pub fn needs_snapshot(names: &[String], reason: &str) -> Error {
+    let verb = if names.len() == 1 { "needs" } else { "need" };
+    Error::operator(format!("{} {verb} a new snapshot: {reason}", names.join(", "))).with_hint(
+        "`tributary snapshot` copies them anew, each replaced in one commit; \
+         source.on_gap = \"resnapshot\" does so by itself from now on",
+    )
 }

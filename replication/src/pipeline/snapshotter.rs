@@ -1,39 +1,87 @@
-//! Copies tables chunk by chunk while the stream goes on.
+//! Copies tables chunk by chunk, several chunks at a time, while the stream
+//! goes on.
 //!
 //! ```text
 //! snapshot transaction:  lock ─ snapshot, HIGH ─ COPY ──► data file, keys
 //! stream:                ────────────── position ≥ HIGH ──► chunk merged, progress committed
 //! ```
 //!
-//! While a chunk waits for its window to close, the next one is read.
+//! Chunks may be merged in any order. While some wait for their windows to
+//! close, as many others are read.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arrow::record_batch::RecordBatch;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tracing::info;
 
-use crate::error::{Error, Result};
+use crate::error::{Class, Error, Result};
 use crate::key::{Key, KeyEncoder};
-use crate::lake::{Chunk, FileWriter, Log, SnapshotProgress, WrittenFile};
+use crate::lake::{Chunk, FileFormat, PartProgress, SnapshotProgress, WrittenFile};
 use crate::metrics::{Metrics, SnapshotNumbers};
 use crate::position::Position;
-use crate::schema::{TableId, TableSchema};
-use crate::source::postgres::{ChunkStart, Reader, TableSource};
+use crate::schema::TableId;
+use crate::source::postgres::{Part, Reader, TableSource, Visibility, blocks_for};
 
 /// What a chunk reads at the source, in bytes. Larger chunks make larger
 /// files, smaller ones repeat less after a kill; the keys of one chunk are in
 /// memory, 16 bytes each.
 const CHUNK_BYTES: u64 = 64 << 20;
+/// How long a throttled chunk takes: its transaction holds back vacuum.
+const THROTTLED_CHUNK_SECONDS: u64 = 2;
+const THROTTLED_CHUNK_BYTES_MIN: u64 = 256 << 10;
+
+/// What the server says of a table or column that is gone.
+/// Codes: PostgreSQL manual, appendix "PostgreSQL Error Codes".
+const GONE: [&str; 3] = ["42P01", "42703", "3F000"];
 
 /// A chunk that waits for the stream to pass `high`.
 pub struct Window {
     pub table: usize,
     pub high: Position,
     pub chunk: Chunk,
-    pub progress: SnapshotProgress,
-    pub merged: oneshot::Sender<u64>,
+    pub progress: Progress,
+    pub merged: oneshot::Sender<()>,
+}
+
+/// What a chunk adds to a table's progress.
+#[derive(Clone)]
+pub struct Progress {
+    /// Grows when a table is planned anew; what an older plan says is void.
+    plan: u64,
+    /// Everything to copy.
+    parts: Arc<Vec<PartProgress>>,
+    /// What the chunk has of it: a part and its blocks.
+    range: Option<(usize, u64, u64)>,
+}
+
+impl Progress {
+    /// Notes the chunk in a table's record. `plan` is the newest plan noted.
+    pub fn note(&self, progress: &mut SnapshotProgress, plan: &mut u64) {
+        if self.plan < *plan {
+            return;
+        }
+        *plan = self.plan;
+        let before = std::mem::take(&mut progress.parts);
+        for part in self.parts.iter() {
+            let own = before
+                .iter()
+                .find(|p| p.relation == part.relation && p.file == part.file);
+            progress.parts.push(own.unwrap_or(part).clone());
+        }
+        if let Some((part, from, to)) = self.range
+            && let Some(part) = progress.parts.get_mut(part)
+        {
+            part.add(from, to);
+        }
+    }
 }
 
 /// One table to copy.
@@ -41,99 +89,414 @@ pub struct Task {
     pub number: usize,
     pub id: TableId,
     pub source: TableSource,
-    pub log: Log,
-    pub schema: Arc<TableSchema>,
+    pub format: FileFormat,
     pub encoder: KeyEncoder,
     /// Where an earlier run got to.
-    pub progress: Option<SnapshotProgress>,
+    pub progress: SnapshotProgress,
 }
 
-/// Copies the tables one after the other.
-pub async fn run(tasks: Vec<Task>, windows: mpsc::Sender<Window>, metrics: Arc<Metrics>) -> Result<()> {
-    for task in tasks {
-        let id = task.id.clone();
-        let result = task.run(&windows, &metrics).await;
-        metrics.update(|m| {
-            m.snapshots.remove(&id);
-        });
-        result?;
-    }
-    Ok(())
+/// What a copy that can't go on tells the stream's loop.
+pub enum Halt {
+    /// The table doesn't have its columns any more.
+    Changed,
+    Failed(Error),
 }
 
-impl Task {
-    async fn run(self, windows: &mpsc::Sender<Window>, metrics: &Metrics) -> Result<()> {
-        let mut reader = self.source.reader().await?;
-        reader.wait_for_writers().await?;
-        let started = Instant::now();
-        let rows_before = self.progress.as_ref().map_or(0, |p| p.rows);
-        if let Some(progress) = &self.progress {
-            info!(table = %self.id, block = progress.next_block, blocks = progress.end_block, rows = progress.rows,
-                "resuming snapshot");
-        } else {
-            info!(table = %self.id, "starting snapshot");
-        }
-        let mut plan = self.progress.clone();
-        let mut waiting: Option<oneshot::Receiver<u64>> = None;
-        let mut rows_read = 0_u64;
+/// Runs all copies of a pipeline.
+pub struct Snapshotter {
+    pub tasks: mpsc::UnboundedReceiver<Task>,
+    pub windows: mpsc::Sender<Window>,
+    pub halts: mpsc::UnboundedSender<(usize, Halt)>,
+    /// Chunks read at the same time.
+    pub parallelism: Arc<AtomicUsize>,
+    pub metrics: Arc<Metrics>,
+}
+
+/// The snapshots of chunks that are not merged yet, by chunk; `None` before
+/// they are known.
+type Open = Arc<Mutex<BTreeMap<u64, Option<Visibility>>>>;
+
+struct Copy {
+    task: Task,
+    parts: Vec<Part>,
+    plan: u64,
+    planned: Arc<Vec<PartProgress>>,
+    /// What no chunk has taken yet: part and blocks.
+    left: VecDeque<(usize, u64, u64)>,
+    /// Whether the plan is still to be made.
+    unplanned: bool,
+    busy: usize,
+    merging: usize,
+    open: Open,
+    readers: Vec<Reader>,
+    progress: SnapshotProgress,
+    started: Instant,
+    rows_before: u64,
+    rows_read: u64,
+    next_chunk: u64,
+}
+
+/// How a job ended.
+enum Ended {
+    Planned(Box<(Reader, Vec<(u32, u64)>)>),
+    Read(Box<ReadChunk>),
+    /// The part's blocks are not those of the plan.
+    Rewritten(Box<Reader>),
+    Halted(Halt),
+}
+
+struct ReadChunk {
+    reader: Reader,
+    chunk: u64,
+    rows: u64,
+    progress: Progress,
+    merged: oneshot::Receiver<()>,
+}
+
+/// A chunk that was merged, or `false` if its table is not followed any more.
+type Merged = BoxFuture<'static, (usize, u64, Progress, bool)>;
+
+impl Snapshotter {
+    /// Runs until the stream's loop is gone.
+    pub async fn run(mut self) -> Result<()> {
+        let mut copies: Vec<Copy> = Vec::new();
+        let mut jobs: JoinSet<(usize, Result<Ended>)> = JoinSet::new();
+        let mut merges: FuturesUnordered<Merged> = FuturesUnordered::new();
         loop {
-            let start = reader.begin().await?;
-            let from = plan_from(plan.as_ref(), &start);
-            let blocks = reader.blocks_for(CHUNK_BYTES, start.blocks);
-            let progress = SnapshotProgress {
-                relation_file: start.relation_file,
-                next_block: (from.next_block + blocks).min(from.end_block),
-                ..from
-            };
-            let files = self.read(&mut reader, from.next_block, progress.next_block).await?;
-            reader.end().await?;
-            rows_read += files.iter().map(|(file, _)| u64::from(file.rows)).sum::<u64>();
-            metrics.update(|m| {
-                let numbers = SnapshotNumbers {
-                    rows: rows_before + rows_read,
-                    rows_since_start: rows_read,
-                    started,
-                    blocks_done: progress.next_block,
-                    blocks: progress.end_block,
+            let limit = self.parallelism.load(Ordering::Relaxed);
+            while jobs.len() < limit && merges.len() <= 2 * limit {
+                let Some(copy) = copies.iter_mut().find(|copy| copy.has_work(merges.len() < limit)) else {
+                    break;
                 };
-                m.snapshots.insert(self.id.clone(), numbers);
-            });
-            // One chunk waits, one is read: two are the bound.
-            if let Some(merged) = waiting.take() {
-                merged.await.map_err(|_| stream_ended())?;
+                let (number, job) = (copy.task.number, copy.job(&self.windows));
+                jobs.spawn(async move { (number, job.await) });
             }
-            let (done, merged) = oneshot::channel();
-            let visibility = start.visibility;
-            let window = Window {
-                table: self.number,
-                high: start.high,
-                chunk: Chunk {
-                    files,
-                    saw: Box::new(move |transaction| visibility.saw(transaction)),
+            copies.retain(|copy| !self.is_complete(copy));
+            tokio::select! {
+                task = self.tasks.recv() => match task {
+                    Some(task) => {
+                        copies.retain(|copy| copy.task.number != task.number);
+                        copies.push(Copy::new(task));
+                    }
+                    None => return Ok(()),
                 },
-                progress: progress.clone(),
-                merged: done,
-            };
-            windows.send(window).await.map_err(|_| stream_ended())?;
-            waiting = Some(merged);
-            if progress.next_block >= progress.end_block {
-                break;
+                Some(joined) = jobs.join_next() => {
+                    let (number, result) = joined.map_err(|e| Error::bug("a snapshot panicked").with_source(e))?;
+                    let Some(copy) = copies.iter_mut().find(|copy| copy.task.number == number) else { continue };
+                    copy.busy -= 1;
+                    match copy.end_job(result?) {
+                        JobEnd::Merging(merge) => merges.push(merge),
+                        JobEnd::Halted(halt) => {
+                            self.forget(copy);
+                            copies.retain(|copy| copy.task.number != number);
+                            // Without a stream there is nobody to tell.
+                            let _ = self.halts.send((number, halt));
+                        }
+                        JobEnd::Nothing => {}
+                    }
+                }
+                Some((number, chunk, progress, merged)) = merges.next() => {
+                    let Some(copy) = copies.iter_mut().find(|copy| copy.task.number == number) else { continue };
+                    if merged {
+                        copy.end_merge(chunk, &progress);
+                        self.show(copy);
+                    } else {
+                        self.forget(copy);
+                        copies.retain(|copy| copy.task.number != number);
+                    }
+                }
+                // Parallelism may have been raised.
+                () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {}
             }
-            plan = Some(progress);
         }
-        if let Some(merged) = waiting {
-            merged.await.map_err(|_| stream_ended())?;
+    }
+
+    fn is_complete(&self, copy: &Copy) -> bool {
+        let complete = !copy.unplanned && copy.left.is_empty() && copy.busy == 0 && copy.merging == 0;
+        if complete {
+            self.forget(copy);
+            let elapsed = copy.started.elapsed();
+            info!(table = %copy.task.id, rows = copy.rows_before + copy.rows_read, elapsed_ms = elapsed.as_millis() as u64,
+                rows_per_s = (copy.rows_read as f64 / elapsed.as_secs_f64().max(0.001)) as u64, "snapshot complete");
         }
-        let elapsed = started.elapsed();
-        info!(table = %self.id, rows = rows_before + rows_read, elapsed_ms = elapsed.as_millis() as u64,
-            rows_per_s = (rows_read as f64 / elapsed.as_secs_f64().max(0.001)) as u64, "snapshot complete");
-        Ok(())
+        complete
+    }
+
+    fn show(&self, copy: &Copy) {
+        let numbers = SnapshotNumbers {
+            rows: copy.rows_before + copy.rows_read,
+            rows_since_start: copy.rows_read,
+            started: copy.started,
+            blocks_done: copy.progress.blocks_done(),
+            blocks: copy.progress.blocks(),
+        };
+        self.metrics.update(|m| {
+            m.snapshots.insert(copy.task.id.clone(), numbers);
+        });
+    }
+
+    fn forget(&self, copy: &Copy) {
+        self.metrics.update(|m| {
+            m.snapshots.remove(&copy.task.id);
+        });
+    }
+}
+
+enum JobEnd {
+    Merging(Merged),
+    Halted(Halt),
+    Nothing,
+}
+
+impl Copy {
+    fn new(task: Task) -> Self {
+        if task.progress.parts.is_empty() {
+            info!(table = %task.id, "starting snapshot");
+        } else {
+            info!(table = %task.id, blocks_done = task.progress.blocks_done(), blocks = task.progress.blocks(),
+                rows = task.progress.rows, "resuming snapshot");
+        }
+        Self {
+            parts: task.source.table().parts.clone(),
+            plan: 0,
+            planned: Arc::default(),
+            left: VecDeque::new(),
+            unplanned: true,
+            busy: 0,
+            merging: 0,
+            open: Open::default(),
+            readers: Vec::new(),
+            progress: task.progress.clone(),
+            started: Instant::now(),
+            rows_before: task.progress.rows,
+            rows_read: 0,
+            next_chunk: 0,
+            task,
+        }
+    }
+
+    /// `more` allows reading ahead of what is merged.
+    fn has_work(&self, more: bool) -> bool {
+        if self.unplanned {
+            // What is under way belongs to the plan before.
+            return self.busy == 0;
+        }
+        !self.left.is_empty() && (more || self.merging == 0)
+    }
+
+    fn job(&mut self, windows: &mpsc::Sender<Window>) -> BoxFuture<'static, Result<Ended>> {
+        self.busy += 1;
+        let (source, reader) = (self.task.source.clone(), self.readers.pop());
+        if self.unplanned {
+            let parts = self.parts.clone();
+            return plan(source, reader, parts).boxed();
+        }
+        let range = self.take_range();
+        let chunk = self.next_chunk;
+        self.next_chunk += 1;
+        lock(&self.open).insert(chunk, None);
+        let job = ChunkJob {
+            number: self.task.number,
+            chunk,
+            part: range.and_then(|(part, ..)| self.parts.get(part).cloned()),
+            file: range
+                .and_then(|(part, ..)| self.planned.get(part))
+                .map_or(0, |p| p.file),
+            progress: Progress {
+                plan: self.plan,
+                parts: self.planned.clone(),
+                range: range.filter(|(_, from, to)| to > from),
+            },
+            format: self.task.format.clone(),
+            encoder: self.task.encoder.clone(),
+            open: self.open.clone(),
+            windows: windows.clone(),
+        };
+        job.run(source, reader).boxed()
+    }
+
+    /// The next blocks to read, of about a chunk's size.
+    fn take_range(&mut self) -> Option<(usize, u64, u64)> {
+        let (part, from, to) = self.left.pop_front()?;
+        let blocks = self.planned.get(part).map_or(0, |p| p.end_block);
+        let bytes = self.task.source.throttle().limit().map_or(CHUNK_BYTES, |limit| {
+            (limit * THROTTLED_CHUNK_SECONDS).clamp(THROTTLED_CHUNK_BYTES_MIN, CHUNK_BYTES)
+        });
+        let size = self.parts.get(part).map_or(1, |part| blocks_for(part, bytes, blocks));
+        let middle = from.saturating_add(size).min(to);
+        if middle < to {
+            self.left.push_front((part, middle, to));
+        }
+        Some((part, from, middle))
+    }
+
+    fn end_job(&mut self, ended: Ended) -> JobEnd {
+        match ended {
+            Ended::Planned(planned) => {
+                let (reader, files) = *planned;
+                self.readers.push(reader);
+                self.set_plan(&files);
+                JobEnd::Nothing
+            }
+            Ended::Read(read) => {
+                self.readers.push(read.reader);
+                self.rows_read += read.rows;
+                self.merging += 1;
+                let (number, chunk, progress) = (self.task.number, read.chunk, read.progress);
+                let merged = read.merged;
+                JobEnd::Merging(async move { (number, chunk, progress, merged.await.is_ok()) }.boxed())
+            }
+            Ended::Rewritten(reader) => {
+                self.readers.push(*reader);
+                self.unplanned = true;
+                self.left.clear();
+                JobEnd::Nothing
+            }
+            Ended::Halted(halt) => JobEnd::Halted(halt),
+        }
+    }
+
+    fn end_merge(&mut self, chunk: u64, progress: &Progress) {
+        self.merging -= 1;
+        lock(&self.open).remove(&chunk);
+        let mut plan = self.plan;
+        progress.note(&mut self.progress, &mut plan);
+    }
+
+    /// What is to read: all blocks of files that nobody read yet, and what is
+    /// left of the others. Rows read again are recognised by key.
+    fn set_plan(&mut self, files: &[(u32, u64)]) {
+        self.plan += 1;
+        self.unplanned = false;
+        let before = &self.progress.parts;
+        let mut planned = Vec::with_capacity(files.len());
+        for (part, (file, blocks)) in self.parts.iter().zip(files) {
+            let own = before.iter().find(|p| p.relation == part.relation && p.file == *file);
+            let progress = own.cloned().unwrap_or(PartProgress {
+                relation: part.relation,
+                file: *file,
+                end_block: *blocks,
+                done: Vec::new(),
+            });
+            for (from, to) in progress.remaining() {
+                self.left.push_back((planned.len(), from, to));
+            }
+            planned.push(progress);
+        }
+        if self.left.is_empty() {
+            // Nothing to read is progress, too.
+            self.left.push_back((0, 0, 0));
+        }
+        self.planned = Arc::new(planned);
+    }
+}
+
+async fn plan(source: TableSource, reader: Option<Reader>, parts: Vec<Part>) -> Result<Ended> {
+    let result = async {
+        let mut reader = match reader {
+            Some(reader) => reader,
+            None => source.reader().await?,
+        };
+        reader.wait_for_writers().await?;
+        let Some(start) = reader.begin(&parts).await? else {
+            return Ok(Ended::Halted(Halt::Changed));
+        };
+        reader.end().await?;
+        Ok(Ended::Planned(Box::new((reader, start.files))))
+    };
+    halt(result.await)
+}
+
+/// Sorts out what only one table is concerned with.
+fn halt(result: Result<Ended>) -> Result<Ended> {
+    match result {
+        Err(error) if error.code().is_some_and(|code| GONE.contains(&code)) => Ok(Ended::Halted(Halt::Changed)),
+        Err(error) if error.class() == Class::NeedsOperator => Ok(Ended::Halted(Halt::Failed(error))),
+        other => other,
+    }
+}
+
+struct ChunkJob {
+    number: usize,
+    chunk: u64,
+    part: Option<Part>,
+    file: u32,
+    progress: Progress,
+    format: FileFormat,
+    encoder: KeyEncoder,
+    open: Open,
+    windows: mpsc::Sender<Window>,
+}
+
+impl ChunkJob {
+    async fn run(self, source: TableSource, reader: Option<Reader>) -> Result<Ended> {
+        halt(self.read(source, reader).await)
+    }
+
+    async fn read(self, source: TableSource, reader: Option<Reader>) -> Result<Ended> {
+        let mut reader = match reader {
+            Some(reader) => reader,
+            None => source.reader().await?,
+        };
+        let parts: Vec<Part> = self.part.iter().cloned().collect();
+        let Some(start) = reader.begin(&parts).await? else {
+            return Ok(Ended::Halted(Halt::Changed));
+        };
+        if !reader.has_columns() {
+            return Ok(Ended::Halted(Halt::Changed));
+        }
+        if start.files.first().is_some_and(|(file, _)| *file != self.file) {
+            reader.end().await?;
+            lock(&self.open).remove(&self.chunk);
+            return Ok(Ended::Rewritten(Box::new(reader)));
+        }
+        lock(&self.open).insert(self.chunk, Some(start.visibility.clone()));
+        let files = match (&self.part, self.progress.range) {
+            (Some(part), Some((_, from, to))) => self.copy(&mut reader, part, from, to).await?,
+            _ => Vec::new(),
+        };
+        reader.end().await?;
+        let rows = files.iter().map(|(file, _)| u64::from(file.rows)).sum::<u64>();
+        let (done, merged) = oneshot::channel();
+        let (own, all) = (start.visibility.clone(), self.all_open());
+        let window = Window {
+            table: self.number,
+            high: start.high,
+            chunk: Chunk {
+                files,
+                saw: Box::new(move |transaction| start.visibility.saw(transaction)),
+                all_saw: Box::new(move |transaction| {
+                    own.saw(transaction) && all.iter().all(|v| v.as_ref().is_some_and(|v| v.saw(transaction)))
+                }),
+            },
+            progress: self.progress.clone(),
+            merged: done,
+        };
+        self.windows
+            .send(window)
+            .await
+            .map_err(|_| Error::transient("the stream ended while a snapshot was running"))?;
+        Ok(Ended::Read(Box::new(ReadChunk {
+            reader,
+            chunk: self.chunk,
+            rows,
+            progress: self.progress,
+            merged,
+        })))
+    }
+
+    /// The snapshots of the other chunks under way. Those that begin later see
+    /// more than this one.
+    fn all_open(&self) -> Vec<Option<Visibility>> {
+        let open = lock(&self.open);
+        let others = open.iter().filter(|(chunk, _)| **chunk != self.chunk);
+        others.map(|(_, visibility)| visibility.clone()).collect()
     }
 
     /// Reads blocks into a data file. Decoding here and encoding in a task of
     /// its own run side by side.
-    async fn read(&self, reader: &mut Reader, from: u64, to: u64) -> Result<Vec<(WrittenFile, Vec<Key>)>> {
-        let mut writer = FileWriter::create(&self.log, &self.schema.arrow(), &self.schema.key)?;
+    async fn copy(&self, reader: &mut Reader, part: &Part, from: u64, to: u64) -> Result<Vec<(WrittenFile, Vec<Key>)>> {
+        let mut writer = self.format.writer()?;
         let encoder = self.encoder.clone();
         let (batches, mut received) = mpsc::channel::<RecordBatch>(2);
         let encode = tokio::spawn(async move {
@@ -145,7 +508,7 @@ impl Task {
             Ok::<_, Error>((writer, keys))
         });
         let read = async {
-            reader.read(from, to).await?;
+            reader.read(part, from, to).await?;
             while let Some(batch) = reader.next_batch().await? {
                 batches
                     .send(batch)
@@ -169,20 +532,7 @@ impl Task {
     }
 }
 
-/// Where to go on: after the last chunk, or from the first block if there is
-/// none or the table was rewritten since. Rows read again are recognised by key.
-fn plan_from(plan: Option<&SnapshotProgress>, start: &ChunkStart) -> SnapshotProgress {
-    match plan {
-        Some(plan) if plan.relation_file == start.relation_file => plan.clone(),
-        _ => SnapshotProgress {
-            relation_file: start.relation_file,
-            next_block: 0,
-            end_block: start.blocks,
-            rows: 0,
-        },
-    }
-}
-
-fn stream_ended() -> Error {
-    Error::transient("the stream ended while a snapshot was running")
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // The maps are whole between changes, whoever panicked.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,8 +1,9 @@
 //! Where everything stands, for people and for monitoring.
 
+use super::control::Control;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::lake::{DeltaTable, Lake, SnapshotProgress, State};
+use crate::lake::{Lake, Opened, SnapshotProgress, table_path};
 use crate::position::Position;
 use crate::source::postgres::{Postgres, Slot};
 
@@ -21,6 +22,8 @@ pub struct TableStatus {
     pub rows: u64,
     pub files: usize,
     pub snapshot: Option<SnapshotProgress>,
+    /// How far the copy is that will replace the table's content.
+    pub copy: Option<SnapshotProgress>,
 }
 
 /// The source's side of [`status`].
@@ -52,13 +55,38 @@ pub async fn status(config: &Config) -> Result<Status> {
     let lake = Lake::open(&config.lake.url)?;
     let mut opened = Vec::new();
     for table in &discovery.tables {
-        let lake_table = DeltaTable::open(lake.table(&table.id)?, table.schema.clone(), &pipeline).await;
-        opened.push((table.id.to_string(), lake_table));
+        let read = Opened::read(lake.table(&table.id)?, &pipeline).await;
+        let copy = match &read {
+            Ok(Some(Opened { record, .. })) => match &record.copy {
+                Some(copy) => Opened::read(lake.copy(&table.id, copy)?, &pipeline)
+                    .await
+                    .ok()
+                    .flatten(),
+                None => None,
+            },
+            _ => None,
+        };
+        opened.push((table.id.to_string(), read, copy));
+    }
+    if let Ok(Some(control)) = Control::open(lake.pipeline()?, &pipeline).await {
+        let record = control.record();
+        let listed: Vec<String> = discovery.tables.iter().map(|t| table_path(&t.id)).collect();
+        for folder in record.former.iter().chain(record.tables.keys()) {
+            if listed.contains(folder) {
+                continue;
+            }
+            let read = Opened::read(lake.log(folder)?, &pipeline).await;
+            let name = match &read {
+                Ok(Some(opened)) => opened.record.table.clone(),
+                _ => folder.replace('/', "."),
+            };
+            opened.push((name, read, None));
+        }
     }
     let log_end = source.log_end().await?;
     let tables = opened
         .into_iter()
-        .map(|(table, lake_table)| table_status(table, lake_table, slot.as_ref(), &log_end))
+        .map(|(table, opened, copy)| table_status(table, opened, copy.as_ref(), slot.as_ref(), &log_end))
         .collect();
     Ok(Status {
         source: SourceStatus {
@@ -76,7 +104,8 @@ pub async fn status(config: &Config) -> Result<Status> {
 /// One row of [`status`]. A table that can't be opened is a row too.
 fn table_status(
     table: String,
-    opened: Result<Option<DeltaTable>>,
+    opened: Result<Option<Opened>>,
+    copy: Option<&Opened>,
     slot: Option<&Slot>,
     log_end: &Position,
 ) -> TableStatus {
@@ -90,6 +119,7 @@ fn table_status(
         rows: 0,
         files: 0,
         snapshot: None,
+        copy: None,
     };
     let told = |error: &Error| match error.hint() {
         Some(hint) => format!("{error} (hint: {hint})"),
@@ -104,14 +134,11 @@ fn table_status(
             return status;
         }
     };
-    let record = lake_table.record();
+    let record = &lake_table.record;
     status.state = record.state.as_str();
     status.reason.clone_from(&record.reason);
     let mut watermark = record.watermark;
-    if let Err(error) = lake_table.check_shape() {
-        status.state = "stalled";
-        status.reason = Some(told(&error));
-    } else if record.state != State::NeedsSnapshot
+    if record.state.is_live()
         && let Some(slot) = slot.filter(|slot| slot.confirmed.covers(&watermark))
     {
         // The slot is confirmed only where every table has everything, so an
@@ -124,5 +151,6 @@ fn table_status(
     status.rows = lake_table.rows();
     status.files = lake_table.file_count();
     status.snapshot.clone_from(&record.snapshot);
+    status.copy = copy.map(|copy| copy.record.snapshot.clone().unwrap_or_default());
     status
 }

@@ -6,16 +6,26 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::info;
 
+use super::snapshotter::Progress;
 use crate::batch::ChangeBatch;
 use crate::error::{Error, Result};
-use crate::lake::{Chunk, Committed, DeltaTable, PointReader, SnapshotProgress, State, TableRecord};
+use crate::lake::{Chunk, Committed, DeltaTable, Origin, PointReader, SnapshotProgress, State, TableRecord};
 use crate::position::Position;
+use crate::schema::TableSchema;
 
 /// What the stream hands to a table's writer. The permit holds the bytes of a
 /// batch against the memory budget until the batch is written.
 pub enum Command {
     /// A part of a transaction; nothing of it shows before a commit.
     Stage(ChangeBatch, OwnedSemaphorePermit),
+    /// The table's columns change; what follows has the new ones.
+    Evolve {
+        schema: Arc<TableSchema>,
+        origin: Origin,
+        points: Arc<dyn PointReader>,
+    },
+    /// Rows that no change told are copied beside the stream.
+    Extend,
     /// Everything up to the watermark is staged, or in this batch.
     Commit {
         batch: Option<(ChangeBatch, OwnedSemaphorePermit)>,
@@ -25,9 +35,9 @@ pub enum Command {
     /// chunk can have seen, and all of it is staged.
     Chunk {
         chunk: Chunk,
-        progress: SnapshotProgress,
+        progress: Progress,
         watermark: Position,
-        merged: oneshot::Sender<u64>,
+        merged: oneshot::Sender<()>,
     },
 }
 
@@ -37,6 +47,7 @@ pub struct Durable {
     pub watermark: Position,
     pub state: State,
     pub catch_up_to: Option<Position>,
+    pub snapshot: Option<SnapshotProgress>,
     pub changes: u64,
 }
 
@@ -46,17 +57,32 @@ pub struct Writer {
     pub points: Arc<dyn PointReader>,
     pub commands: mpsc::Receiver<Command>,
     pub durable: mpsc::UnboundedSender<Durable>,
+    /// The newest plan of the table's snapshot.
+    pub plan: u64,
 }
 
 impl Writer {
-    /// Runs until the stream closes its end.
-    pub async fn run(mut self) -> Result<()> {
+    /// Runs until the stream closes its end; gives the table back.
+    pub async fn run(mut self) -> Result<(usize, DeltaTable)> {
+        // A copy may have become whole just before the last run ended.
+        self.replace().await?;
         while let Some(command) = self.commands.recv().await {
             let started = Instant::now();
             match command {
                 Command::Stage(batch, permit) => {
                     self.stage(batch).await?;
                     drop(permit);
+                }
+                Command::Evolve { schema, origin, points } => {
+                    self.table.evolve(schema, &origin)?;
+                    self.points = points;
+                }
+                Command::Extend => {
+                    let extend = |record: &mut TableRecord| {
+                        record.state = State::Snapshotting;
+                        record.snapshot = None;
+                    };
+                    self.table.commit("EXTEND", extend).await?;
                 }
                 Command::Commit { batch, watermark } => {
                     if let Some((batch, permit)) = batch {
@@ -75,9 +101,23 @@ impl Writer {
                     self.commit("SNAPSHOT", watermark, Some((progress, rows)), started)
                         .await?;
                     // A snapshotter that is gone has no use for it.
-                    let _ = merged.send(rows);
+                    let _ = merged.send(());
                 }
             }
+        }
+        Ok((self.number, self.table))
+    }
+
+    /// Puts a copy in the place of what it copies, once it equals the source.
+    async fn replace(&mut self) -> Result<()> {
+        if self.table.record().state != State::Streaming {
+            return Ok(());
+        }
+        let started = Instant::now();
+        if let Some(version) = self.table.replace().await? {
+            let record = self.table.record();
+            info!(table = %record.table, version, rows = self.table.rows(), watermark = %record.watermark,
+                elapsed_ms = started.elapsed().as_millis() as u64, "replaced the table's content");
         }
         Ok(())
     }
@@ -94,30 +134,33 @@ impl Writer {
         &mut self,
         operation: &str,
         watermark: Position,
-        progress: Option<(SnapshotProgress, u64)>,
+        progress: Option<(Progress, u64)>,
         started: Instant,
     ) -> Result<()> {
+        let plan = &mut self.plan;
         let committed = self
             .table
             .commit(operation, |record| {
                 record.watermark = watermark;
-                if let Some((progress, rows)) = progress {
-                    let before = record.snapshot.as_ref().map_or(0, |s| s.rows);
-                    record.snapshot = Some(SnapshotProgress {
-                        rows: before + rows,
-                        ..progress
-                    });
+                if let Some((progress, rows)) = progress
+                    && record.state == State::Snapshotting
+                {
+                    let snapshot = record.snapshot.get_or_insert_default();
+                    snapshot.rows += rows;
+                    progress.note(snapshot, plan);
                 }
                 advance(record);
             })
             .await?;
         self.log(&committed, started);
+        self.replace().await?;
         let record = self.table.record();
         let durable = Durable {
             table: self.number,
             watermark,
             state: record.state,
             catch_up_to: record.catch_up_to,
+            snapshot: record.snapshot.clone(),
             changes: committed.upserts + committed.deletes,
         };
         self.durable
@@ -144,7 +187,7 @@ impl Writer {
 
 /// Moves a table on once its watermark allows it.
 fn advance(record: &mut TableRecord) {
-    let copied = record.snapshot.as_ref().is_some_and(|s| s.next_block >= s.end_block);
+    let copied = record.snapshot.as_ref().is_some_and(SnapshotProgress::is_complete);
     if record.state == State::Snapshotting && copied {
         record.state = State::CatchingUp;
         record.snapshot = None;
@@ -162,21 +205,20 @@ fn advance(record: &mut TableRecord) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lake::PartProgress;
     use crate::position::Lsn;
-    use crate::schema::TableSchema;
 
-    fn record(state: State, next_block: u64, catch_up_to: Option<u64>, watermark: u64) -> TableRecord {
-        let schema = TableSchema {
-            columns: Vec::new(),
-            key: Vec::new(),
-        };
-        let mut record = TableRecord::new("p".into(), "t".into(), 1, &schema, 1, Position::Lsn(Lsn(watermark)));
+    fn record(state: State, done: u64, catch_up_to: Option<u64>, watermark: u64) -> TableRecord {
+        let mut record = TableRecord::new("p".into(), "t".into(), 1, 1, Position::Lsn(Lsn(watermark)));
         record.state = state;
         record.snapshot = Some(SnapshotProgress {
-            relation_file: 1,
-            next_block,
-            end_block: 10,
             rows: 0,
+            parts: vec![PartProgress {
+                relation: 1,
+                file: 1,
+                end_block: 10,
+                done: vec![(0, done)],
+            }],
         });
         record.catch_up_to = catch_up_to.map(|lsn| Position::Lsn(Lsn(lsn)));
         record
@@ -184,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_table_streams_once_it_is_copied_and_caught_up() {
-        for (state, next_block, catch_up_to, watermark, expected) in [
+        for (state, done, catch_up_to, watermark, expected) in [
             (State::Snapshotting, 9, None, 5, State::Snapshotting),
             (State::Snapshotting, 10, None, 5, State::Streaming),
             (State::Snapshotting, 10, Some(6), 5, State::CatchingUp),
@@ -192,9 +234,9 @@ mod tests {
             (State::Streaming, 10, Some(6), 5, State::CatchingUp),
             (State::NeedsSnapshot, 10, None, 5, State::NeedsSnapshot),
         ] {
-            let mut record = record(state, next_block, catch_up_to, watermark);
+            let mut record = record(state, done, catch_up_to, watermark);
             advance(&mut record);
-            assert_eq!(record.state, expected, "{state:?} {next_block} {catch_up_to:?}");
+            assert_eq!(record.state, expected, "{state:?} {done} {catch_up_to:?}");
         }
     }
 }

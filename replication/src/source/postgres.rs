@@ -1,5 +1,6 @@
 //! PostgreSQL 14 and newer: one slot, pgoutput in binary, chunks by COPY.
 
+mod alteration;
 mod catalog;
 mod pgoutput;
 mod snapshot;
@@ -8,24 +9,26 @@ mod tls;
 mod types;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use tokio::sync::Mutex;
 
-pub use self::catalog::{Discovery, SourceTable};
-pub use self::snapshot::{ChunkStart, Reader};
+pub use self::alteration::Verdict;
+pub use self::catalog::{Discovery, Part, Published, Refusal, SourceTable, Types, selected};
+pub use self::snapshot::{ChunkStart, Reader, Visibility, blocks_for};
 pub use self::stream::Stream;
 
-use self::catalog::{number, sql_name, text};
+use self::catalog::{PublishedTable, number, sql_name, text};
 use self::wire::{Endpoint, Wire, quote_identifier, quote_literal};
 use crate::config::SourceConfig;
 use crate::error::{Class, Error, Result};
 use crate::lake::{PointRead, PointReader};
 use crate::position::{Lsn, Position};
 use crate::schema::TableId;
+use crate::source::Throttle;
 
 /// The oldest server with TID range scans and pgoutput version 2.
 const VERSION_MIN: u32 = 140_000;
@@ -38,6 +41,7 @@ pub struct Postgres {
     endpoint: Endpoint,
     config: SourceConfig,
     wire: Wire,
+    types: Option<Types>,
 }
 
 /// Who the server is.
@@ -56,6 +60,17 @@ pub struct Slot {
     pub active: bool,
     /// WAL that the server keeps for it, in bytes.
     pub retained_bytes: u64,
+    /// Whether the server has removed log that it needed.
+    pub lost: bool,
+}
+
+/// What has become of one table of the source.
+#[derive(Debug)]
+pub enum Look {
+    Table(Box<SourceTable>),
+    Refused(Refusal),
+    /// Dropped, or not selected any more.
+    Gone,
 }
 
 /// One thing that `check` looked at.
@@ -109,6 +124,7 @@ impl Postgres {
             endpoint,
             config: config.clone(),
             wire,
+            types: None,
         })
     }
 
@@ -150,8 +166,47 @@ impl Postgres {
         Ok(Position::Lsn(snapshot::wal_end(&text(row, 0), number(row, 1)?)?))
     }
 
+    /// Sets which tables are selected from now on.
+    pub fn select(&mut self, patterns: Vec<String>) {
+        self.config.tables = patterns;
+    }
+
     pub async fn discover(&mut self) -> Result<Discovery> {
-        catalog::discover(&mut self.wire, &self.config).await
+        let types = Types::read(&mut self.wire, &self.config).await?;
+        let published = self.published().await?;
+        let found = catalog::discover(&mut self.wire, &self.config.tables, &types, &published, None).await?;
+        self.types = Some(types);
+        Ok(found)
+    }
+
+    /// Looks at one relation as it is now.
+    pub async fn look(&mut self, relation: u32) -> Result<Look> {
+        let published = self.published().await?;
+        let mut fresh = false;
+        loop {
+            if self.types.is_none() || fresh {
+                self.types = Some(Types::read(&mut self.wire, &self.config).await?);
+            }
+            let types = self.types()?.clone();
+            let patterns = self.config.tables.clone();
+            let found = catalog::discover(&mut self.wire, &patterns, &types, &published, Some(relation)).await?;
+            if let Some(table) = found.tables.into_iter().next() {
+                return Ok(Look::Table(Box::new(table)));
+            }
+            match found.refused.into_iter().next() {
+                None => return Ok(Look::Gone),
+                // Perhaps for a type that is new.
+                Some(_) if !fresh => fresh = true,
+                Some(refusal) => return Ok(Look::Refused(refusal)),
+            }
+        }
+    }
+
+    /// The types as last read.
+    pub fn types(&self) -> Result<&Types> {
+        self.types
+            .as_ref()
+            .ok_or_else(|| Error::bug("the source's types were not read yet"))
     }
 
     /// Looks at everything on the source's side that would fail later.
@@ -269,21 +324,6 @@ impl Postgres {
                     ),
                 ));
             }
-            Some(publication) if publication.via_root => {
-                return Ok(Finding::bad(
-                    format!("publication {name:?} publishes partitions as their root, which is not supported yet"),
-                    format!(
-                        "ALTER PUBLICATION {} SET (publish_via_partition_root = false);",
-                        quote_identifier(&name)
-                    ),
-                ));
-            }
-            Some(publication) if publication.filtered => {
-                return Ok(Finding::bad(
-                    format!("publication {name:?} has row filters or column lists, which are not supported yet"),
-                    "set source.publication to a name of its own; it is created",
-                ));
-            }
             Some(publication) => Some(publication.missing(discovery)),
         };
         let Some((sql, tables)) = publication_sql(&name, missing, discovery) else {
@@ -337,6 +377,7 @@ impl Postgres {
                 format!("slot {name:?} is in use by another process"),
                 "stop the other sidecar, or set source.slot to a name of its own",
             )),
+            // Whether it still has all log is told with the tables concerned.
             Ok(Some(_)) => Ok(Finding::ok(format!("slot {name:?} is ready"))),
             Err(error) if error.class() == Class::NeedsOperator => Ok(Finding::from_error(&error)),
             Err(error) => Err(error),
@@ -351,7 +392,7 @@ impl Postgres {
             .wire
             .query(&format!(
                 "SELECT plugin, database, active, coalesce(wal_status, ''), confirmed_flush_lsn, \
-                 pg_current_wal_lsn() - restart_lsn FROM pg_replication_slots WHERE slot_name = {}",
+                 coalesce(pg_current_wal_lsn() - restart_lsn, 0) FROM pg_replication_slots WHERE slot_name = {}",
                 quote_literal(&name)
             ))
             .await?;
@@ -365,27 +406,28 @@ impl Postgres {
             ))
             .with_hint("set source.slot to a name of its own; it is created"));
         }
-        if text(row, 3) == "lost" {
-            return Err(Error::operator(format!("slot {name:?} is invalidated: the server has removed log that it needed"))
-                .with_hint(format!(
-                    "SELECT pg_drop_replication_slot({}); move the lake folder away, and run again: all tables are copied anew. Raise max_slot_wal_keep_size so that it does not happen again",
-                    quote_literal(&name)
-                )));
-        }
+        let lost = text(row, 3) == "lost";
         // A slot has no position while it is being created, even by a backend
         // whose client is gone.
         let confirmed = text(row, 4);
-        let unfinished = confirmed.is_empty();
+        let unfinished = confirmed.is_empty() && !lost;
         Ok(Some(Slot {
-            confirmed: Position::Lsn(if unfinished { Lsn(0) } else { confirmed.parse()? }),
+            confirmed: Position::Lsn(if confirmed.is_empty() {
+                Lsn(0)
+            } else {
+                confirmed.parse()?
+            }),
             active: unfinished || text(row, 2) == "t",
             retained_bytes: text(row, 5).parse::<f64>().map_or(0, |b| b.max(0.0) as u64),
+            lost,
         }))
     }
 
-    /// The statement that drops the slot, for hints.
-    pub fn drop_slot_sql(&self) -> String {
-        format!("SELECT pg_drop_replication_slot({})", quote_literal(&self.config.slot))
+    /// Drops the slot, which is of no use any more.
+    pub async fn drop_slot(&mut self) -> Result<()> {
+        tracing::info!(slot = self.config.slot, "dropping the replication slot to make it anew");
+        let sql = format!("SELECT pg_drop_replication_slot({})", quote_literal(&self.config.slot));
+        self.wire.query(&sql).await.map(|_| ())
     }
 
     /// Creates the slot. Returns the position where its log begins.
@@ -408,15 +450,15 @@ impl Postgres {
         Ok(Position::Lsn(lsn.parse()?))
     }
 
-    /// Makes the publication hold all the tables.
-    pub async fn ensure_publication(&mut self, discovery: &Discovery) -> Result<()> {
+    /// Makes the publication hold all the tables. True if it was changed.
+    pub async fn ensure_publication(&mut self, discovery: &Discovery) -> Result<bool> {
         let name = self.config.publication.clone();
         let missing = self.publication().await?.map(|p| p.missing(discovery));
         let Some((sql, tables)) = publication_sql(&name, missing, discovery) else {
-            return Ok(());
+            return Ok(false);
         };
         tracing::info!(publication = name, tables = tables.len(), "publishing tables");
-        self.wire.query(&sql).await.map(|_| ()).map_err(|e| {
+        self.wire.query(&sql).await.map(|_| true).map_err(|e| {
             Error::operator(format!("cannot publish the selected tables in {name:?}"))
                 .with_hint(format!("let the tables' owner run: {sql};"))
                 .with_source(e)
@@ -428,36 +470,32 @@ impl Postgres {
         let rows = self
             .wire
             .query(&format!(
-                "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate, pubviaroot FROM pg_publication WHERE pubname = {name}"
+                "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate FROM pg_publication WHERE pubname = {name}"
             ))
             .await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        // Row filters and column lists exist from PostgreSQL 15 on.
-        let filtered = self
-            .wire
-            .scalar(&format!(
-                "SELECT coalesce(bool_or((to_jsonb(r) ->> 'prqual') IS NOT NULL OR (to_jsonb(r) ->> 'prattrs') IS NOT NULL), false) \
-                 FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = {name}"
-            ))
-            .await?;
         Ok(Some(Publication {
             publishes_all: text(row, 0) == "t",
-            via_root: text(row, 1) == "t",
-            filtered: filtered == "t",
-            members: self.members().await?,
+            members: self.published().await?.tables.into_keys().collect(),
         }))
     }
 
-    /// The published tables, each with what identifies its place in the
-    /// publication: a table that was taken out and put back has another.
-    pub async fn members(&mut self) -> Result<BTreeMap<TableId, String>> {
+    /// What the publication says of its tables. One that is still to be
+    /// created will publish partitions as their root.
+    pub async fn published(&mut self) -> Result<Published> {
         let name = quote_literal(&self.config.publication);
+        let via_root = self
+            .wire
+            .query(&format!("SELECT pubviaroot FROM pg_publication WHERE pubname = {name}"))
+            .await?;
         // Tables published with all others, or with their schema, have no
-        // entry of their own.
+        // entry of their own. Row filters and column lists exist from
+        // PostgreSQL 15 on.
         let rows = self
             .wire
             .query(&format!(
-                "SELECT t.schemaname, t.tablename, p.oid, r.oid FROM pg_publication p \
+                "SELECT t.schemaname, t.tablename, p.oid, r.oid, to_jsonb(t) ->> 'attnames', to_jsonb(t) ->> 'rowfilter' \
+                 FROM pg_publication p \
                  JOIN pg_publication_tables t ON t.pubname = p.pubname \
                  JOIN pg_namespace n ON n.nspname = t.schemaname \
                  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename \
@@ -465,31 +503,36 @@ impl Postgres {
                  WHERE p.pubname = {name}"
             ))
             .await?;
-        let member = |row: &wire::TextRow| {
-            (
-                TableId::new(text(row, 0), text(row, 1)),
-                format!("{}.{}", text(row, 2), text(row, 3)),
-            )
-        };
-        Ok(rows.iter().map(member).collect())
+        let mut tables = BTreeMap::new();
+        for row in &rows {
+            let columns = row
+                .get(4)
+                .and_then(Option::as_deref)
+                .map(serde_json::from_str)
+                .transpose();
+            let published = PublishedTable {
+                place: format!("{}.{}", text(row, 2), text(row, 3)),
+                columns: columns.map_err(|e| Error::bug("cannot read a publication's columns").with_source(e))?,
+                filter: row.get(5).cloned().flatten(),
+            };
+            tables.insert(TableId::new(text(row, 0), text(row, 1)), published);
+        }
+        Ok(Published {
+            via_root: via_root.first().is_none_or(|row| text(row, 0) == "t"),
+            tables,
+        })
     }
 
-    pub async fn stream(&self, tables: Vec<(Arc<SourceTable>, Position)>, from: Position) -> Result<Stream> {
-        Stream::start(
-            &self.endpoint,
-            &self.config.slot,
-            &self.config.publication,
-            tables,
-            from,
-        )
-        .await
+    pub async fn stream(&self, from: Position) -> Result<Stream> {
+        Stream::start(&self.endpoint, &self.config.slot, &self.config.publication, from).await
     }
 
     /// A factory of connections for snapshots and point reads of one table.
-    pub fn table_source(&self, table: Arc<SourceTable>) -> TableSource {
+    pub fn table_source(&self, table: Arc<SourceTable>, throttle: Arc<Throttle>) -> TableSource {
         TableSource {
             endpoint: self.endpoint.clone(),
             table,
+            throttle,
             points: Arc::new(Mutex::new(None)),
         }
     }
@@ -497,9 +540,7 @@ impl Postgres {
 
 struct Publication {
     publishes_all: bool,
-    via_root: bool,
-    filtered: bool,
-    members: BTreeMap<TableId, String>,
+    members: BTreeSet<TableId>,
 }
 
 impl Publication {
@@ -508,7 +549,7 @@ impl Publication {
             .tables
             .iter()
             .map(|t| &t.id)
-            .filter(|id| !self.members.contains_key(id))
+            .filter(|id| !self.members.contains(id))
             .cloned()
             .collect()
     }
@@ -535,8 +576,13 @@ fn publication_sql<'a>(
     } else {
         ("CREATE", "FOR TABLE ONLY")
     };
+    let options = if exists {
+        ""
+    } else {
+        " WITH (publish_via_partition_root = true)"
+    };
     let sql = format!(
-        "{verb} PUBLICATION {} {kind} {}",
+        "{verb} PUBLICATION {} {kind} {}{options}",
         quote_identifier(name),
         names.join(", ONLY ")
     );
@@ -548,13 +594,22 @@ fn publication_sql<'a>(
 pub struct TableSource {
     endpoint: Endpoint,
     table: Arc<SourceTable>,
+    throttle: Arc<Throttle>,
     /// Kept between point reads.
     points: Arc<Mutex<Option<Reader>>>,
 }
 
 impl TableSource {
     pub async fn reader(&self) -> Result<Reader> {
-        Reader::connect(&self.endpoint, self.table.clone()).await
+        Reader::connect(&self.endpoint, self.table.clone(), self.throttle.clone()).await
+    }
+
+    pub fn table(&self) -> &Arc<SourceTable> {
+        &self.table
+    }
+
+    pub fn throttle(&self) -> &Throttle {
+        &self.throttle
     }
 
     async fn read_points(&self, keys: RecordBatch) -> Result<PointRead> {

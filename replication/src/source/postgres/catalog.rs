@@ -1,21 +1,22 @@
 //! What the source has: tables, their columns and keys, and what of it can't
 //! be replicated.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::types::{Codec, Infinity as Policy, TypeCatalog, TypeOptions};
 use super::wire::{TextRow, Wire, quote_identifier};
 use crate::config::{Infinity, SourceConfig};
 use crate::error::{Error, Result};
-use crate::schema::{Column, TableId, TableSchema};
+use crate::schema::{Column, SourceType, TableId, TableSchema};
 
 /// One column as the stream and a COPY send it.
 #[derive(Clone, Debug)]
 pub struct SourceColumn {
     pub name: String,
-    pub type_oid: u32,
-    pub typmod: i32,
+    /// `pg_attribute.attnum`.
+    pub attribute: i32,
+    pub ty: SourceType,
     /// For casts of literals in point reads.
     pub type_name: String,
     pub codec: Codec,
@@ -29,8 +30,37 @@ pub struct SourceTable {
     pub relation: u32,
     pub columns: Vec<SourceColumn>,
     pub schema: Arc<TableSchema>,
+    /// Where its rows lie: itself, or its partitions.
+    pub parts: Vec<Part>,
+    /// The publication's row filter.
+    pub filter: Option<String>,
+    /// The parts that the lake's rows are of, each with its physical file.
+    pub storage: Vec<(u32, u32)>,
+    /// Every column that the table ever had, in order.
+    pub attributes: Vec<Attribute>,
+    /// The last attribute number that was given when `columns` were these.
+    pub attribute_max: i32,
+}
+
+/// A physical table.
+#[derive(Clone, Debug)]
+pub struct Part {
+    pub id: TableId,
+    pub relation: u32,
     /// Heap and TOAST, in bytes.
     pub bytes: u64,
+}
+
+/// What the catalogue tells of a column besides its type.
+#[derive(Clone, Debug)]
+pub struct Attribute {
+    pub number: i32,
+    /// `None` once it is dropped.
+    pub name: Option<String>,
+    /// Whether rows from before it was added may have a value.
+    pub fills: bool,
+    /// The transaction that last changed its definition.
+    pub stamp: u32,
 }
 
 impl SourceTable {
@@ -39,10 +69,34 @@ impl SourceTable {
         sql_name(&self.id)
     }
 
-    /// The column names, quoted, separated by commas.
-    pub fn sql_columns(&self) -> String {
-        let names: Vec<String> = self.columns.iter().map(|c| quote_identifier(&c.name)).collect();
-        names.join(", ")
+    /// Whether its rows lie in partitions.
+    pub fn is_partitioned(&self) -> bool {
+        self.parts.iter().all(|part| part.relation != self.relation)
+    }
+
+    /// The same table with other columns.
+    pub fn with_columns(&self, columns: Vec<SourceColumn>, key: &[i32]) -> Option<Self> {
+        let place = |attribute: &i32| columns.iter().position(|c| c.attribute == *attribute);
+        let schema = TableSchema {
+            key: key.iter().map(place).collect::<Option<Vec<_>>>()?,
+            columns: columns.iter().map(SourceColumn::lake_column).collect(),
+        };
+        Some(Self {
+            schema: Arc::new(schema),
+            columns,
+            ..self.clone()
+        })
+    }
+}
+
+impl SourceColumn {
+    fn lake_column(&self) -> Column {
+        Column {
+            name: self.name.clone(),
+            ty: self.codec.lake_type().clone(),
+            attribute: self.attribute,
+            source: self.ty,
+        }
     }
 }
 
@@ -58,34 +112,63 @@ pub struct Refusal {
     pub hint: String,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Discovery {
     pub tables: Vec<SourceTable>,
     pub refused: Vec<Refusal>,
     /// Things worth knowing that stop nothing.
     pub notes: Vec<String>,
+    /// Every user table's name, selected or not.
+    pub names: HashMap<u32, TableId>,
+}
+
+/// What a publication says of its tables.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    /// Partitioned tables are published as one.
+    pub via_root: bool,
+    pub tables: BTreeMap<TableId, PublishedTable>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct PublishedTable {
+    /// What identifies its place: a table that was taken out and put back has
+    /// another.
+    pub place: String,
+    /// The columns published, where the server tells: from PostgreSQL 15 on.
+    pub columns: Option<Vec<String>>,
+    pub filter: Option<String>,
 }
 
 const TABLES: &str = "\
 SELECT c.oid, n.nspname, c.relname, c.relkind, c.relreplident, c.relpersistence,
-       has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'), pg_table_size(c.oid)
+       has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'), pg_table_size(c.oid),
+       pg_relation_filenode(c.oid), c.relispartition
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
-  AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
-ORDER BY n.nspname, c.relname";
+  AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'";
+
+const PARTITIONS: &str = "\
+SELECT c.oid, l.oid, n.nspname, l.relname, l.relkind, l.relreplident, pg_table_size(l.oid), pg_relation_filenode(l.oid),
+       has_table_privilege(l.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE')
+FROM pg_class c CROSS JOIN LATERAL pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid
+JOIN pg_namespace n ON n.oid = l.relnamespace
+WHERE c.relkind = 'p' AND NOT c.relispartition AND t.isleaf AND l.relkind <> 'p'";
 
 const COLUMNS: &str = "\
-SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attndims, a.attgenerated,
-       format_type(a.atttypid, a.atttypmod)
+SELECT c.oid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attndims, a.attgenerated,
+       format_type(a.atttypid, a.atttypmod), a.attisdropped,
+       a.atthasdef OR a.atthasmissing OR a.attidentity <> '' OR a.attnotnull OR coalesce(t.typdefault IS NOT NULL, false),
+       a.xmin
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
-  AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
-ORDER BY a.attrelid, a.attnum";
+LEFT JOIN pg_type t ON t.oid = a.atttypid
+WHERE c.relkind IN ('r', 'p') AND a.attnum > 0
+  AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'";
 
 /// Unique indexes that can be a key: no expressions, no predicate, checked at
 /// once, all columns NOT NULL.
 const KEYS: &str = "\
-SELECT i.indrelid, i.indisprimary, i.indisreplident,
+SELECT c.oid, i.indisprimary, i.indisreplident,
        (SELECT string_agg(k.attnum::text, ' ' ORDER BY k.ord)
         FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, ord) WHERE k.ord <= i.indnkeyatts)
 FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -93,43 +176,97 @@ WHERE i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AN
   AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
   AND NOT EXISTS (SELECT FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, ord)
                   JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-                  WHERE k.ord <= i.indnkeyatts AND NOT a.attnotnull)
-ORDER BY i.indrelid, i.indisprimary DESC, i.indexrelid";
+                  WHERE k.ord <= i.indnkeyatts AND NOT a.attnotnull)";
 
-/// Reads the catalogue and sorts the selected tables into usable and refused.
-pub async fn discover(wire: &mut Wire, config: &SourceConfig) -> Result<Discovery> {
-    let types = wire.query(TypeCatalog::QUERY).await?;
-    let attributes = wire.query(TypeCatalog::ATTRIBUTES_QUERY).await?;
-    let catalog = TypeCatalog::from_rows(&types, &attributes)
-        .map_err(|e| Error::bug("cannot read the source's type catalogue").with_source(e))?;
-    let money = wire.scalar("SELECT scale(1::money::numeric)").await?;
-    let options = TypeOptions {
-        infinity: match config.infinity {
-            Infinity::Null => Policy::Null,
-            Infinity::Clamp => Policy::Clamp,
-            Infinity::Error => Policy::Error,
-        },
-        money_scale: money.parse().unwrap_or(2),
-    };
-    let columns = by_relation(wire.query(COLUMNS).await?);
-    let keys = by_relation(wire.query(KEYS).await?);
+/// The source's types, and the choices made about them.
+#[derive(Clone)]
+pub struct Types {
+    catalog: Arc<TypeCatalog>,
+    options: TypeOptions,
+}
+
+impl Types {
+    pub async fn read(wire: &mut Wire, config: &SourceConfig) -> Result<Self> {
+        let types = wire.query(TypeCatalog::QUERY).await?;
+        let attributes = wire.query(TypeCatalog::ATTRIBUTES_QUERY).await?;
+        let catalog = TypeCatalog::from_rows(&types, &attributes)
+            .map_err(|e| Error::bug("cannot read the source's type catalogue").with_source(e))?;
+        let money = wire.scalar("SELECT scale(1::money::numeric)").await?;
+        let options = TypeOptions {
+            infinity: match config.infinity {
+                Infinity::Null => Policy::Null,
+                Infinity::Clamp => Policy::Clamp,
+                Infinity::Error => Policy::Error,
+            },
+            money_scale: money.parse().unwrap_or(2),
+        };
+        Ok(Self {
+            catalog: Arc::new(catalog),
+            options,
+        })
+    }
+
+    pub fn codec(&self, ty: SourceType, is_key: bool) -> Result<Codec, String> {
+        // A key that policy changed would no longer tell two rows apart.
+        let infinity = if is_key { Policy::Error } else { self.options.infinity };
+        let options = TypeOptions {
+            infinity,
+            ..self.options
+        };
+        self.catalog.resolve(ty.oid, ty.modifier, ty.dimensions, &options)
+    }
+}
+
+/// Reads the catalogue and sorts the selected tables into usable and refused;
+/// with `only`, reads no more than one relation.
+pub async fn discover(
+    wire: &mut Wire,
+    patterns: &[String],
+    types: &Types,
+    published: &Published,
+    only: Option<u32>,
+) -> Result<Discovery> {
+    let filter = only.map_or(String::new(), |oid| format!(" AND c.oid = {oid}"));
+    let columns = by_relation(
+        wire.query(&format!("{COLUMNS}{filter} ORDER BY c.oid, a.attnum"))
+            .await?,
+    );
+    let keys = by_relation(
+        wire.query(&format!(
+            "{KEYS}{filter} ORDER BY c.oid, i.indisprimary DESC, i.indexrelid"
+        ))
+        .await?,
+    );
+    let partitions = by_relation(wire.query(&format!("{PARTITIONS}{filter} ORDER BY l.oid")).await?);
     let mut found = Discovery::default();
-    for row in wire.query(TABLES).await? {
+    for row in wire
+        .query(&format!("{TABLES}{filter} ORDER BY n.nspname, c.relname"))
+        .await?
+    {
         let table = TableRow::read(&row)?;
-        if !selected(&config.tables, &table.id) {
+        found.names.insert(table.relation, table.id.clone());
+        if !selected(patterns, &table.id) {
             continue;
         }
-        if table.kind == "p" {
-            found.notes.push(format!(
-                "{} is partitioned: each partition becomes a table of its own",
-                table.id
-            ));
-            continue;
+        match (table.kind.as_str(), table.is_partition, published.via_root) {
+            ("p", false, false) => {
+                found.notes.push(format!(
+                    "{} is partitioned: each partition becomes a table of its own, as the publication has publish_via_partition_root off",
+                    table.id
+                ));
+                continue;
+            }
+            ("p", true, _) | ("r", true, true) => continue,
+            _ => {}
         }
         let empty = Vec::new();
-        let columns = columns.get(&table.relation).unwrap_or(&empty);
-        let keys = keys.get(&table.relation).unwrap_or(&empty);
-        match resolve(&table, columns, keys, &catalog, &options, &mut found.notes) {
+        let rows = Rows {
+            columns: columns.get(&table.relation).unwrap_or(&empty),
+            keys: keys.get(&table.relation).unwrap_or(&empty),
+            partitions: partitions.get(&table.relation).unwrap_or(&empty),
+        };
+        let published = published.tables.get(&table.id);
+        match resolve(&table, &rows, types, published, &mut found.notes) {
             Ok(table) => found.tables.push(table),
             Err((reason, hint)) => found.refused.push(Refusal {
                 table: table.id,
@@ -149,6 +286,8 @@ struct TableRow {
     persistence: String,
     readable: bool,
     bytes: u64,
+    file: String,
+    is_partition: bool,
 }
 
 impl TableRow {
@@ -161,17 +300,25 @@ impl TableRow {
             persistence: text(row, 5),
             readable: text(row, 6) == "t",
             bytes: number(row, 7)?,
+            file: text(row, 8),
+            is_partition: text(row, 9) == "t",
         })
     }
+}
+
+/// What the catalogue has of one table.
+struct Rows<'a> {
+    columns: &'a [TextRow],
+    keys: &'a [TextRow],
+    partitions: &'a [TextRow],
 }
 
 /// A usable table, or why not and the way out.
 fn resolve(
     table: &TableRow,
-    columns: &[TextRow],
-    keys: &[TextRow],
-    catalog: &TypeCatalog,
-    options: &TypeOptions,
+    rows: &Rows<'_>,
+    types: &Types,
+    published: Option<&PublishedTable>,
     notes: &mut Vec<String>,
 ) -> Result<SourceTable, (String, String)> {
     let id = &table.id;
@@ -183,93 +330,143 @@ fn resolve(
             format!("ALTER TABLE {} SET LOGGED; or {exclude}", sql_name(id)),
         ));
     }
-    if !table.readable {
-        return Err((
-            "can't be read by this role".into(),
+    let unreadable = |id: &TableId| {
+        (
+            "can't be read by this role".to_owned(),
             format!(
                 "GRANT USAGE ON SCHEMA {} TO <role>; GRANT SELECT ON {} TO <role>; or {exclude}",
                 quote_identifier(&id.schema),
                 sql_name(id)
             ),
-        ));
+        )
+    };
+    if !table.readable {
+        return Err(unreadable(id));
     }
-    let key = key_attributes(table, keys).map_err(|reason| {
+    let key = key_attributes(table, rows.keys).map_err(|reason| {
         let name = sql_name(id);
         (reason, format!("ALTER TABLE {name} ADD PRIMARY KEY (…), or a unique index on NOT NULL columns and ALTER TABLE {name} REPLICA IDENTITY USING INDEX …; or {exclude}"))
     })?;
-    let mut source_columns = Vec::new();
-    let mut lake_columns = Vec::new();
-    let mut key_columns = vec![None; key.len()];
-    for row in columns {
-        let name = text(row, 2);
-        if !text(row, 6).is_empty() {
+    let mut parts = Vec::new();
+    let mut storage = Vec::new();
+    if table.kind == "p" {
+        for row in rows.partitions {
+            let part = Part {
+                relation: number(row, 1).map_err(bad_catalog)?,
+                id: TableId::new(text(row, 2), text(row, 3)),
+                bytes: number(row, 6).map_err(bad_catalog)?,
+            };
+            if text(row, 4) != "r" {
+                return Err((
+                    format!("has partition {}, which is not a table of this server", part.id),
+                    exclude,
+                ));
+            }
+            if text(row, 5) == "n" {
+                return Err((
+                    format!("has partition {} with REPLICA IDENTITY NOTHING", part.id),
+                    format!(
+                        "ALTER TABLE {} REPLICA IDENTITY DEFAULT; or {exclude}",
+                        sql_name(&part.id)
+                    ),
+                ));
+            }
+            if text(row, 8) != "t" {
+                return Err(unreadable(&part.id));
+            }
+            storage.push((part.relation, number(row, 7).map_err(bad_catalog)?));
+            parts.push(part);
+        }
+    } else {
+        storage.push((table.relation, table.file.parse().unwrap_or(0)));
+        parts.push(Part {
+            id: id.clone(),
+            relation: table.relation,
+            bytes: table.bytes,
+        });
+    }
+    let listed: Option<HashSet<&str>> =
+        published.and_then(|p| Some(p.columns.as_ref()?.iter().map(String::as_str).collect()));
+    let mut columns = Vec::new();
+    let mut attributes = Vec::new();
+    for row in rows.columns {
+        let attribute: i32 = number(row, 1).map_err(bad_catalog)?;
+        let (name, dropped) = (text(row, 2), text(row, 8) == "t");
+        let generated = !text(row, 6).is_empty();
+        attributes.push(Attribute {
+            number: attribute,
+            name: (!dropped).then(|| name.clone()),
+            fills: generated || text(row, 9) == "t",
+            stamp: number(row, 10).map_err(bad_catalog)?,
+        });
+        if dropped {
+            continue;
+        }
+        let is_published = listed
+            .as_ref()
+            .map_or(!generated, |listed| listed.contains(name.as_str()));
+        if !is_published {
             notes.push(format!(
-                "{id}.{name} is generated: the server does not publish it, so the lake has no such column"
+                "{id}.{name} is {}: the server does not publish it, so the lake has no such column",
+                if generated {
+                    "generated"
+                } else {
+                    "not in the publication's column list"
+                }
             ));
             continue;
         }
-        let attnum: i32 = number(row, 1).map_err(bad_catalog)?;
-        let type_oid: u32 = number(row, 3).map_err(bad_catalog)?;
-        let typmod: i32 = number(row, 4).map_err(bad_catalog)?;
-        let ndims: i32 = number(row, 5).map_err(bad_catalog)?;
-        let place = key.iter().position(|k| *k == attnum);
-        // A key that policy changed would no longer tell two rows apart.
-        let infinity = if place.is_some() {
-            Policy::Error
-        } else {
-            options.infinity
+        let ty = SourceType {
+            oid: number(row, 3).map_err(bad_catalog)?,
+            modifier: number(row, 4).map_err(bad_catalog)?,
+            dimensions: number(row, 5).map_err(bad_catalog)?,
         };
-        let options = TypeOptions { infinity, ..*options };
-        let codec = catalog.resolve(type_oid, typmod, ndims, &options).map_err(|reason| {
+        let is_key = key.contains(&attribute);
+        let codec = types.codec(ty, is_key).map_err(|reason| {
             (
                 format!("has column {name:?} that can't be replicated: {reason}"),
                 exclude.clone(),
             )
         })?;
-        if let Some(place) = place {
-            if !codec.key_capable() {
-                return Err((
-                    format!(
-                        "has key column {name:?} of type {}, which can't be a lake key",
-                        text(row, 7)
-                    ),
-                    exclude.clone(),
-                ));
-            }
-            key_columns[place] = Some(lake_columns.len());
+        if is_key && !codec.key_capable() {
+            return Err((
+                format!(
+                    "has key column {name:?} of type {}, which can't be a lake key",
+                    text(row, 7)
+                ),
+                exclude,
+            ));
         }
-        lake_columns.push(Column {
-            name: name.clone(),
-            ty: codec.lake_type().clone(),
-        });
-        source_columns.push(SourceColumn {
+        columns.push(SourceColumn {
             name,
-            type_oid,
-            typmod,
+            attribute,
+            ty,
             type_name: text(row, 7),
             codec,
         });
     }
-    let key: Option<Vec<usize>> = key_columns.into_iter().collect();
-    let Some(key) = key else {
-        return Err(("has a generated column in its key".into(), exclude));
-    };
-    if let Some(clash) = case_clash(&lake_columns) {
+    if let Some(clash) = case_clash(&columns) {
         return Err((
             format!("has columns that differ only in case: {clash:?}, which Delta does not allow"),
             exclude,
         ));
     }
-    Ok(SourceTable {
+    let bare = SourceTable {
         id: id.clone(),
         relation: table.relation,
-        columns: source_columns,
+        columns: Vec::new(),
         schema: Arc::new(TableSchema {
-            columns: lake_columns,
-            key,
+            columns: Vec::new(),
+            key: Vec::new(),
         }),
-        bytes: table.bytes,
-    })
+        parts,
+        filter: published.and_then(|p| p.filter.clone()),
+        storage,
+        attribute_max: attributes.iter().map(|a| a.number).max().unwrap_or(0),
+        attributes,
+    };
+    bare.with_columns(columns, &key)
+        .ok_or_else(|| ("has a key column that the server does not publish".into(), exclude))
 }
 
 /// The attribute numbers of the key that both the log and the lake use.
@@ -290,7 +487,7 @@ fn key_attributes(table: &TableRow, keys: &[TextRow]) -> Result<Vec<i32>, String
         .collect()
 }
 
-fn case_clash(columns: &[Column]) -> Option<&str> {
+fn case_clash(columns: &[SourceColumn]) -> Option<&str> {
     let mut seen = HashMap::new();
     columns
         .iter()

@@ -20,13 +20,14 @@ use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
-use super::catalog::{SourceTable, number, text};
+use super::catalog::{Part, SourceTable, number, sql_name, text};
 use super::stream::bad_value;
 use super::types::ColumnBuilder;
 use super::wire::{Endpoint, TextRow, Wire, quote_identifier, quote_literal};
 use crate::batch::TxId;
 use crate::error::{Error, Result};
 use crate::position::{Lsn, Position};
+use crate::source::Throttle;
 
 /// Rows in one Arrow batch of a COPY.
 const BATCH_ROWS: usize = 8 << 10;
@@ -81,10 +82,8 @@ pub struct ChunkStart {
     pub visibility: Visibility,
     /// The stream has told everything the chunk can see once it is here.
     pub high: Position,
-    /// The physical file of the table.
-    pub relation_file: u32,
-    /// Its size in blocks.
-    pub blocks: u64,
+    /// The physical files of the parts asked for, and their sizes in blocks.
+    pub files: Vec<(u32, u64)>,
 }
 
 /// Reads one table.
@@ -93,6 +92,9 @@ pub struct Reader {
     table: Arc<SourceTable>,
     arrow: SchemaRef,
     columns: Vec<ColumnBuilder>,
+    throttle: Arc<Throttle>,
+    /// What each column is called now; `None` if it is gone or another type.
+    names: Vec<Option<String>>,
     /// Whether the COPY's header is still to come.
     at_start: bool,
     /// Whether a COPY has rows left.
@@ -100,7 +102,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub async fn connect(endpoint: &Endpoint, table: Arc<SourceTable>) -> Result<Self> {
+    pub async fn connect(endpoint: &Endpoint, table: Arc<SourceTable>, throttle: Arc<Throttle>) -> Result<Self> {
         let wire = Wire::connect(endpoint, false).await?;
         let arrow = table.schema.arrow();
         Ok(Self {
@@ -108,6 +110,8 @@ impl Reader {
             table,
             arrow,
             columns: Vec::new(),
+            throttle,
+            names: Vec::new(),
             at_start: false,
             copying: false,
         })
@@ -119,10 +123,10 @@ impl Reader {
         // Writers hold RowExclusiveLock, and TRUNCATE AccessExclusiveLock,
         // until after their commit is visible.
         let sql = format!(
-            "SELECT virtualtransaction, pid FROM pg_locks WHERE locktype = 'relation' AND granted AND relation = {}
+            "SELECT virtualtransaction, pid FROM pg_locks WHERE locktype = 'relation' AND granted AND relation IN ({})
              AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
              AND mode IN ('RowExclusiveLock', 'AccessExclusiveLock')",
-            self.table.relation
+            relations(&self.table)
         );
         let holders = |rows: Vec<TextRow>| rows.iter().map(|row| text(row, 0)).collect::<HashSet<_>>();
         let mut waiting = holders(self.wire.query(&sql).await?);
@@ -143,49 +147,105 @@ impl Reader {
         Ok(())
     }
 
-    /// Blocks that make a chunk of about `bytes`, TOAST included.
-    pub fn blocks_for(&self, bytes: u64, heap_blocks: u64) -> u64 {
-        let heap = heap_blocks.max(1) * BLOCK_BYTES;
-        let with_toast = self.table.bytes.max(heap);
-        (bytes.saturating_mul(heap_blocks.max(1)) / with_toast).clamp(1, u64::from(u32::MAX))
-    }
-
-    /// Opens the chunk's transaction.
-    pub async fn begin(&mut self) -> Result<ChunkStart> {
+    /// Opens a transaction over some parts of the table. `None` if the table
+    /// doesn't have its columns any more.
+    pub async fn begin(&mut self, parts: &[Part]) -> Result<Option<ChunkStart>> {
+        let mut locks = vec![format!("ONLY {}", self.table.sql_name())];
+        locks.extend(parts.iter().map(|part| format!("ONLY {}", sql_name(&part.id))));
         self.wire
             .query(&format!(
-                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE ONLY {} IN ACCESS SHARE MODE",
-                self.table.sql_name()
+                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE",
+                locks.join(", ")
             ))
             .await?;
         let rows = self
             .wire
-            .query(&format!(
-                "SELECT pg_current_snapshot(), pg_current_wal_insert_lsn(), pg_relation_filenode({oid}), \
-                 pg_relation_size({oid}) / current_setting('block_size')::int8, \
+            .query(
+                "SELECT pg_current_snapshot(), pg_current_wal_insert_lsn(), \
                  (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size')",
-                oid = self.table.relation
-            ))
+            )
             .await?;
         let row = rows
             .first()
             .ok_or_else(|| Error::bug("the server returned no snapshot"))?;
-        Ok(ChunkStart {
+        let start = ChunkStart {
             visibility: Visibility::parse(&text(row, 0))
                 .ok_or_else(|| Error::bug("cannot parse pg_current_snapshot()"))?,
-            high: Position::Lsn(wal_end(&text(row, 1), number(row, 4)?)?),
-            relation_file: number(row, 2)?,
-            blocks: number(row, 3)?,
-        })
+            high: Position::Lsn(wal_end(&text(row, 1), number(row, 2)?)?),
+            files: self.files(parts).await?,
+        };
+        self.names = self.current_names().await?;
+        Ok((start.files.len() == parts.len()).then_some(start))
     }
 
-    /// Starts reading blocks `from..to` in the open transaction; then call
-    /// [`Reader::next_batch`] until there is none.
-    pub async fn read(&mut self, from: u64, to: u64) -> Result<()> {
+    async fn files(&mut self, parts: &[Part]) -> Result<Vec<(u32, u64)>> {
+        let values: Vec<String> = parts
+            .iter()
+            .enumerate()
+            .map(|(place, part)| format!("({place}, {})", part.relation))
+            .collect();
+        if values.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = self
+            .wire
+            .query(&format!(
+                "SELECT pg_relation_filenode(c.oid), pg_relation_size(c.oid) / current_setting('block_size')::int8 \
+                 FROM (VALUES {}) AS p(place, oid) JOIN pg_class c ON c.oid = p.oid ORDER BY p.place",
+                values.join(", ")
+            ))
+            .await?;
+        rows.iter().map(|row| Ok((number(row, 0)?, number(row, 1)?))).collect()
+    }
+
+    async fn current_names(&mut self) -> Result<Vec<Option<String>>> {
+        let rows = self
+            .wire
+            .query(&format!(
+                "SELECT attnum, atttypid, atttypmod, attname FROM pg_attribute \
+                 WHERE attrelid = {} AND attnum > 0 AND NOT attisdropped",
+                self.table.relation
+            ))
+            .await?;
+        let columns = self.table.columns.iter().map(|column| {
+            let own = [
+                column.attribute.to_string(),
+                column.ty.oid.to_string(),
+                column.ty.modifier.to_string(),
+            ];
+            let found = rows
+                .iter()
+                .find(|row| own.iter().enumerate().all(|(i, own)| text(row, i) == *own));
+            found.map(|row| text(row, 3))
+        });
+        Ok(columns.collect())
+    }
+
+    /// The columns as the open transaction has them; one that is gone is NULL.
+    fn select_list(&self) -> String {
+        let column = |name: &Option<String>| name.as_deref().map_or_else(|| "NULL".to_owned(), quote_identifier);
+        let columns: Vec<String> = self.names.iter().map(column).collect();
+        columns.join(", ")
+    }
+
+    fn filter(&self) -> String {
+        let filter = self.table.filter.as_ref();
+        filter.map_or_else(String::new, |filter| format!(" AND ({filter})"))
+    }
+
+    /// Whether the open transaction has all the table's columns.
+    pub fn has_columns(&self) -> bool {
+        self.names.iter().all(Option::is_some)
+    }
+
+    /// Starts reading blocks `from..to` of a part in the open transaction; then
+    /// call [`Reader::next_batch`] until there is none.
+    pub async fn read(&mut self, part: &Part, from: u64, to: u64) -> Result<()> {
         let sql = format!(
-            "COPY (SELECT {} FROM ONLY {} WHERE ctid >= '({from},0)'::tid AND ctid < '({to},0)'::tid) TO STDOUT (FORMAT binary)",
-            self.table.sql_columns(),
-            self.table.sql_name(),
+            "COPY (SELECT {} FROM ONLY {} WHERE ctid >= '({from},0)'::tid AND ctid < '({to},0)'::tid{}) TO STDOUT (FORMAT binary)",
+            self.select_list(),
+            sql_name(&part.id),
+            self.filter(),
         );
         self.copy(&sql).await
     }
@@ -198,12 +258,25 @@ impl Reader {
     /// Reads rows by key in a transaction of its own. `keys` has the key
     /// columns in key order.
     pub async fn read_keys(&mut self, keys: &RecordBatch) -> Result<(RecordBatch, Position)> {
-        let sql = self.key_query(keys)?;
-        let start = self.begin().await?;
-        self.copy(&sql).await?;
+        let parts = if self.table.is_partitioned() {
+            Vec::new()
+        } else {
+            self.table.parts.clone()
+        };
+        let start = self
+            .begin(&parts)
+            .await?
+            .ok_or_else(|| Error::transient(format!("{} is being replaced", self.table.id)))?;
         let mut batches = Vec::new();
-        while let Some(batch) = self.next_batch().await? {
-            batches.push(batch);
+        // Without its key's columns a row can't be found; what becomes of the
+        // table then lies before the end of this read, too.
+        let key = self.table.schema.key.iter();
+        if key.clone().all(|i| self.names.get(*i).is_some_and(Option::is_some)) {
+            let sql = self.key_query(keys)?;
+            self.copy(&sql).await?;
+            while let Some(batch) = self.next_batch().await? {
+                batches.push(batch);
+            }
         }
         self.end().await?;
         let rows = arrow::compute::concat_batches(&self.arrow, &batches)
@@ -243,13 +316,23 @@ impl Reader {
                 .collect();
             values.push(format!("({})", literals.join(", ")));
         }
-        let names: Vec<String> = key.iter().map(|c| quote_identifier(&c.name)).collect();
+        let name = |i: &usize| self.names.get(*i).cloned().flatten();
+        let names: Vec<String> = self
+            .table
+            .schema
+            .key
+            .iter()
+            .filter_map(name)
+            .map(|n| quote_identifier(&n))
+            .collect();
         Ok(format!(
-            "COPY (SELECT {} FROM ONLY {} WHERE ({}) IN (VALUES {})) TO STDOUT (FORMAT binary)",
-            self.table.sql_columns(),
+            "COPY (SELECT {} FROM {}{} WHERE ({}) IN (VALUES {}){}) TO STDOUT (FORMAT binary)",
+            self.select_list(),
+            if self.table.is_partitioned() { "" } else { "ONLY " },
             self.table.sql_name(),
             names.join(", "),
             values.join(", "),
+            self.filter(),
         ))
     }
 
@@ -279,6 +362,9 @@ impl Reader {
             }
             self.wire.consume(frame);
         }
+        if bytes > 0 {
+            self.throttle.take(bytes as u64).await;
+        }
         if rows == 0 {
             return Ok(None);
         }
@@ -291,6 +377,23 @@ impl Reader {
             .map(Some)
             .map_err(|e| Error::bug(format!("a chunk of {} does not fit its schema", self.table.id)).with_source(e))
     }
+}
+
+/// The table and its parts, for an IN list.
+fn relations(table: &SourceTable) -> String {
+    let parts = table.parts.iter().map(|part| part.relation);
+    let all: Vec<String> = std::iter::once(table.relation)
+        .chain(parts)
+        .map(|r| r.to_string())
+        .collect();
+    all.join(", ")
+}
+
+/// Blocks that make a chunk of about `bytes`, TOAST included.
+pub fn blocks_for(part: &Part, bytes: u64, heap_blocks: u64) -> u64 {
+    let heap = heap_blocks.max(1) * BLOCK_BYTES;
+    let with_toast = part.bytes.max(heap);
+    (bytes.saturating_mul(heap_blocks.max(1)) / with_toast).clamp(1, u64::from(u32::MAX))
 }
 
 /// The end of WAL as a position that the stream will reach.

@@ -12,8 +12,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow::array::{ArrayRef, RecordBatch};
 
-use super::catalog::{SourceColumn, SourceTable};
-use super::pgoutput::{self, Datum, Message, Old, Relation, RelationColumn, Tuple};
+use super::alteration::{Described, described};
+use super::catalog::SourceTable;
+use super::pgoutput::{self, Datum, Message, Old, Tuple};
 use super::types::{ColumnBuilder, DecodeError};
 use super::wire::{Endpoint, Wire, quote_identifier, quote_literal};
 use crate::batch::{ChangeBatch, Op, TxId, UnchangedCell};
@@ -31,21 +32,15 @@ const ROW_OVERHEAD_BYTES: usize = 16;
 pub struct Stream {
     wire: Wire,
     tables: Vec<TableBuffer>,
-    routes: HashMap<u32, Route>,
+    /// Where the changes of a relation go, by `pg_class.oid`.
+    routes: HashMap<u32, usize>,
+    /// Every relation as it was last described. The server tells it once, and
+    /// again when it changes, whether or not anyone follows the table yet.
+    described: HashMap<u32, Described>,
     position: Lsn,
     transaction: Option<Transaction>,
     /// The sum over all tables.
     open_bytes: usize,
-}
-
-/// Where the changes of a relation go.
-enum Route {
-    /// Nobody asked for it.
-    Nowhere,
-    Table(usize),
-    /// The relation is not what the table was opened for: it stalls with the
-    /// first change that it doesn't have yet.
-    Mismatch(usize, String),
 }
 
 struct Transaction {
@@ -54,15 +49,8 @@ struct Transaction {
 }
 
 impl Stream {
-    /// Starts decoding at the slot's confirmed position. Each table comes with
-    /// the watermark up to which it has everything.
-    pub async fn start(
-        endpoint: &Endpoint,
-        slot: &str,
-        publication: &str,
-        tables: Vec<(Arc<SourceTable>, Position)>,
-        from: Position,
-    ) -> Result<Self> {
+    /// Starts decoding at the slot's confirmed position.
+    pub async fn start(endpoint: &Endpoint, slot: &str, publication: &str, from: Position) -> Result<Self> {
         let mut wire = Wire::connect(endpoint, true).await?;
         let command = format!(
             "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '2', publication_names {}, binary 'true')",
@@ -71,18 +59,71 @@ impl Stream {
         );
         wire.start_replication(&command).await?;
         let Position::Lsn(position) = from;
-        let tables = tables
-            .into_iter()
-            .map(|(table, watermark)| TableBuffer::new(table, watermark))
-            .collect();
         Ok(Self {
             wire,
-            tables,
+            tables: Vec::new(),
             routes: HashMap::new(),
+            described: HashMap::new(),
             position,
             transaction: None,
             open_bytes: 0,
         })
+    }
+
+    /// Follows a table from its watermark on: what is told before, it has.
+    /// Returns its number.
+    pub fn add(&mut self, table: Arc<SourceTable>, watermark: Position) -> usize {
+        let number = self.tables.len();
+        self.routes.insert(table.relation, number);
+        self.tables.push(TableBuffer::new(table, watermark));
+        number
+    }
+
+    /// Stops following a table. What was gathered for it is gone.
+    pub fn close(&mut self, table: usize) {
+        self.routes.retain(|_, number| *number != table);
+        if let Some(buffer) = self.tables.get_mut(table) {
+            self.open_bytes -= buffer.bytes;
+            buffer.stall();
+        }
+    }
+
+    /// Keeps a table, but gives it no more changes.
+    pub fn stall(&mut self, table: usize) {
+        if let Some(buffer) = self.tables.get_mut(table) {
+            self.open_bytes -= buffer.bytes;
+            buffer.stall();
+        }
+    }
+
+    /// Takes what is newly known of a table whose changes are decoded as before.
+    pub fn refresh(&mut self, table: usize, source: Arc<SourceTable>) -> Result<()> {
+        let buffer = self.tables.get_mut(table);
+        buffer.ok_or_else(|| Error::bug("a table that isn't streamed"))?.source = source;
+        Ok(())
+    }
+
+    /// The table as its changes are decoded.
+    pub fn table(&self, table: usize) -> Option<&Arc<SourceTable>> {
+        self.tables.get(table).map(|buffer| &buffer.source)
+    }
+
+    /// How the server last described a table.
+    pub fn described(&self, table: usize) -> Option<&Described> {
+        self.described.get(&self.table(table)?.relation)
+    }
+
+    /// Decodes a table's changes in another form from here on. Its batch has
+    /// to be taken before.
+    pub fn alter(&mut self, table: usize, source: Arc<SourceTable>) -> Result<()> {
+        match self.tables.get_mut(table) {
+            Some(buffer) if buffer.bytes == 0 => {
+                let watermark = Position::Lsn(buffer.watermark);
+                *buffer = TableBuffer::new(source, watermark);
+                Ok(())
+            }
+            _ => Err(Error::bug("a table was altered with changes in hand")),
+        }
     }
 
     /// Every transaction that ends at or before this has been told.
@@ -140,7 +181,8 @@ impl Stream {
                     pgoutput::decode(message).map_err(|e| Error::bug("cannot decode the stream").with_source(e))?;
                 let open = Open {
                     tables: &mut self.tables,
-                    routes: &mut self.routes,
+                    routes: &self.routes,
+                    described: &mut self.described,
                     position: &mut self.position,
                     transaction: &mut self.transaction,
                     bytes: &mut self.open_bytes,
@@ -193,7 +235,8 @@ impl Stream {
         self.wire.send_copy_data(&payload).await
     }
 
-    pub async fn close(self) {
+    /// Ends the stream and its connection.
+    pub async fn end(&mut self) {
         self.wire.terminate().await;
     }
 }
@@ -206,7 +249,8 @@ fn short_frame() -> Error {
 /// buffer the message borrows.
 struct Open<'a> {
     tables: &'a mut [TableBuffer],
-    routes: &'a mut HashMap<u32, Route>,
+    routes: &'a HashMap<u32, usize>,
+    described: &'a mut HashMap<u32, Described>,
     position: &'a mut Lsn,
     transaction: &'a mut Option<Transaction>,
     bytes: &'a mut usize,
@@ -237,8 +281,17 @@ impl Open<'_> {
                 }))
             }
             Message::Relation(relation) => {
-                self.describe(&relation);
-                Ok(None)
+                self.described.insert(relation.id, described(&relation.columns));
+                // What it was before its watermark, the lake table need not follow.
+                let news = |table: &usize| {
+                    let commit = self.transaction.as_ref().map(|t| t.commit_lsn);
+                    let watermark = self.tables.get(*table).filter(|t| !t.stalled).map(|t| t.watermark);
+                    watermark
+                        .zip(commit)
+                        .is_some_and(|(watermark, commit)| commit >= watermark)
+                };
+                let table = self.routes.get(&relation.id).copied().filter(news);
+                Ok(table.map(|table| SourceEvent::Described { table }))
             }
             Message::Other => Ok(None),
         }
@@ -252,15 +305,13 @@ impl Open<'_> {
         let Some(transaction) = self.transaction.as_ref() else {
             return Err(Error::bug("cannot decode the stream: a change outside a transaction"));
         };
-        let (table, mismatch) = match self.routes.get(&relation) {
-            Some(Route::Table(table)) => (*table, None),
-            Some(Route::Mismatch(table, what)) => (*table, Some(what)),
-            Some(Route::Nowhere) => return Ok(None),
-            None => {
-                return Err(Error::bug(
-                    "cannot decode the stream: a change of a relation that was not described",
-                ));
+        let Some(table) = self.routes.get(&relation).copied() else {
+            if self.described.contains_key(&relation) {
+                return Ok(None);
             }
+            return Err(Error::bug(
+                "cannot decode the stream: a change of a relation that was not described",
+            ));
         };
         let Some(buffer) = self.tables.get_mut(table) else {
             return Ok(None);
@@ -270,13 +321,7 @@ impl Open<'_> {
             return Ok(None);
         }
         let before = buffer.bytes;
-        let changed = match mismatch {
-            None => change(buffer, transaction.id),
-            Some(what) => Err(Error::operator(what).with_hint(
-                "stop, move the table's lake folder away and run again: the table is copied anew; \
-                 until then the slot keeps the log from here on",
-            )),
-        };
+        let changed = change(buffer, transaction.id);
         let event = match changed {
             Ok(()) => SourceEvent::Changed { table },
             Err(error) => {
@@ -286,24 +331,6 @@ impl Open<'_> {
         };
         *self.bytes = *self.bytes - before + buffer.bytes;
         Ok(Some(event))
-    }
-
-    /// Remembers which table a relation is. Another relation under a known
-    /// name means that the table was dropped and created anew.
-    fn describe(&mut self, relation: &Relation<'_>) {
-        let same = |t: &TableBuffer| t.source.relation == relation.id;
-        let namesake = |t: &TableBuffer| t.source.id.schema == relation.schema && t.source.id.name == relation.name;
-        let table = self
-            .tables
-            .iter()
-            .position(same)
-            .or_else(|| self.tables.iter().position(namesake));
-        let route = match table.and_then(|i| self.tables.get(i).map(|t| (i, t.mismatch(relation)))) {
-            None => Route::Nowhere,
-            Some((table, None)) => Route::Table(table),
-            Some((table, Some(what))) => Route::Mismatch(table, what),
-        };
-        self.routes.insert(relation.id, route);
     }
 }
 
@@ -339,33 +366,6 @@ impl TableBuffer {
             bytes: 0,
             stalled: false,
         }
-    }
-
-    /// What differs between the relation as the stream describes it and the
-    /// one that the builders were made for.
-    fn mismatch(&self, relation: &Relation<'_>) -> Option<String> {
-        let id = &self.source.id;
-        if relation.id != self.source.relation {
-            return Some(format!("{id} was dropped and created anew"));
-        }
-        if relation.schema != id.schema || relation.name != id.name {
-            return Some(format!("{id} was renamed to {}.{}", relation.schema, relation.name));
-        }
-        let columns = &self.source.columns;
-        let same = |(a, b): (&RelationColumn<'_>, &SourceColumn)| {
-            a.name == b.name && a.type_oid == b.type_oid && a.typmod == b.typmod
-        };
-        if relation.columns.len() == columns.len() && relation.columns.iter().zip(columns).all(same) {
-            return None;
-        }
-        let new = relation
-            .columns
-            .iter()
-            .find(|c| columns.iter().all(|own| own.name != c.name));
-        Some(match new {
-            Some(column) => format!("the columns of {id} changed: {:?} is new", column.name),
-            None => format!("the columns of {id} changed"),
-        })
     }
 
     fn upsert(&mut self, new: Tuple<'_>, old: Old<'_>, tx: TxId) -> Result<()> {
@@ -421,7 +421,9 @@ impl TableBuffer {
                 _ if self.is_key[column] => {
                     return Err(
                         Error::operator(format!("the log tells a delete from {id} without its whole key")).with_hint(
-                            "the replica identity was changed: move the table's lake folder away and run again",
+                            format!(
+                                "the replica identity was changed: `tributary snapshot {id}` copies the table anew"
+                            ),
                         ),
                     );
                 }
@@ -511,8 +513,9 @@ pub fn bad_value(table: &SourceTable, column: usize, error: DecodeError) -> Erro
     };
     Error::operator(format!("a value of {}.{name} can't be taken over", table.id))
         .with_hint(format!(
-            "change the value at the source ({setting}), then move the table's lake folder away and run again: \
-             the table is copied anew; or exclude it in source.tables"
+            "change the value at the source ({setting}), then `tributary snapshot {}` copies the table anew; \
+             or exclude it in source.tables",
+            table.id
         ))
         .with_source(error)
 }

@@ -404,7 +404,7 @@ impl Wire {
     }
 
     /// Ends a replication stream and the connection, as far as the server listens.
-    pub async fn terminate(mut self) {
+    pub async fn terminate(&mut self) {
         frontend::copy_done(&mut self.output);
         frontend::terminate(&mut self.output);
         // The server may be gone already; there is nothing left to save.
@@ -480,7 +480,8 @@ fn server_error(address: &str, code: &str, message: &str, detail: Option<String>
         Error::transient(text)
     } else {
         Error::operator(text)
-    };
+    }
+    .with_code(code);
     let hint = match code {
         "28000" if message.ends_with("no encryption") => {
             Some("the server wants TLS: leave sslmode out of source.url, or set sslmode=require".to_owned())
@@ -492,7 +493,7 @@ fn server_error(address: &str, code: &str, message: &str, detail: Option<String>
         "3D000" => Some("check the database name at the end of source.url".to_owned()),
         "42704" if message.starts_with("publication") => Some(
             "the slot's log begins before the publication was made: SELECT pg_drop_replication_slot('…'), \
-             move the lake's folder away, and run again: all tables are copied anew"
+             then `tributary snapshot`: all tables are copied anew"
                 .to_owned(),
         ),
         "42501" => Some("grant the role what is missing; `tributary check` prints the SQL".to_owned()),

@@ -1,0 +1,417 @@
+//! The shape of a lake table: what each column is called in readers' eyes and
+//! in data files, and how both change without touching a file.
+//!
+//! A column of the source keeps its place by attribute number. In data files
+//! it has a physical name that never changes and is never given again, so
+//! files of all shapes stay readable: a column that a file lacks is NULL there.
+//! As long as both names are the same the table needs no column mapping; the
+//! first rename, or the first new column under an old name, turns it on.
+//!
+//! Spec: Delta protocol, "Column Mapping" and "Schema Serialization Format".
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::log::now_ms;
+use crate::error::{Error, Result};
+use crate::schema::{Column, LakeType, SourceType, TableSchema};
+
+/// One column: at the source, for readers, in files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShapeColumn {
+    pub attribute: i32,
+    pub name: String,
+    /// The column's name in data files.
+    pub physical: String,
+    /// The Parquet field id; the structs inside follow with the next ones.
+    pub field: i32,
+    /// As Delta's schema spells it.
+    #[serde(rename = "type")]
+    pub ty: Value,
+    pub source: SourceType,
+}
+
+/// What a table's `metaData` and `protocol` say, and what the source was then.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Shape {
+    /// `metaData.id`.
+    pub id: String,
+    /// `metaData.createdTime`.
+    pub created: i64,
+    pub columns: Vec<ShapeColumn>,
+    /// The key's attributes, in key order.
+    pub key: Vec<i32>,
+    /// Physical names of columns that are gone.
+    pub retired: BTreeSet<String>,
+    pub field_max: i32,
+    /// Whether column mapping is on; it never goes off again.
+    pub mapped: bool,
+    /// Table features; they only ever grow.
+    pub features: BTreeSet<String>,
+    pub origin: Origin,
+}
+
+/// What the source was when it had these columns: signs of changes to rows
+/// that no log tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The physical tables and their files. Another file means a rewrite.
+    pub storage: Vec<(u32, u32)>,
+    /// When each column's definition last changed, by attribute.
+    pub stamps: BTreeMap<i32, u32>,
+    /// The last attribute number that was given.
+    pub attribute_max: i32,
+}
+
+impl Shape {
+    pub fn new(schema: &TableSchema, origin: &Origin) -> Self {
+        let mut shape = Self {
+            id: uuid::Uuid::new_v4().to_string(),
+            created: now_ms(),
+            columns: Vec::new(),
+            key: Vec::new(),
+            retired: BTreeSet::new(),
+            field_max: 0,
+            mapped: false,
+            features: BTreeSet::from(["deletionVectors".to_owned(), "domainMetadata".to_owned()]),
+            origin: origin.clone(),
+        };
+        shape.take(schema);
+        shape
+    }
+
+    /// The shape of new content that is to replace all of a table's. Readers
+    /// keep the table: its id, its features, and a mapping once it is on.
+    pub fn replacing(&self, schema: &TableSchema, origin: &Origin) -> Self {
+        let mut shape = Self {
+            columns: Vec::new(),
+            retired: BTreeSet::new(),
+            origin: origin.clone(),
+            ..self.clone()
+        };
+        shape.take(schema);
+        shape
+    }
+
+    /// Follows the source's columns. Errors: a column that stays changed its
+    /// type, or the key changed; such a table has to be copied.
+    pub fn evolve(&mut self, schema: &TableSchema, origin: &Origin) -> Result<()> {
+        let same_type = |column: &Column| {
+            self.column(column.attribute)
+                .is_none_or(|own| own.ty == delta_type(&column.ty, None))
+        };
+        if self.key != schema.key_attributes() || !schema.columns.iter().all(same_type) {
+            return Err(Error::bug("a change of types or key is not one of shape alone"));
+        }
+        origin.clone_into(&mut self.origin);
+        self.take(schema);
+        Ok(())
+    }
+
+    fn take(&mut self, schema: &TableSchema) {
+        let before = std::mem::take(&mut self.columns);
+        for gone in &before {
+            if schema.columns.iter().all(|c| c.attribute != gone.attribute) {
+                self.retired.insert(gone.physical.clone());
+            }
+        }
+        for column in &schema.columns {
+            let own = before.iter().find(|own| own.attribute == column.attribute);
+            let (physical, field) = match own {
+                Some(own) => (own.physical.clone(), own.field),
+                None => {
+                    let field = self.field_max + 1;
+                    self.field_max += 1 + struct_fields(&column.ty);
+                    // Some readers match names whatever their case.
+                    let used = |name: &str| {
+                        let given = before.iter().chain(&self.columns).map(|c| &c.physical);
+                        given
+                            .chain(&self.retired)
+                            .any(|g| g.to_lowercase() == name.to_lowercase())
+                    };
+                    let physical = if used(&column.name) {
+                        format!("{}-{field}", column.name)
+                    } else {
+                        column.name.clone()
+                    };
+                    (physical, field)
+                }
+            };
+            self.mapped |= physical != column.name;
+            if column.ty.has_timestamp_ntz() {
+                self.features.insert("timestampNtz".to_owned());
+            }
+            self.columns.push(ShapeColumn {
+                attribute: column.attribute,
+                name: column.name.clone(),
+                physical,
+                field,
+                ty: delta_type(&column.ty, None),
+                source: column.source,
+            });
+        }
+        if self.mapped {
+            self.features.insert("columnMapping".to_owned());
+        }
+        self.key = schema.key_attributes();
+    }
+
+    /// Whether readers are told the same of both.
+    pub fn reads_like(&self, other: &Self) -> bool {
+        self.columns == other.columns && self.features == other.features && self.field_max == other.field_max
+    }
+
+    /// Whether some column is called what another is, or was, in files. Not
+    /// every reader then filters by the right one.
+    pub fn is_ambiguous(&self) -> bool {
+        let same = |a: &str, b: &str| a.to_lowercase() == b.to_lowercase();
+        self.columns.iter().any(|column| {
+            let others = self.columns.iter().filter(|c| c.attribute != column.attribute);
+            let mut names = others.map(|c| &c.physical).chain(&self.retired);
+            names.any(|physical| same(physical, &column.name))
+        })
+    }
+
+    pub fn column(&self, attribute: i32) -> Option<&ShapeColumn> {
+        self.columns.iter().find(|c| c.attribute == attribute)
+    }
+
+    /// Whether the table's columns and key are these.
+    pub fn is_of(&self, schema: &TableSchema) -> bool {
+        let same = |(own, column): (&ShapeColumn, &Column)| {
+            own.attribute == column.attribute && own.name == column.name && own.ty == delta_type(&column.ty, None)
+        };
+        self.columns.len() == schema.columns.len()
+            && self.columns.iter().zip(&schema.columns).all(same)
+            && self.key == schema.key_attributes()
+    }
+
+    /// The columns as data files have them.
+    pub fn file_schema(&self, schema: &TableSchema) -> SchemaRef {
+        let field = |column: &Column| {
+            let own = self.column(column.attribute);
+            let name = own.map_or(&column.name, |own| &own.physical);
+            let field = Field::new(name, column.ty.arrow(), true);
+            match own {
+                Some(own) if self.mapped => with_ids(field, &mut own.field.clone()),
+                _ => field,
+            }
+        };
+        Arc::new(Schema::new(schema.columns.iter().map(field).collect::<Vec<_>>()))
+    }
+
+    pub fn protocol_action(&self) -> Value {
+        // These are of interest to writers alone.
+        let reader: Vec<&String> = self.features.iter().filter(|f| *f != "domainMetadata").collect();
+        json!({"protocol": {
+            "minReaderVersion": 3, "minWriterVersion": 7,
+            "readerFeatures": reader, "writerFeatures": self.features,
+        }})
+    }
+
+    pub fn metadata_action(&self, name: &str, schema: &TableSchema) -> Value {
+        let mut configuration = json!({"delta.enableDeletionVectors": "true"});
+        if self.mapped {
+            configuration["delta.columnMapping.mode"] = json!("name");
+            configuration["delta.columnMapping.maxColumnId"] = json!(self.field_max.to_string());
+        }
+        let field = |column: &Column| {
+            let own = self.column(column.attribute).filter(|_| self.mapped);
+            match own {
+                Some(own) => {
+                    let mut next = own.field + 1;
+                    delta_field(
+                        &column.name,
+                        Some((&own.physical, own.field)),
+                        delta_type(&column.ty, Some(&mut next)),
+                    )
+                }
+                None => delta_field(&column.name, None, delta_type(&column.ty, None)),
+            }
+        };
+        let fields: Vec<Value> = schema.columns.iter().map(field).collect();
+        json!({"metaData": {
+            "id": self.id,
+            "name": name,
+            "format": {"provider": "parquet", "options": {}},
+            "schemaString": json!({"type": "struct", "fields": fields}).to_string(),
+            "partitionColumns": [],
+            "configuration": configuration,
+            "createdTime": self.created,
+        }})
+    }
+}
+
+fn delta_field(name: &str, mapping: Option<(&str, i32)>, ty: Value) -> Value {
+    let metadata = mapping.map_or_else(
+        || json!({}),
+        |(physical, id)| json!({"delta.columnMapping.id": id, "delta.columnMapping.physicalName": physical}),
+    );
+    json!({"name": name, "type": ty, "nullable": true, "metadata": metadata})
+}
+
+/// A type as Delta's schema spells it; with `ids`, fields inside get the next ones.
+pub fn delta_type(ty: &LakeType, mut ids: Option<&mut i32>) -> Value {
+    match ty {
+        LakeType::Boolean => json!("boolean"),
+        LakeType::Short => json!("short"),
+        LakeType::Integer => json!("integer"),
+        LakeType::Long => json!("long"),
+        LakeType::Float => json!("float"),
+        LakeType::Double => json!("double"),
+        LakeType::Decimal { precision, scale } => json!(format!("decimal({precision},{scale})")),
+        LakeType::String => json!("string"),
+        LakeType::Binary => json!("binary"),
+        LakeType::Date => json!("date"),
+        LakeType::TimestampNtz => json!("timestamp_ntz"),
+        LakeType::Timestamp => json!("timestamp"),
+        LakeType::List(element) => json!({
+            "type": "array", "elementType": delta_type(element, ids), "containsNull": true,
+        }),
+        LakeType::Struct(fields) => {
+            let mut list = Vec::with_capacity(fields.len());
+            for (name, ty) in fields {
+                let mapping = ids.as_deref_mut().map(|next| {
+                    let id = *next;
+                    *next += 1;
+                    (name.as_str(), id)
+                });
+                list.push(delta_field(name, mapping, delta_type(ty, ids.as_deref_mut())));
+            }
+            json!({"type": "struct", "fields": list})
+        }
+        LakeType::Map => json!({
+            "type": "map", "keyType": "string", "valueType": "string", "valueContainsNull": true,
+        }),
+    }
+}
+
+/// The fields of all structs inside a type.
+fn struct_fields(ty: &LakeType) -> i32 {
+    match ty {
+        LakeType::List(element) => struct_fields(element),
+        LakeType::Struct(fields) => fields.iter().map(|(_, ty)| 1 + struct_fields(ty)).sum(),
+        _ => 0,
+    }
+}
+
+/// Gives a field and the struct fields inside ids in the order of [`delta_type`].
+fn with_ids(field: Field, next: &mut i32) -> Field {
+    let id = *next;
+    *next += 1;
+    let ty = inner_ids(field.data_type(), next);
+    let metadata = HashMap::from([(PARQUET_FIELD_ID_META_KEY.to_owned(), id.to_string())]);
+    field.with_data_type(ty).with_metadata(metadata)
+}
+
+fn inner_ids(ty: &DataType, next: &mut i32) -> DataType {
+    match ty {
+        DataType::Struct(fields) => DataType::Struct(
+            fields
+                .iter()
+                .map(|field| with_ids(field.as_ref().clone(), next))
+                .collect::<Fields>(),
+        ),
+        DataType::List(item) => {
+            let ty = inner_ids(item.data_type(), next);
+            DataType::List(Arc::new(item.as_ref().clone().with_data_type(ty)))
+        }
+        other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema(columns: &[(i32, &str)]) -> TableSchema {
+        let pair = || LakeType::Struct(vec![("a".into(), LakeType::Long), ("b".into(), LakeType::Date)]);
+        let columns = columns.iter().map(|(attribute, name)| Column {
+            name: (*name).to_owned(),
+            ty: if *name == "pair" {
+                LakeType::List(Box::new(pair()))
+            } else {
+                LakeType::Long
+            },
+            attribute: *attribute,
+            source: SourceType::default(),
+        });
+        TableSchema {
+            columns: columns.collect(),
+            key: vec![0],
+        }
+    }
+
+    fn origin() -> Origin {
+        Origin::default()
+    }
+
+    fn physical(shape: &Shape) -> Vec<&str> {
+        shape.columns.iter().map(|c| c.physical.as_str()).collect()
+    }
+
+    #[test]
+    fn a_physical_name_is_never_given_twice() {
+        let mut shape = Shape::new(&schema(&[(1, "id"), (2, "pair"), (3, "c")]), &origin());
+        assert_eq!((shape.mapped, shape.field_max), (false, 5));
+        // Added and dropped: no need of a mapping.
+        shape
+            .evolve(&schema(&[(1, "id"), (2, "pair"), (4, "d")]), &origin())
+            .expect("evolve");
+        assert_eq!((shape.mapped, physical(&shape)), (false, vec!["id", "pair", "d"]));
+        // The dropped name again: files still have the old column.
+        shape
+            .evolve(&schema(&[(1, "id"), (2, "pair"), (4, "d"), (5, "c")]), &origin())
+            .expect("evolve");
+        assert_eq!((shape.mapped, physical(&shape)), (true, vec!["id", "pair", "d", "c-7"]));
+        assert!(shape.is_ambiguous());
+        // Two that swap their names keep their files' columns.
+        shape
+            .evolve(&schema(&[(1, "id"), (2, "pair"), (4, "c"), (5, "d")]), &origin())
+            .expect("evolve");
+        assert_eq!(physical(&shape), ["id", "pair", "d", "c-7"]);
+        assert!(shape.features.contains("columnMapping"));
+        let replaced = shape.replacing(&schema(&[(9, "id")]), &origin());
+        assert_eq!(
+            (replaced.mapped, physical(&replaced), replaced.field_max),
+            (true, vec!["id"], 8)
+        );
+        assert_eq!(replaced.id, shape.id);
+    }
+
+    #[test]
+    fn ids_of_schema_and_files_agree() {
+        let schema = schema(&[(1, "id"), (2, "pair")]);
+        let mut shape = Shape::new(&schema, &origin());
+        shape.mapped = true;
+        let metadata = shape.metadata_action("t", &schema);
+        let text = metadata["metaData"]["schemaString"].as_str().expect("schema");
+        let pair = &serde_json::from_str::<Value>(text).expect("json")["fields"][1];
+        let ids = |path: &str| pair.pointer(path).and_then(Value::as_i64);
+        assert_eq!(ids("/metadata/delta.columnMapping.id"), Some(2));
+        let inner = |n: u32| ids(&format!("/type/elementType/fields/{n}/metadata/delta.columnMapping.id"));
+        assert_eq!((inner(0), inner(1)), (Some(3), Some(4)));
+        let file = shape.file_schema(&schema);
+        let DataType::List(item) = file.field(1).data_type() else {
+            panic!("a list");
+        };
+        let DataType::Struct(fields) = item.data_type() else {
+            panic!("a struct");
+        };
+        let id = |field: &Field| field.metadata().get(PARQUET_FIELD_ID_META_KEY).cloned();
+        assert_eq!(id(file.field(1)), Some("2".into()));
+        assert_eq!((id(&fields[0]), id(&fields[1])), (Some("3".into()), Some("4".into())));
+    }
+
+    #[test]
+    fn another_type_or_key_is_refused() {
+        let mut shape = Shape::new(&schema(&[(1, "id"), (2, "c")]), &origin());
+        assert!(shape.evolve(&schema(&[(1, "id"), (2, "pair")]), &origin()).is_err());
+        assert!(shape.evolve(&schema(&[(2, "c"), (1, "id")]), &origin()).is_err());
+    }
+}

@@ -1,0 +1,84 @@
+//! Looks at the source's catalogue and publication, at requests and at the
+//! configuration, beside the stream.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::config::Config;
+use crate::error::Result;
+use crate::lake::{Lake, Request};
+use crate::position::Position;
+use crate::source::postgres::{Discovery, Postgres, Published};
+
+/// How often the catalogue is looked at.
+const CATALOGUE_INTERVAL: Duration = Duration::from_secs(10);
+/// How often requests are looked for.
+const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The source as it was at a position.
+pub struct Seen {
+    /// When it was begun to be read.
+    pub since: Instant,
+    pub discovery: Discovery,
+    pub published: Published,
+    /// A position past all that the catalogue's answer shows.
+    pub position: Position,
+    pub requests: Vec<Request>,
+}
+
+impl Seen {
+    pub async fn read(source: &mut Postgres, requests: Vec<Request>) -> Result<Self> {
+        let since = Instant::now();
+        let published = source.published().await?;
+        let discovery = source.discover().await?;
+        Ok(Self {
+            since,
+            discovery,
+            published,
+            position: source.log_end().await?,
+            requests,
+        })
+    }
+}
+
+pub struct Watch {
+    pub source: Postgres,
+    pub lake: Lake,
+    pub config: watch::Receiver<Config>,
+    /// Asks for a look at once.
+    pub now: Arc<Notify>,
+    pub seen: mpsc::Sender<Seen>,
+    /// Requests that were told already.
+    pub told: HashSet<String>,
+}
+
+impl Watch {
+    /// Runs until the stream's loop is gone.
+    pub async fn run(mut self) -> Result<()> {
+        let mut next = tokio::time::Instant::now() + CATALOGUE_INTERVAL;
+        loop {
+            let mut look = false;
+            tokio::select! {
+                () = tokio::time::sleep_until(next) => look = true,
+                () = tokio::time::sleep(REQUEST_INTERVAL) => {}
+                () = self.now.notified() => look = true,
+                changed = self.config.changed() => look = changed.is_ok(),
+            }
+            let mut requests = self.lake.requests().await?;
+            requests.retain(|request| self.told.insert(request.id.clone()));
+            if !look && requests.is_empty() {
+                continue;
+            }
+            let patterns = self.config.borrow_and_update().source.tables.clone();
+            self.source.select(patterns);
+            let seen = Seen::read(&mut self.source, requests).await?;
+            if self.seen.send(seen).await.is_err() {
+                return Ok(());
+            }
+            next = tokio::time::Instant::now() + CATALOGUE_INTERVAL;
+        }
+    }
+}
