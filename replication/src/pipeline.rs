@@ -39,7 +39,7 @@ use crate::lake::{Lake, Opened, PipelineRecord, State, table_path};
 use crate::metrics::Metrics;
 use crate::position::Position;
 use crate::source::Throttle;
-use crate::source::postgres::{Discovery, Finding, Identity, Postgres, Slot};
+use crate::source::postgres::{Discovery, Finding, Identity, Membership, Postgres, PublishedTable, Slot};
 
 /// The longest pause before another try.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
@@ -163,7 +163,7 @@ async fn prepare(
         entries: &entries,
         slot: slot.as_ref(),
         control: control.as_ref(),
-        published: &source.published().await?,
+        published: &discovery.published,
         log_end: source.log_end().await?,
     };
     let slot = close_gaps(
@@ -181,14 +181,22 @@ async fn prepare(
     // With what the publication says of the tables now.
     let seen = Seen::read(&mut source, requests.clone()).await?;
     let mut places = BTreeMap::new();
+    for entry in &mut entries {
+        let place = seen.discovery.published.tables.get(&entry.table.id);
+        let before = control.record().tables.get(&table_path(&entry.table.id));
+        if before.is_some_and(|before| PublishedTable::since(place, before) == Membership::Reformed) {
+            entry.why.get_or_insert_with(|| gaps::REFORMED.to_owned());
+            entry.remember_why().await?;
+        }
+    }
     entries.retain_mut(|entry| {
         let table = seen.discovery.tables.iter().find(|table| table.id == entry.table.id);
-        let place = seen.published.tables.get(&entry.table.id);
+        let place = seen.discovery.published.tables.get(&entry.table.id);
         let (Some(table), Some(place)) = (table, place) else {
             return false;
         };
         entry.table = table.clone();
-        places.insert(table_path(&table.id), place.place.clone());
+        places.insert(table_path(&table.id), place.token());
         true
     });
     control.enter(places.clone()).await?;
@@ -346,6 +354,10 @@ async fn close_gaps(
         if let Some(entry) = entries.get_mut(number) {
             entry.why.get_or_insert(reason);
         }
+    }
+    // Before anything that tells of the gap is put right.
+    for entry in entries {
+        entry.remember_why().await?;
     }
     if gaps.drop_slot && slot.is_some() {
         source.drop_slot().await?;

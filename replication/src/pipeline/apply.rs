@@ -34,7 +34,7 @@ use crate::lake::{DeltaTable, FileFormat, Lake, Request, Shape, SnapshotProgress
 use crate::metrics::Metrics;
 use crate::position::Position;
 use crate::schema::TableId;
-use crate::source::postgres::{Postgres, Stream};
+use crate::source::postgres::{OTHER_KEY, Postgres, Stream};
 use crate::source::{SourceEvent, Throttle};
 
 /// How often time-driven things are looked at.
@@ -64,6 +64,8 @@ pub struct Route {
     pub format: Option<(FileFormat, KeyEncoder)>,
     /// When it was entered.
     pub since: std::time::Instant,
+    /// Where in the log its columns last changed.
+    pub altered: Option<Position>,
     /// Set while its snapshot waits for a look at the catalogue.
     pub paused: Option<std::time::Instant>,
     /// What becomes of it once its writer has finished.
@@ -112,6 +114,7 @@ impl Route {
             shape: None,
             format: None,
             since: std::time::Instant::now(),
+            altered: None,
             paused: None,
             ending: None,
             held: None,
@@ -338,6 +341,12 @@ impl Apply {
                 }
                 Some(SourceEvent::Commit { .. }) => true,
                 Some(SourceEvent::Begin) => false,
+                Some(SourceEvent::Stalled { table, error }) if error.code() == Some(OTHER_KEY) => {
+                    let relation = self.route(table)?.relation;
+                    let reason = "it had another key for a while".to_owned();
+                    self.end(table, Ending::Copy { relation, reason })?;
+                    false
+                }
                 Some(SourceEvent::Stalled { table, error }) => {
                     self.stall(table, error)?;
                     false
@@ -382,7 +391,8 @@ impl Apply {
                 let window = waiting.swap_remove(i);
                 self.close_window(window)?;
             } else {
-                return Ok(false);
+                // Later will do: nobody else has to wait for this table's writer.
+                i += 1;
             }
         }
         // Leaves time for the commit itself.

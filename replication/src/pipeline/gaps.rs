@@ -10,7 +10,7 @@ use super::tables::Entry;
 use crate::error::{Error, Result};
 use crate::lake::{State, TableRecord, table_path};
 use crate::position::Position;
-use crate::source::postgres::{Published, Slot};
+use crate::source::postgres::{Membership, Published, PublishedTable, Slot};
 
 /// What the source is found to be.
 pub struct Found<'a> {
@@ -59,13 +59,13 @@ pub fn find(found: &Found<'_>) -> Gaps {
         let before = found
             .control
             .and_then(|c| c.record().tables.get(&table_path(&entry.table.id)));
-        let now = found.published.tables.get(&entry.table.id).map(|p| &p.place);
-        let Some(before) = before.filter(|before| Some(*before) != now) else {
+        let now = found.published.tables.get(&entry.table.id);
+        let Some(before) = before.filter(|before| PublishedTable::since(now, before) == Membership::Left) else {
             continue;
         };
         let publication = |place: &str| place.split('.').next().map(str::to_owned);
         let same = match now {
-            Some(now) => publication(now) == publication(before),
+            Some(now) => publication(&now.place) == publication(before),
             None => !found.published.tables.is_empty(),
         };
         gaps.drop_slot |= !same && found.slot.is_some();
@@ -89,6 +89,9 @@ pub fn find(found: &Found<'_>) -> Gaps {
     gaps.drop_slot |= found.slot.is_some_and(|slot| slot.lost);
     gaps
 }
+
+/// What happened to a table that has another form in the publication.
+pub const REFORMED: &str = "its row filter or column list in the publication changed";
 
 /// What happened to a table that has another place in the publication.
 pub const LEFT: &str = "it was taken out of the publication";

@@ -28,7 +28,7 @@ use crate::lake::{Chunk, FileFormat, PartProgress, SnapshotProgress, WrittenFile
 use crate::metrics::{Metrics, SnapshotNumbers};
 use crate::position::Position;
 use crate::schema::TableId;
-use crate::source::postgres::{Part, Reader, TableSource, Visibility, blocks_for};
+use crate::source::postgres::{GONE, Part, Reader, TableSource, Visibility, blocks_for};
 
 /// What a chunk reads at the source, in bytes. Larger chunks make larger
 /// files, smaller ones repeat less after a kill; the keys of one chunk are in
@@ -37,10 +37,6 @@ const CHUNK_BYTES: u64 = 64 << 20;
 /// How long a throttled chunk takes: its transaction holds back vacuum.
 const THROTTLED_CHUNK_SECONDS: u64 = 2;
 const THROTTLED_CHUNK_BYTES_MIN: u64 = 256 << 10;
-
-/// What the server says of a table or column that is gone.
-/// Codes: PostgreSQL manual, appendix "PostgreSQL Error Codes".
-const GONE: [&str; 3] = ["42P01", "42703", "3F000"];
 
 /// A chunk that waits for the stream to pass `high`.
 pub struct Window {

@@ -27,7 +27,7 @@ use crate::config::OnGap;
 use crate::error::{Class, Error, Result};
 use crate::lake::{DeltaTable, Opened, Shape, State, TableRecord, table_path};
 use crate::schema::TableId;
-use crate::source::postgres::{Discovery, Look, Part, SourceTable, Verdict};
+use crate::source::postgres::{Discovery, Look, Membership, Part, PublishedTable, SourceTable, Verdict, WENT_AWAY};
 
 /// A table that is about to be followed.
 pub struct Entry {
@@ -38,6 +38,26 @@ pub struct Entry {
     pub copy: Option<Opened>,
     /// Why it has to be copied, if that is known already.
     pub why: Option<String>,
+}
+
+impl Entry {
+    /// Records that the table has to be copied, so that a kill can't make it
+    /// forgotten.
+    pub async fn remember_why(&mut self) -> Result<()> {
+        let (Some(opened), Some(why)) = (&mut self.opened, &self.why) else {
+            return Ok(());
+        };
+        if opened.record.state == State::Resnapshotting && opened.record.copy.is_none() {
+            return Ok(());
+        }
+        opened
+            .mark("RESNAPSHOT", |record| {
+                record.state = State::Resnapshotting;
+                record.reason = Some(why.clone());
+                record.copy = None;
+            })
+            .await
+    }
 }
 
 /// What happens to a closed table once its writer has finished.
@@ -250,32 +270,20 @@ impl Apply {
     /// begins if need be.
     pub async fn settle(&mut self, number: usize, table: DeltaTable) -> Result<()> {
         let route = self.route(number)?;
-        let (id, place) = (route.id.clone(), route.place.clone());
+        let id = route.id.clone();
         let Some(ending) = route.ending.take() else {
             return Err(Error::transient(format!("the writer of {id} ended early")));
         };
         let mut opened = table.retire(&self.pipeline).await?;
         let copy = self.read_copy(&id, &opened).await;
         let ending = match ending {
-            Ending::Copy { relation, reason } => match self.source.look(relation).await? {
-                Look::Table(now) if now.id == id => {
-                    let published = self.source.published().await?;
-                    let place = published.tables.get(&id).map_or(place, |p| p.place.clone());
-                    self.control
-                        .enter(BTreeMap::from([(table_path(&id), place.clone())]))
-                        .await?;
-                    self.begin_copy(*now, opened, copy, reason, place).await?;
+            Ending::Copy { relation, reason } => match self.publish_again(&id, relation).await? {
+                Ok((now, place)) => {
+                    self.begin_copy(now, opened, copy, reason, place).await?;
                     self.route(number)?.held = None;
                     return Ok(());
                 }
-                Look::Refused(refusal) if refusal.table == id => Ending::Mark {
-                    state: State::Stalled,
-                    reason: format!("{} (hint: {})", refusal.reason, refusal.hint),
-                },
-                _ => Ending::Mark {
-                    state: State::Dropped,
-                    reason: "it is gone at the source, or has another name".to_owned(),
-                },
+                Err(mark) => mark,
             },
             other => other,
         };
@@ -302,6 +310,58 @@ impl Apply {
         match ending {
             Ending::Gap { reason } => Err(gaps::needs_snapshot(&[id.to_string()], &reason)),
             _ => Ok(()),
+        }
+    }
+
+    /// Looks at a table that is to be copied, and makes sure that it is
+    /// published: one made anew is not where the one before was. Returns it
+    /// with its place, or what becomes of it instead.
+    async fn publish_again(
+        &mut self,
+        id: &TableId,
+        relation: u32,
+    ) -> Result<std::result::Result<(SourceTable, String), Ending>> {
+        let gone = || Ending::Mark {
+            state: State::Dropped,
+            reason: "it is gone at the source, or has another name".to_owned(),
+        };
+        let stalled = |reason: &str, hint: &str| Ending::Mark {
+            state: State::Stalled,
+            reason: format!("{reason} (hint: {hint})"),
+        };
+        let mut published = false;
+        loop {
+            let now = match self.source.look(relation).await? {
+                Look::Table(now) if now.id == *id => *now,
+                Look::Refused(refusal) if refusal.table == *id => {
+                    return Ok(Err(stalled(&refusal.reason, &refusal.hint)));
+                }
+                _ => return Ok(Err(gone())),
+            };
+            if published {
+                let members = self.source.published().await?;
+                let Some(member) = members.tables.get(id) else {
+                    return Ok(Err(gone()));
+                };
+                let place = member.token();
+                self.control
+                    .enter(BTreeMap::from([(table_path(id), place.clone())]))
+                    .await?;
+                return Ok(Ok((now, place)));
+            }
+            let wanted = Discovery {
+                tables: vec![now],
+                ..Discovery::default()
+            };
+            match self.source.ensure_publication(&wanted).await {
+                Ok(_) => published = true,
+                Err(error) if error.class() == Class::NeedsOperator => {
+                    return Ok(Err(stalled(&error.to_string(), error.hint().unwrap_or_default())));
+                }
+                // It went away just now; the next look says so.
+                Err(error) if error.code() == Some(WENT_AWAY) => return Ok(Err(gone())),
+                Err(error) => return Err(error),
+            }
         }
     }
 
@@ -394,6 +454,7 @@ impl Apply {
         let ended = || Error::transient(format!("the writer of {} has ended", table.id));
         commands.ok_or_else(ended)?.send(command).await.map_err(|_| ended())?;
         self.stream.alter(number, table.clone())?;
+        let altered = self.stream.commit_position();
         let start = self.stream.position();
         let route = self.route(number)?;
         if let (Some(shape), Some((format, encoder))) = (&shape, route.format.take()) {
@@ -403,6 +464,7 @@ impl Apply {
             ));
         }
         route.shape = shape;
+        route.altered = Some(altered);
         route.open.get_or_insert_with(|| Open::now(start));
         Ok(())
     }
@@ -436,6 +498,8 @@ impl Apply {
     /// Brings the set of tables to what the source had. The stream has told
     /// everything up to then.
     pub async fn reconcile(&mut self, mut seen: Seen) -> Result<()> {
+        let patterns = self.config.borrow().source.tables.clone();
+        self.source.select(patterns);
         self.requests.append(&mut seen.requests);
         let asked: HashSet<String> = self.requests.iter().flat_map(|r| r.tables.iter().cloned()).collect();
         for number in 0..self.routes.len() {
@@ -478,24 +542,34 @@ impl Apply {
         if now.relation != relation {
             return self.end(number, copy("it was dropped and made anew at the source"));
         }
-        if seen.published.tables.get(&id).map(|p| p.place.as_str()) != Some(place.as_str()) {
-            let reason = format!("{}; changes after that are lost", gaps::LEFT);
-            return self.end(
-                number,
-                match self.on_gap() {
+        match PublishedTable::since(seen.discovery.published.tables.get(&id), &place) {
+            Membership::Same => {}
+            Membership::Reformed => return self.end(number, copy(gaps::REFORMED)),
+            Membership::Left => {
+                let reason = format!("{}; changes after that are lost", gaps::LEFT);
+                let ending = match self.on_gap() {
                     OnGap::Stop => Ending::Gap { reason },
                     OnGap::Resnapshot => copy(&reason),
-                },
-            );
+                };
+                return self.end(number, ending);
+            }
         }
         if settled && asked.contains(&id.to_string()) {
             return self.end(number, copy("a new snapshot was asked for"));
         }
-        if route_is_stalled(self.route(number)?) {
+        // The stream may have told of what the catalogue did not show yet.
+        if self
+            .route(number)?
+            .altered
+            .is_some_and(|altered| !seen.from.covers(&altered))
+        {
             return Ok(());
         }
         let before = self.table(number)?;
         let verdict = before.judge_now(now);
+        if self.route(number)?.stalled_at.is_some() && !matches!(verdict, Verdict::Copy(_)) {
+            return Ok(());
+        }
         self.carry_out(number, verdict).await?;
         if !self.route(number)?.is_closed() {
             self.reconcile_parts(number, now).await?;
@@ -564,7 +638,7 @@ impl Apply {
         };
         match self.source.ensure_publication(&wanted).await {
             Ok(_) => {}
-            Err(error) if error.class() == Class::NeedsOperator => {
+            Err(error) if error.class() == Class::NeedsOperator || error.code() == Some(WENT_AWAY) => {
                 // The others go on; it is tried again at the next look.
                 warn!(%error, hint = error.hint(), "new tables can't be replicated yet");
                 return Ok(());
@@ -572,7 +646,7 @@ impl Apply {
             Err(error) => return Err(error),
         }
         let published = self.source.published().await?;
-        let place = |id: &TableId| published.tables.get(id).map(|p| p.place.clone());
+        let place = |id: &TableId| published.tables.get(id).map(PublishedTable::token);
         let mut entries = Vec::new();
         for table in wanted.tables {
             // With what the publication says of it now.
@@ -589,12 +663,13 @@ impl Apply {
                 .as_ref()
                 .filter(|opened| opened.record.state.is_live())
                 .map(|_| "it was not followed for a while".to_owned());
-            let entry = Entry {
+            let mut entry = Entry {
                 table: *table,
                 opened,
                 copy,
                 why,
             };
+            entry.remember_why().await?;
             entries.push((entry, place));
         }
         let places = entries
@@ -621,10 +696,6 @@ impl Apply {
         }
         Ok(())
     }
-}
-
-fn route_is_stalled(route: &Route) -> bool {
-    route.stalled_at.is_some()
 }
 
 /// What has become of a table that is not among those to replicate any more.

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::lake::{Lake, Request};
 use crate::position::Position;
-use crate::source::postgres::{Discovery, Postgres, Published};
+use crate::source::postgres::{Discovery, Postgres};
 
 /// How often the catalogue is looked at.
 const CATALOGUE_INTERVAL: Duration = Duration::from_secs(10);
@@ -22,8 +22,9 @@ const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Seen {
     /// When it was begun to be read.
     pub since: Instant,
+    /// A position that the catalogue's answer is not older than.
+    pub from: Position,
     pub discovery: Discovery,
-    pub published: Published,
     /// A position past all that the catalogue's answer shows.
     pub position: Position,
     pub requests: Vec<Request>,
@@ -32,12 +33,12 @@ pub struct Seen {
 impl Seen {
     pub async fn read(source: &mut Postgres, requests: Vec<Request>) -> Result<Self> {
         let since = Instant::now();
-        let published = source.published().await?;
+        let from = source.log_end().await?;
         let discovery = source.discover().await?;
         Ok(Self {
             since,
+            from,
             discovery,
-            published,
             position: source.log_end().await?,
             requests,
         })

@@ -17,11 +17,13 @@ use arrow::array::RecordBatch;
 use tokio::sync::Mutex;
 
 pub use self::alteration::Verdict;
-pub use self::catalog::{Discovery, Part, Published, Refusal, SourceTable, Types, selected};
+pub use self::catalog::{
+    Discovery, Membership, Part, Published, PublishedTable, Refusal, SourceTable, Types, selected,
+};
 pub use self::snapshot::{ChunkStart, Reader, Visibility, blocks_for};
-pub use self::stream::Stream;
+pub use self::stream::{OTHER_KEY, Stream};
 
-use self::catalog::{PublishedTable, number, sql_name, text};
+use self::catalog::{number, sql_name, text};
 use self::wire::{Endpoint, Wire, quote_identifier, quote_literal};
 use crate::config::SourceConfig;
 use crate::error::{Class, Error, Result};
@@ -32,6 +34,16 @@ use crate::source::Throttle;
 
 /// The oldest server with TID range scans and pgoutput version 2.
 const VERSION_MIN: u32 = 140_000;
+
+/// The first server that can publish generated columns.
+const GENERATED_VERSION: u32 = 180_000;
+
+/// The code of the error that a table went away before it was published.
+pub const WENT_AWAY: &str = "went away";
+
+/// What the server says of a table, column or schema that is gone.
+/// Codes: PostgreSQL manual, appendix "PostgreSQL Error Codes".
+pub const GONE: [&str; 3] = ["42P01", "42703", "3F000"];
 
 /// Keys asked for in one point read.
 const POINT_READ_KEYS: usize = 1000;
@@ -172,24 +184,33 @@ impl Postgres {
     }
 
     pub async fn discover(&mut self) -> Result<Discovery> {
-        let types = Types::read(&mut self.wire, &self.config).await?;
-        let published = self.published().await?;
-        let found = catalog::discover(&mut self.wire, &self.config.tables, &types, &published, None).await?;
-        self.types = Some(types);
-        Ok(found)
+        self.types = Some(Types::read(&mut self.wire, &self.config).await?);
+        self.read_catalogue(None).await
+    }
+
+    /// Reads publication and catalogue as of one moment.
+    async fn read_catalogue(&mut self, only: Option<u32>) -> Result<Discovery> {
+        self.wire
+            .query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            .await?;
+        let found = async {
+            let (types, patterns) = (self.types()?.clone(), self.config.tables.clone());
+            let published = self.published().await?;
+            catalog::discover(&mut self.wire, &patterns, &types, published, only).await
+        }
+        .await;
+        self.wire.query("COMMIT").await?;
+        found
     }
 
     /// Looks at one relation as it is now.
     pub async fn look(&mut self, relation: u32) -> Result<Look> {
-        let published = self.published().await?;
         let mut fresh = false;
         loop {
             if self.types.is_none() || fresh {
                 self.types = Some(Types::read(&mut self.wire, &self.config).await?);
             }
-            let types = self.types()?.clone();
-            let patterns = self.config.tables.clone();
-            let found = catalog::discover(&mut self.wire, &patterns, &types, &published, Some(relation)).await?;
+            let found = self.read_catalogue(Some(relation)).await?;
             if let Some(table) = found.tables.into_iter().next() {
                 return Ok(Look::Table(Box::new(table)));
             }
@@ -459,6 +480,11 @@ impl Postgres {
         };
         tracing::info!(publication = name, tables = tables.len(), "publishing tables");
         self.wire.query(&sql).await.map(|_| true).map_err(|e| {
+            if e.code().is_some_and(|code| GONE.contains(&code)) {
+                return Error::transient("a table went away before it was published")
+                    .with_code(WENT_AWAY)
+                    .with_source(e);
+            }
             Error::operator(format!("cannot publish the selected tables in {name:?}"))
                 .with_hint(format!("let the tables' owner run: {sql};"))
                 .with_source(e)
@@ -488,13 +514,15 @@ impl Postgres {
             .wire
             .query(&format!("SELECT pubviaroot FROM pg_publication WHERE pubname = {name}"))
             .await?;
+        let version = self.wire.scalar("SHOW server_version_num").await?;
         // Tables published with all others, or with their schema, have no
         // entry of their own. Row filters and column lists exist from
         // PostgreSQL 15 on.
         let rows = self
             .wire
             .query(&format!(
-                "SELECT t.schemaname, t.tablename, p.oid, r.oid, to_jsonb(t) ->> 'attnames', to_jsonb(t) ->> 'rowfilter' \
+                "SELECT t.schemaname, t.tablename, p.oid, r.oid, to_jsonb(t) ->> 'attnames', to_jsonb(t) ->> 'rowfilter', \
+                 md5(concat(to_jsonb(r) ->> 'prattrs', ' ', to_jsonb(r) ->> 'prqual')) \
                  FROM pg_publication p \
                  JOIN pg_publication_tables t ON t.pubname = p.pubname \
                  JOIN pg_namespace n ON n.nspname = t.schemaname \
@@ -512,6 +540,7 @@ impl Postgres {
                 .transpose();
             let published = PublishedTable {
                 place: format!("{}.{}", text(row, 2), text(row, 3)),
+                form: text(row, 6),
                 columns: columns.map_err(|e| Error::bug("cannot read a publication's columns").with_source(e))?,
                 filter: row.get(5).cloned().flatten(),
             };
@@ -519,6 +548,7 @@ impl Postgres {
         }
         Ok(Published {
             via_root: via_root.first().is_none_or(|row| text(row, 0) == "t"),
+            generated: version.parse().unwrap_or(0) >= GENERATED_VERSION,
             tables,
         })
     }
@@ -616,7 +646,8 @@ impl TableSource {
         let mut slot = self.points.lock().await;
         let mut reader = match slot.take() {
             Some(reader) => reader,
-            None => self.reader().await?,
+            // Not throttled: the stream waits for these.
+            None => Reader::connect(&self.endpoint, self.table.clone(), Arc::default()).await?,
         };
         let mut batches = Vec::new();
         let mut high = Position::Lsn(Lsn(0));

@@ -160,7 +160,18 @@ impl SourceTable {
             return Verdict::Copy("its key changed".into());
         };
         let attribute_max = attributes.iter().copied().max().unwrap_or(0).max(self.attribute_max);
-        self.compare(SourceTable { attribute_max, ..table }, now)
+        let mut table = SourceTable { attribute_max, ..table };
+        if !table.decodes_like(now) {
+            // The catalogue is ahead of the stream: what it says of files and
+            // definitions is to be judged when the stream is there.
+            table.storage.clone_from(&self.storage);
+            for attribute in &mut table.attributes {
+                if let Some(own) = self.attributes.iter().find(|own| own.number == attribute.number) {
+                    attribute.stamp = own.stamp;
+                }
+            }
+        }
+        self.compare(table, now)
     }
 
     /// Judges the columns that the catalogue has now. The stream must have
@@ -174,7 +185,7 @@ impl SourceTable {
             return Verdict::Copy("its key changed".into());
         }
         let partitions = self.part_changes(now);
-        let rewritten = partitions.rewritten || (!now.is_partitioned() && table.storage != self.storage);
+        let rewritten = partitions.rewritten || (!now.is_partitioned() && now.storage != self.storage);
         if now.is_partitioned() {
             // What became of partitions is seen to by looks at the catalogue alone.
             table.storage.clone_from(&self.storage);
@@ -305,6 +316,11 @@ mod tests {
 
     const INT4: u32 = 23;
 
+    fn int4() -> Vec<Option<String>> {
+        let row = "23 pg_catalog int4 b N 4 t , 0 0 -1 0 0 0".split(' ');
+        row.map(|t| Some(t.to_owned())).chain([None]).collect()
+    }
+
     /// `a:1 b:2!` is a column named a, and one that is gone by now.
     fn table(columns: &str, attributes: &str, max: i32) -> SourceTable {
         let pairs = |text: &str| -> Vec<(String, i32)> {
@@ -318,10 +334,7 @@ mod tests {
             infinity: crate::source::postgres::types::Infinity::Null,
             money_scale: 2,
         };
-        let row = |text: &str| text.split(' ').map(|t| Some(t.to_owned())).collect::<Vec<_>>();
-        let mut int4 = row("23 pg_catalog int4 b N 4 t , 0 0 -1 0 0 0");
-        int4.push(None);
-        let types = TypeCatalog::from_rows(&[int4], &[]).expect("types");
+        let types = TypeCatalog::from_rows(&[int4()], &[]).expect("types");
         let columns = pairs(columns).into_iter().map(|(name, attribute)| SourceColumn {
             name,
             attribute,
@@ -398,6 +411,23 @@ mod tests {
         // More columns than there ever were.
         check(("a:1", 1), "a b c", "a:1 b:2", None);
         check(("a:1 b:2", 2), "a", "a:1 b:2", None);
+    }
+
+    #[test]
+    fn a_rewrite_counts_until_the_stream_is_there() {
+        let options = TypeOptions {
+            infinity: crate::source::postgres::types::Infinity::Null,
+            money_scale: 2,
+        };
+        let before = table("a:1 b:2", "a:1 b:2", 2);
+        let types = Types::of(TypeCatalog::from_rows(&[int4()], &[]).expect("types"), options);
+        let mut now = table("a:1 c:2", "a:1 c:2", 2);
+        now.storage = vec![(1, 2)];
+        let described: Described = ["a", "b"].map(|n| (n.to_owned(), INT4, -1)).to_vec();
+        let Verdict::Same(table) = before.judge(&described, &now, &types) else {
+            panic!("nothing changed yet");
+        };
+        assert_eq!(table.storage, before.storage);
     }
 
     #[test]

@@ -57,7 +57,8 @@ pub struct Attribute {
     pub number: i32,
     /// `None` once it is dropped.
     pub name: Option<String>,
-    /// Whether rows from before it was added may have a value.
+    /// Whether rows from before it was added may have a value, other than by a
+    /// rewrite of the table.
     pub fills: bool,
     /// The transaction that last changed its definition.
     pub stamp: u32,
@@ -120,6 +121,8 @@ pub struct Discovery {
     pub notes: Vec<String>,
     /// Every user table's name, selected or not.
     pub names: HashMap<u32, TableId>,
+    /// What the publication said at the same moment.
+    pub published: Published,
 }
 
 /// What a publication says of its tables.
@@ -127,6 +130,8 @@ pub struct Discovery {
 pub struct Published {
     /// Partitioned tables are published as one.
     pub via_root: bool,
+    /// Whether the server can publish generated columns: from PostgreSQL 18 on.
+    pub generated: bool,
     pub tables: BTreeMap<TableId, PublishedTable>,
 }
 
@@ -135,9 +140,43 @@ pub struct PublishedTable {
     /// What identifies its place: a table that was taken out and put back has
     /// another.
     pub place: String,
+    /// Identifies row filter and column list, if it has any.
+    pub form: String,
     /// The columns published, where the server tells: from PostgreSQL 15 on.
     pub columns: Option<Vec<String>>,
     pub filter: Option<String>,
+}
+
+impl PublishedTable {
+    /// Place and form, to be remembered.
+    pub fn token(&self) -> String {
+        format!("{} {}", self.place, self.form)
+    }
+
+    /// How a table that had this token is published now.
+    pub fn since(now: Option<&Self>, token: &str) -> Membership {
+        let Some(now) = now else { return Membership::Left };
+        let (place, form) = token.split_once(' ').unwrap_or((token, ""));
+        let publication = |place: &str| place.split('.').next().map(str::to_owned);
+        if now.place == place && now.form == form {
+            Membership::Same
+        } else if publication(&now.place) == publication(place) && now.form != form {
+            // SET TABLE gives a table another entry, too.
+            Membership::Reformed
+        } else {
+            Membership::Left
+        }
+    }
+}
+
+/// What became of a table's place in the publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Membership {
+    Same,
+    /// It has another row filter or column list.
+    Reformed,
+    /// It is out, or was out for a while.
+    Left,
 }
 
 const TABLES: &str = "\
@@ -158,7 +197,8 @@ WHERE c.relkind = 'p' AND NOT c.relispartition AND t.isleaf AND l.relkind <> 'p'
 const COLUMNS: &str = "\
 SELECT c.oid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attndims, a.attgenerated,
        format_type(a.atttypid, a.atttypmod), a.attisdropped,
-       a.atthasdef OR a.atthasmissing OR a.attidentity <> '' OR a.attnotnull OR coalesce(t.typdefault IS NOT NULL, false),
+       CASE c.relkind WHEN 'r' THEN a.atthasmissing
+       ELSE a.atthasdef OR a.attidentity <> '' OR a.attnotnull OR coalesce(t.typdefault IS NOT NULL, false) END,
        a.xmin
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_type t ON t.oid = a.atttypid
@@ -206,6 +246,14 @@ impl Types {
         })
     }
 
+    #[cfg(test)]
+    pub fn of(catalog: TypeCatalog, options: TypeOptions) -> Self {
+        Self {
+            catalog: Arc::new(catalog),
+            options,
+        }
+    }
+
     pub fn codec(&self, ty: SourceType, is_key: bool) -> Result<Codec, String> {
         // A key that policy changed would no longer tell two rows apart.
         let infinity = if is_key { Policy::Error } else { self.options.infinity };
@@ -223,7 +271,7 @@ pub async fn discover(
     wire: &mut Wire,
     patterns: &[String],
     types: &Types,
-    published: &Published,
+    published: Published,
     only: Option<u32>,
 ) -> Result<Discovery> {
     let filter = only.map_or(String::new(), |oid| format!(" AND c.oid = {oid}"));
@@ -265,8 +313,8 @@ pub async fn discover(
             keys: keys.get(&table.relation).unwrap_or(&empty),
             partitions: partitions.get(&table.relation).unwrap_or(&empty),
         };
-        let published = published.tables.get(&table.id);
-        match resolve(&table, &rows, types, published, &mut found.notes) {
+        let (generated, published) = (published.generated, published.tables.get(&table.id));
+        match resolve(&table, &rows, types, published, generated, &mut found.notes) {
             Ok(table) => found.tables.push(table),
             Err((reason, hint)) => found.refused.push(Refusal {
                 table: table.id,
@@ -275,6 +323,7 @@ pub async fn discover(
             }),
         }
     }
+    found.published = published;
     Ok(found)
 }
 
@@ -319,6 +368,7 @@ fn resolve(
     rows: &Rows<'_>,
     types: &Types,
     published: Option<&PublishedTable>,
+    generated_too: bool,
     notes: &mut Vec<String>,
 ) -> Result<SourceTable, (String, String)> {
     let id = &table.id;
@@ -402,9 +452,11 @@ fn resolve(
         if dropped {
             continue;
         }
-        let is_published = listed
-            .as_ref()
-            .map_or(!generated, |listed| listed.contains(name.as_str()));
+        let is_published = match &listed {
+            // Servers before 18 list generated columns, but don't send them.
+            Some(listed) => listed.contains(name.as_str()) && (generated_too || !generated),
+            None => !generated,
+        };
         if !is_published {
             notes.push(format!(
                 "{id}.{name} is {}: the server does not publish it, so the lake has no such column",

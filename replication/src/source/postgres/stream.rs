@@ -26,6 +26,9 @@ use crate::source::SourceEvent;
 /// Microseconds between 1970-01-01 and PostgreSQL's epoch, 2000-01-01.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
 
+/// The code of the error that the log has another key than the lake.
+pub const OTHER_KEY: &str = "other key";
+
 /// What a builder takes for a row beside the values themselves.
 const ROW_OVERHEAD_BYTES: usize = 16;
 
@@ -129,6 +132,11 @@ impl Stream {
     /// Every transaction that ends at or before this has been told.
     pub fn position(&self) -> Position {
         Position::Lsn(self.position)
+    }
+
+    /// The commit of the open transaction, or else the position.
+    pub fn commit_position(&self) -> Position {
+        Position::Lsn(self.transaction.as_ref().map_or(self.position, |t| t.commit_lsn))
     }
 
     pub fn in_transaction(&self) -> bool {
