@@ -35,9 +35,6 @@ use crate::source::Throttle;
 /// The oldest server with TID range scans and pgoutput version 2.
 const VERSION_MIN: u32 = 140_000;
 
-/// The first server that can publish generated columns.
-const GENERATED_VERSION: u32 = 180_000;
-
 /// The code of the error that a table went away before it was published.
 pub const WENT_AWAY: &str = "went away";
 
@@ -510,18 +507,19 @@ impl Postgres {
     /// created will publish partitions as their root.
     pub async fn published(&mut self) -> Result<Published> {
         let name = quote_literal(&self.config.publication);
-        let via_root = self
+        let publication = self
             .wire
-            .query(&format!("SELECT pubviaroot FROM pg_publication WHERE pubname = {name}"))
+            .query(&format!(
+                "SELECT pubviaroot, coalesce(to_jsonb(p) ->> 'pubgencols', 'n') FROM pg_publication p WHERE pubname = {name}"
+            ))
             .await?;
-        let version = self.wire.scalar("SHOW server_version_num").await?;
         // Tables published with all others, or with their schema, have no
         // entry of their own. Row filters and column lists exist from
         // PostgreSQL 15 on.
         let rows = self
             .wire
             .query(&format!(
-                "SELECT t.schemaname, t.tablename, p.oid, r.oid, to_jsonb(t) ->> 'attnames', to_jsonb(t) ->> 'rowfilter', \
+                "SELECT t.schemaname, t.tablename, p.oid, r.oid, to_jsonb(r) ->> 'prattrs', to_jsonb(t) ->> 'rowfilter', \
                  md5(concat(to_jsonb(r) ->> 'prattrs', ' ', to_jsonb(r) ->> 'prqual')) \
                  FROM pg_publication p \
                  JOIN pg_publication_tables t ON t.pubname = p.pubname \
@@ -533,22 +531,21 @@ impl Postgres {
             .await?;
         let mut tables = BTreeMap::new();
         for row in &rows {
-            let columns = row
-                .get(4)
-                .and_then(Option::as_deref)
-                .map(serde_json::from_str)
-                .transpose();
+            let columns = row.get(4).and_then(Option::as_deref).map(|list| {
+                let numbers = list.split(|c: char| !c.is_ascii_digit());
+                numbers.filter_map(|number| number.parse().ok()).collect()
+            });
             let published = PublishedTable {
                 place: format!("{}.{}", text(row, 2), text(row, 3)),
                 form: text(row, 6),
-                columns: columns.map_err(|e| Error::bug("cannot read a publication's columns").with_source(e))?,
+                columns,
                 filter: row.get(5).cloned().flatten(),
             };
             tables.insert(TableId::new(text(row, 0), text(row, 1)), published);
         }
         Ok(Published {
-            via_root: via_root.first().is_none_or(|row| text(row, 0) == "t"),
-            generated: version.parse().unwrap_or(0) >= GENERATED_VERSION,
+            via_root: publication.first().is_none_or(|row| text(row, 0) == "t"),
+            generated: publication.first().is_some_and(|row| text(row, 1) == "s"),
             tables,
         })
     }

@@ -1,7 +1,7 @@
 //! What the source has: tables, their columns and keys, and what of it can't
 //! be replicated.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::types::{Codec, Infinity as Policy, TypeCatalog, TypeOptions};
@@ -130,7 +130,7 @@ pub struct Discovery {
 pub struct Published {
     /// Partitioned tables are published as one.
     pub via_root: bool,
-    /// Whether the server can publish generated columns: from PostgreSQL 18 on.
+    /// Stored generated columns are published, too.
     pub generated: bool,
     pub tables: BTreeMap<TableId, PublishedTable>,
 }
@@ -142,8 +142,8 @@ pub struct PublishedTable {
     pub place: String,
     /// Identifies row filter and column list, if it has any.
     pub form: String,
-    /// The columns published, where the server tells: from PostgreSQL 15 on.
-    pub columns: Option<Vec<String>>,
+    /// The attribute numbers of its column list.
+    pub columns: Option<Vec<i32>>,
     pub filter: Option<String>,
 }
 
@@ -181,14 +181,17 @@ pub enum Membership {
 
 const TABLES: &str = "\
 SELECT c.oid, n.nspname, c.relname, c.relkind, c.relreplident, c.relpersistence,
-       has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'), pg_table_size(c.oid),
-       pg_relation_filenode(c.oid), c.relispartition
+       has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'), coalesce(pg_table_size(c.oid), 0),
+       c.relfilenode, c.relispartition
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
+  -- NULL for a table that goes away just now.
+  AND has_table_privilege(c.oid, 'SELECT') IS NOT NULL
   AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'";
 
 const PARTITIONS: &str = "\
-SELECT c.oid, l.oid, n.nspname, l.relname, l.relkind, l.relreplident, pg_table_size(l.oid), pg_relation_filenode(l.oid),
+SELECT c.oid, l.oid, n.nspname, l.relname, l.relkind, l.relreplident,
+       coalesce(pg_table_size(l.oid), 0), l.relfilenode,
        has_table_privilege(l.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE')
 FROM pg_class c CROSS JOIN LATERAL pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid
 JOIN pg_namespace n ON n.oid = l.relnamespace
@@ -435,8 +438,7 @@ fn resolve(
             bytes: table.bytes,
         });
     }
-    let listed: Option<HashSet<&str>> =
-        published.and_then(|p| Some(p.columns.as_ref()?.iter().map(String::as_str).collect()));
+    let listed = published.and_then(|p| p.columns.as_ref());
     let mut columns = Vec::new();
     let mut attributes = Vec::new();
     for row in rows.columns {
@@ -452,10 +454,9 @@ fn resolve(
         if dropped {
             continue;
         }
-        let is_published = match &listed {
-            // Servers before 18 list generated columns, but don't send them.
-            Some(listed) => listed.contains(name.as_str()) && (generated_too || !generated),
-            None => !generated,
+        let is_published = match listed {
+            Some(listed) => listed.contains(&attribute),
+            None => !generated || (generated_too && text(row, 6) == "s"),
         };
         if !is_published {
             notes.push(format!(

@@ -427,13 +427,8 @@ impl TableBuffer {
                 }
                 Datum::Text(_) if self.is_key[column] => return Err(text_value(id, &self.source.columns[column].name)),
                 _ if self.is_key[column] => {
-                    return Err(
-                        Error::operator(format!("the log tells a delete from {id} without its whole key")).with_hint(
-                            format!(
-                                "the replica identity was changed: `tributary snapshot {id}` copies the table anew"
-                            ),
-                        ),
-                    );
+                    let what = format!("the log tells a delete from {id} without its whole key");
+                    return Err(Error::operator(what).with_code(OTHER_KEY));
                 }
                 _ => builder.append_null(),
             }
