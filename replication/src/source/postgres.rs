@@ -3,6 +3,7 @@
 mod alteration;
 mod catalog;
 mod pgoutput;
+mod row_versions;
 mod snapshot;
 mod stream;
 mod tls;
@@ -20,6 +21,7 @@ pub use self::alteration::Verdict;
 pub use self::catalog::{
     Discovery, Membership, Part, Published, PublishedTable, Refusal, SourceTable, Types, selected,
 };
+pub use self::row_versions::RowVersions;
 pub use self::snapshot::{ChunkStart, Reader, Visibility, blocks_for};
 pub use self::stream::{OTHER_KEY, Stream};
 

@@ -88,9 +88,11 @@ pub struct ChunkStart {
 
 /// Reads one table.
 pub struct Reader {
-    wire: Wire,
-    table: Arc<SourceTable>,
+    pub(super) wire: Wire,
+    pub(super) table: Arc<SourceTable>,
     arrow: SchemaRef,
+    /// The schema of the COPY's rows.
+    copied: SchemaRef,
     columns: Vec<ColumnBuilder>,
     throttle: Arc<Throttle>,
     /// What each column is called now; `None` if it is gone or another type.
@@ -108,6 +110,7 @@ impl Reader {
         Ok(Self {
             wire,
             table,
+            copied: arrow.clone(),
             arrow,
             columns: Vec::new(),
             throttle,
@@ -255,24 +258,28 @@ impl Reader {
         self.wire.query("COMMIT").await.map(|_| ())
     }
 
-    /// Reads rows by key in a transaction of its own. `keys` has the key
-    /// columns in key order.
-    pub async fn read_keys(&mut self, keys: &RecordBatch) -> Result<(RecordBatch, Position)> {
+    /// Opens a transaction for reading rows by key.
+    pub(super) async fn begin_by_key(&mut self) -> Result<ChunkStart> {
         let parts = if self.table.is_partitioned() {
             Vec::new()
         } else {
             self.table.parts.clone()
         };
-        let start = self
-            .begin(&parts)
+        self.begin(&parts)
             .await?
-            .ok_or_else(|| Error::transient(format!("{} is being replaced", self.table.id)))?;
+            .ok_or_else(|| Error::transient(format!("{} is being replaced", self.table.id)))
+    }
+
+    /// Reads rows by key in a transaction of its own. `keys` has the key
+    /// columns in key order.
+    pub async fn read_keys(&mut self, keys: &RecordBatch) -> Result<(RecordBatch, Position)> {
+        let start = self.begin_by_key().await?;
         let mut batches = Vec::new();
         // Without its key's columns a row can't be found; what becomes of the
         // table then lies before the end of this read, too.
         let key = self.table.schema.key.iter();
         if key.clone().all(|i| self.names.get(*i).is_some_and(Option::is_some)) {
-            let sql = self.key_query(keys)?;
+            let sql = self.key_query(keys, "")?;
             self.copy(&sql).await?;
             while let Some(batch) = self.next_batch().await? {
                 batches.push(batch);
@@ -284,7 +291,8 @@ impl Reader {
         Ok((rows, start.high))
     }
 
-    fn key_query(&self, keys: &RecordBatch) -> Result<String> {
+    /// The COPY of the rows of some keys. `more` is SQL that follows the columns.
+    pub(super) fn key_query(&self, keys: &RecordBatch, more: &str) -> Result<String> {
         let key: Vec<_> = self
             .table
             .schema
@@ -326,7 +334,7 @@ impl Reader {
             .map(|n| quote_identifier(&n))
             .collect();
         Ok(format!(
-            "COPY (SELECT {} FROM {}{} WHERE ({}) IN (VALUES {}){}) TO STDOUT (FORMAT binary)",
+            "COPY (SELECT {}{more} FROM {}{} WHERE ({}) IN (VALUES {}){}) TO STDOUT (FORMAT binary)",
             self.select_list(),
             if self.table.is_partitioned() { "" } else { "ONLY " },
             self.table.sql_name(),
@@ -337,8 +345,15 @@ impl Reader {
     }
 
     async fn copy(&mut self, sql: &str) -> Result<()> {
+        let columns = self.table.columns.iter().map(|c| c.codec.builder()).collect();
+        self.copy_as(sql, self.arrow.clone(), columns).await
+    }
+
+    /// Starts a COPY whose rows have another schema than the table's.
+    pub(super) async fn copy_as(&mut self, sql: &str, schema: SchemaRef, columns: Vec<ColumnBuilder>) -> Result<()> {
         self.at_start = true;
-        self.columns = self.table.columns.iter().map(|c| c.codec.builder()).collect();
+        self.copied = schema;
+        self.columns = columns;
         self.wire.copy_out(sql).await?;
         self.copying = true;
         Ok(())
@@ -373,14 +388,14 @@ impl Reader {
             tracing::warn!(table = %self.table.id, values = replaced, "values out of range were replaced, as source.infinity says");
         }
         let arrays: Vec<ArrayRef> = self.columns.iter_mut().map(ColumnBuilder::finish).collect();
-        RecordBatch::try_new(self.arrow.clone(), arrays)
+        RecordBatch::try_new(self.copied.clone(), arrays)
             .map(Some)
             .map_err(|e| Error::bug(format!("a chunk of {} does not fit its schema", self.table.id)).with_source(e))
     }
 }
 
 /// The table and its parts, for an IN list.
-fn relations(table: &SourceTable) -> String {
+pub(super) fn relations(table: &SourceTable) -> String {
     let parts = table.parts.iter().map(|part| part.relation);
     let all: Vec<String> = std::iter::once(table.relation)
         .chain(parts)

@@ -116,6 +116,15 @@ impl Codec {
         }
     }
 
+    /// That of `text`.
+    pub fn text() -> Self {
+        let options = TypeOptions {
+            infinity: Infinity::Error,
+            money_scale: 2,
+        };
+        Self::new(Kind::Text, true, &options)
+    }
+
     /// The type of the lake column.
     pub fn lake_type(&self) -> &LakeType {
         &self.node.lake
