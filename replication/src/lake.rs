@@ -22,6 +22,7 @@ mod key_index;
 mod log;
 mod merge;
 mod net;
+mod read;
 mod record;
 mod requests;
 mod shape;
@@ -41,13 +42,15 @@ use serde_json::{Value, json};
 use url::Url;
 
 pub use self::data_file::{FileWriter, WrittenFile};
+pub use self::key_index::Location;
 pub use self::log::{Commit, Log, now_ms};
+pub use self::read::{FileCache, Mismatch, Place, Refreshed, Seen, Unseen};
 pub use self::record::{PartProgress, PipelineRecord, SnapshotProgress, State, TableRecord};
 pub use self::requests::Request;
 pub use self::shape::{Origin, Shape, ShapeColumn, delta_type};
 
 use self::deletion_vector::Descriptor;
-use self::key_index::{KeyIndex, KeyMap, Location};
+use self::key_index::{KeyIndex, KeyMap};
 use self::log::LiveFile;
 use crate::batch::TxId;
 use crate::error::{Error, Result};
@@ -553,6 +556,20 @@ impl DeltaTable {
 
     /// Fills the index by reading the key columns. Returns the rows indexed.
     pub async fn build_index(&mut self) -> Result<u64> {
+        let mut index = KeyIndex::new(self.encoder.is_exact());
+        let mut indexed = 0;
+        for number in 0..self.files.len() {
+            indexed += self.index_file(number, &mut index).await?;
+        }
+        self.index = index;
+        Ok(indexed)
+    }
+
+    /// Adds the live rows of a file to an index. Returns how many.
+    async fn index_file(&self, number: usize, index: &mut KeyIndex) -> Result<u64> {
+        let Some(file) = self.files.get(number) else {
+            return Ok(0);
+        };
         let columns = sorted(self.encoder.columns());
         let order: Vec<usize> = self
             .encoder
@@ -561,37 +578,33 @@ impl DeltaTable {
             .filter_map(|c| columns.binary_search(c).ok())
             .collect();
         let key_schema = self.columns_schema(&columns)?;
-        let mut index = KeyIndex::new(self.encoder.is_exact());
         let mut indexed = 0;
-        for (number, file) in self.files.iter().enumerate() {
-            let mut row = 0_u32;
-            let mut entries = Vec::with_capacity(INDEX_ROWS.min(file.rows as usize));
-            let encoder = &self.encoder;
-            data_file::scan(&self.log, &file.stored(), &key_schema, |batch| {
-                let key_columns: Vec<&ArrayRef> = order.iter().map(|c| batch.column(*c)).collect();
-                for key in encoder.keys_of(&key_columns, batch.num_rows())? {
-                    if !file.deleted.contains(row) {
-                        entries.push((key, Location::new(number as u32, row)));
-                    }
-                    row += 1;
+        let mut row = 0_u32;
+        let mut entries = Vec::with_capacity(INDEX_ROWS.min(file.rows as usize));
+        let encoder = &self.encoder;
+        data_file::scan(&self.log, &file.stored(), &key_schema, |batch| {
+            let key_columns: Vec<&ArrayRef> = order.iter().map(|c| batch.column(*c)).collect();
+            for key in encoder.keys_of(&key_columns, batch.num_rows())? {
+                if !file.deleted.contains(row) {
+                    entries.push((key, Location::new(number as u32, row)));
                 }
-                if entries.len() >= INDEX_ROWS {
-                    indexed += entries.len() as u64;
-                    index.insert_all(std::mem::take(&mut entries), &|_| true);
-                }
-                Ok(())
-            })
-            .await?;
-            if row != file.rows {
-                return Err(
-                    Error::operator(format!("{} has {row} rows, but the log says {}", file.path, file.rows))
-                        .with_hint(format!("`tributary snapshot {}` copies it anew", self.record.table)),
-                );
+                row += 1;
             }
-            indexed += entries.len() as u64;
-            index.insert_all(entries, &|_| true);
+            if entries.len() >= INDEX_ROWS {
+                indexed += entries.len() as u64;
+                index.insert_all(std::mem::take(&mut entries), &|_| true);
+            }
+            Ok(())
+        })
+        .await?;
+        if row != file.rows {
+            return Err(
+                Error::operator(format!("{} has {row} rows, but the log says {}", file.path, file.rows))
+                    .with_hint(format!("`tributary snapshot {}` copies it anew", self.record.table)),
+            );
         }
-        self.index = index;
+        indexed += entries.len() as u64;
+        index.insert_all(entries, &|_| true);
         Ok(indexed)
     }
 

@@ -13,7 +13,7 @@ use object_store::buffered::BufWriter;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, RowSelection, RowSelector};
-use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStream};
 use parquet::arrow::{AsyncArrowWriter, ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
@@ -150,22 +150,10 @@ fn as_schema(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<
 ///
 /// `rows` is ascending and without repeats.
 pub async fn read_rows(log: &Log, file: &Stored<'_>, columns: &SchemaRef, rows: &[u32]) -> Result<RecordBatch> {
-    let mut selectors = Vec::new();
-    let mut next = 0_usize;
-    for row in rows {
-        let row = *row as usize;
-        if row > next {
-            selectors.push(RowSelector::skip(row - next));
-        }
-        selectors.push(RowSelector::select(1));
-        next = row + 1;
-    }
-    let (builder, places) = open(log, file, columns).await?;
-    if places.iter().all(Option::is_none) {
+    let (stream, places) = open_rows(log, file, columns, rows).await?;
+    let Some(stream) = stream else {
         return project(columns, &places, None, rows.len());
-    }
-    let stream = builder.with_row_selection(RowSelection::from(selectors));
-    let stream = stream.build().map_err(|e| parquet_error("cannot read", log, e))?;
+    };
     let schema = stream.schema().clone();
     let batches: Vec<RecordBatch> = stream
         .try_collect()
@@ -174,6 +162,62 @@ pub async fn read_rows(log: &Log, file: &Stored<'_>, columns: &SchemaRef, rows: 
     let batch = concat_batches(&schema, &batches)
         .map_err(|e| Error::bug("rows of one file differ in schema").with_source(e))?;
     project(columns, &places, Some(&batch), rows.len())
+}
+
+/// Like [`read_rows`], but batch by batch.
+pub async fn scan_rows(
+    log: &Log,
+    file: &Stored<'_>,
+    columns: &SchemaRef,
+    rows: &[u32],
+    mut each: impl FnMut(RecordBatch) -> Result<()>,
+) -> Result<()> {
+    let (stream, places) = open_rows(log, file, columns, rows).await?;
+    let Some(mut stream) = stream else {
+        return each(project(columns, &places, None, rows.len())?);
+    };
+    while let Some(batch) = stream
+        .try_next()
+        .await
+        .map_err(|e| parquet_error("cannot read", log, e))?
+    {
+        each(project(columns, &places, Some(&batch), batch.num_rows())?)?;
+    }
+    Ok(())
+}
+
+/// Opens a file for some rows; `None` if it has none of the columns.
+async fn open_rows(
+    log: &Log,
+    file: &Stored<'_>,
+    columns: &SchemaRef,
+    rows: &[u32],
+) -> Result<(Option<ParquetRecordBatchStream<StoreReader>>, Vec<Option<usize>>)> {
+    let mut selectors: Vec<RowSelector> = Vec::new();
+    let mut next = 0_usize;
+    for row in rows {
+        let row = *row as usize;
+        match selectors.last_mut() {
+            Some(last) if row == next && !last.skip => last.row_count += 1,
+            _ => {
+                if row > next {
+                    selectors.push(RowSelector::skip(row - next));
+                }
+                selectors.push(RowSelector::select(1));
+            }
+        }
+        next = row + 1;
+    }
+    let (builder, places) = open(log, file, columns).await?;
+    if places.iter().all(Option::is_none) {
+        return Ok((None, places));
+    }
+    let stream = builder
+        .with_batch_size(PAGE_ROWS)
+        .with_row_selection(RowSelection::from(selectors))
+        .build()
+        .map_err(|e| parquet_error("cannot read", log, e))?;
+    Ok((Some(stream), places))
 }
 
 /// Reads some columns of a whole file, batch by batch.

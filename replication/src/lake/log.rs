@@ -206,6 +206,17 @@ impl Log {
             .map_err(|e| Error::operator(format!("version {version} of {} is not JSON", self.url)).with_source(e))
     }
 
+    /// The rows that deletion vectors name.
+    pub async fn vectors(&self, descriptors: Vec<Descriptor>) -> Result<Vec<RoaringBitmap>> {
+        let (engine, url) = (self.engine.clone(), self.url.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let read = |descriptor: &Descriptor| read_vector(descriptor, &engine, &url);
+            descriptors.iter().map(read).collect::<Result<Vec<_>>>()
+        });
+        read.await
+            .map_err(|e| Error::bug("reading a deletion vector panicked").with_source(e))?
+    }
+
     /// Writes a checkpoint of a version. Blocking work on its own thread.
     pub async fn checkpoint(&self, version: Version) -> Result<()> {
         let (engine, url) = (self.engine.clone(), self.log_url.clone());

@@ -550,3 +550,87 @@ async fn a_copy_takes_the_place_of_all_content_at_once() {
     commit(&mut copy, 6).await.expect("commit");
     assert_eq!(rows(&folder.reopen().await).await, new);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_follows_the_log() {
+    let folder = Folder::new();
+    let mut table = folder.create().await;
+    table.commit("START", streaming).await.expect("start");
+    let mut model = Model::new();
+    let mut reader = folder.reopen().await;
+    // Full before the end.
+    let mut cache = FileCache::new(8 << 10);
+    for round in 0..60_i64 {
+        let mut changes = Changes::default();
+        let (v, big) = (format!("v{round}"), format!("b{round}"));
+        for id in (round * 7 % 50)..(round * 7 % 50 + 20) {
+            match (id + round) % 5 {
+                0 if model.contains_key(&id) => changes.delete(&mut model, id),
+                1 if model.contains_key(&id) && !model.contains_key(&(id + 1000)) => {
+                    changes.rename(&mut model, id, id + 1000, &v);
+                }
+                _ => changes.upsert(&mut model, id, &v, Some(&big)),
+            }
+        }
+        if round == 40 {
+            changes.truncate(&mut model);
+            changes.upsert(&mut model, 5, &v, Some(&big));
+        }
+        table.stage(changes.batch(), &NoSource).await.expect("stage");
+        commit(&mut table, round as u64 + 2).await.expect("commit");
+        if round % 3 != 0 && round != 40 {
+            continue;
+        }
+        assert_eq!(reader.refresh().await.expect("refresh"), Refreshed::Current);
+        assert_eq!(rows(&reader).await, model, "round {round}");
+        assert_eq!(
+            (reader.version(), reader.record().watermark),
+            (table.version(), position(round as u64 + 2))
+        );
+        check_found(&mut reader, &model, &mut cache).await;
+    }
+}
+
+/// Every row of the model is found by key and equal; all others are unseen.
+async fn check_found(table: &mut DeltaTable, model: &Model, cache: &mut FileCache) {
+    let mut source = Changes::default();
+    let mut expected = Vec::new();
+    for (id, (v, big)) in model {
+        match id % 4 {
+            // Known to the lake, not to the source.
+            0 => continue,
+            1 => {
+                source.push(Op::Upsert, *id, Some("else"), Some(big));
+                expected.push((source.id.len() - 1, vec![0]));
+            }
+            _ => source.push(Op::Upsert, *id, Some(v), Some(big)),
+        }
+    }
+    source.push(Op::Upsert, -1, Some("missing"), Some("missing"));
+    let rows = source.batch().rows;
+    let last = rows.num_rows() - 1;
+    // In two batches, the other way round.
+    let half = rows.num_rows() / 2;
+    let batches = [rows.slice(half, last + 1 - half), rows.slice(0, half)];
+    let place = |row: usize| if row < half { (1, row) } else { (0, row - half) };
+    let mut seen = Seen::default();
+    let found = table.compare(&batches, Some(&mut seen), cache).await.expect("compare");
+    assert_eq!(found.missing, [place(last)]);
+    let mut expected: Vec<_> = expected
+        .into_iter()
+        .map(|(row, columns)| (place(row), columns))
+        .collect();
+    expected.sort_unstable();
+    assert_eq!(found.different, expected);
+    let mut unseen = Vec::new();
+    for number in table.file_numbers() {
+        let mut from = 0;
+        while let Some(part) = table.unseen(number, &seen, |_| true, &mut from).await.expect("unseen") {
+            assert!(part.doubles.is_empty());
+            unseen.extend_from_slice(part.keys.column(0).as_primitive::<Int64Type>().values());
+        }
+    }
+    unseen.sort_unstable();
+    let others: Vec<i64> = model.keys().copied().filter(|id| id % 4 == 0).collect();
+    assert_eq!(unseen, others);
+}
