@@ -35,6 +35,11 @@ pub enum Command {
     Check(Configured),
     /// Show where every table stands. Works beside a running sidecar.
     Status(Status),
+    /// Compare the lake with the source, value by value, while both go on.
+    ///
+    /// Works beside a running sidecar and without one. Exits with 0 if they are
+    /// equal, with 1 if anything differs, and with 2 if that could not be found out.
+    Verify(Verify),
 }
 
 #[derive(Debug, Args)]
@@ -78,4 +83,31 @@ pub struct Status {
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Names of tables or globs over `schema.table`; all if none is given.
+    #[arg(value_name = "TABLE")]
+    pub tables: Vec<String>,
+
+    #[command(flatten)]
+    pub configured: Configured,
+
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Compare a random part of this size, such as 1%.
+    #[arg(long, value_name = "PERCENT", value_parser = share)]
+    pub sample: Option<f64>,
+}
+
+/// `5%` is 0.05.
+fn share(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim();
+    match number.parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent / 100.0),
+        _ => Err("expected a percentage above 0% and up to 100%, like 1%".to_owned()),
+    }
 }

@@ -4,6 +4,7 @@ mod check;
 mod run;
 mod snapshot;
 mod status;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -18,5 +19,6 @@ pub async fn dispatch(cli: Cli, bars: Bars) -> Result<ExitCode> {
         Command::Snapshot(args) => snapshot::snapshot(args, bars).await,
         Command::Check(args) => check::check(args).await,
         Command::Status(args) => status::status(args).await,
+        Command::Verify(args) => verify::verify(args, bars).await,
     }
 }

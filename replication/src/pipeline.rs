@@ -12,6 +12,7 @@ mod request;
 mod snapshotter;
 mod status;
 mod tables;
+mod verify;
 mod watch;
 mod writer;
 
@@ -32,6 +33,7 @@ pub use self::request::{Progress, snapshot};
 use self::snapshotter::Snapshotter;
 pub use self::status::{SourceStatus, Status, TableStatus, status};
 use self::tables::{Ending, Entry};
+pub use self::verify::{Difference, Differences, Keys, Outcome, Report, TableReport, VerifyOptions, verify};
 use self::watch::{Seen, Watch};
 use crate::config::{Config, OnGap};
 use crate::error::{Class, Error, Result};
