@@ -22,6 +22,8 @@ mod recovery;
 mod snapshot;
 /// Every type, value by value, by copy and by stream.
 mod types;
+/// `verify` tells equal from different while both sides change.
+mod verify;
 
 /// Servers, the program as a child, and the outside readers.
 mod support;
