@@ -28,7 +28,7 @@ mod scan;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing::info;
+use tracing::debug;
 
 use self::comparison::{Comparison, Stop};
 pub use self::report::{Difference, Differences, Keys, Outcome, Report, TableReport};
@@ -180,7 +180,7 @@ impl Verifier {
         }
         let elapsed = started.elapsed();
         report.elapsed_ms = elapsed.as_millis() as u64;
-        info!(table = %table.id, outcome = ?report.outcome, rows = report.rows, in_flight = report.in_flight, differences,
+        debug!(table = %table.id, outcome = ?report.outcome, rows = report.rows, in_flight = report.in_flight, differences,
             elapsed_ms = report.elapsed_ms, rows_per_s = (report.rows as f64 / elapsed.as_secs_f64().max(0.001)) as u64, "verified");
         report
     }
