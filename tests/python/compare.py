@@ -17,14 +17,21 @@ import lake
 from canonical import SESSION, TEXT, Catalog, from_lake, from_source, schema_shape
 
 SHOWN = 5
+# Rows of inheritance children are their own tables', those of partitions are their root's too.
 TABLES = """
-    SELECT n.nspname || '.' || c.relname, c.oid, c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname !~ '^pg_|^information_schema$'
+    SELECT n.nspname || '.' || c.relname, c.oid, CASE c.relkind WHEN 'r' THEN 'ONLY ' ELSE '' END || c.oid::regclass::text
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND n.nspname !~ '^pg_|^information_schema$'
+"""
+# Partitioned tables and their leaves: only one of them is in the lake.
+ORDINARY = "SELECT relkind = 'r' AND NOT relispartition FROM pg_class WHERE oid = %s"
+PUBLISHED = """
+    SELECT schemaname || '.' || tablename, attnames::text[], rowfilter FROM pg_publication_tables WHERE pubname = %s
 """
 
 
 def read_source(connection, relation: str, columns: list) -> pa.Table:
-    """`relation` as SQL has it."""
+    """`relation` is what SQL has after FROM."""
     select = ", ".join(c.select() for c in columns)
     text = io.BytesIO()
     with connection.cursor().copy(
@@ -85,20 +92,27 @@ def differences(expected: pa.Table, found: pa.Table, key: list[str]) -> list[str
     return problems
 
 
-def compare(catalog: Catalog, oid: int, relation: str, root) -> tuple[int, list[str]]:
-    """The table's rows at the source, and its differences."""
+def compare(catalog: Catalog, oid: int, relation: str, root, published=None) -> tuple[int, list[str]]:
+    """The table's rows at the source, and its differences. `published` is a list of columns and a condition."""
     oracle = lake.Table(root)
     delta = {f["name"]: schema_shape(f["type"]) for f in oracle.snapshot().columns()}
-    columns = [c for c in catalog.columns(oid) if not c.generated or c.name in delta]
+    names, condition = published or (None, None)
+    if names is None:
+        columns = [c for c in catalog.columns(oid) if not c.generated or c.name in delta]
+    else:
+        columns = [c for c in catalog.columns(oid) if c.name in names]
     problems = [
         f"column {c.name}: expected type {c.type.delta}, found {delta.get(c.name)}"
         for c in columns
         if delta.get(c.name) != c.type.delta
     ]
     problems += [f"column {name} is not in the source" for name in delta.keys() - {c.name for c in columns}]
+    if not problems and list(delta) != [c.name for c in columns]:
+        problems.append(f"columns in another order: {list(delta)}")
     problems += lake.audit(root)
     key = catalog.key(oid)
-    expected = read_source(catalog.connection, relation, columns)
+    rows = f"{relation} WHERE {condition}" if condition else relation
+    expected = read_source(catalog.connection, rows, columns)
     if problems:
         return len(expected), problems
     for reader, rows in (("oracle", oracle.read()), ("deltalake", lake.read_deltalake(root))):
@@ -110,22 +124,34 @@ def main() -> bool:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", required=True, help="connection string of the database")
     parser.add_argument("--lake", required=True, help="the lake's directory")
-    parser.add_argument("tables", nargs="*", help="schema.table, default all")
+    parser.add_argument("--publication", help="compare the tables, columns and rows that it publishes")
+    parser.add_argument("tables", nargs="*", help="schema.table, default all that are not partitioned")
     arguments = parser.parse_args()
     equal = True
     with psycopg.connect(arguments.source, autocommit=True) as connection:
         connection.execute(SESSION)
         catalog = Catalog(connection)
         relations = {table: found for table, *found in connection.execute(TABLES)}
+        published = {}
+        if arguments.publication:
+            rows = connection.execute(PUBLISHED, (arguments.publication,))
+            published = {table: found for table, *found in rows}
         replicated = lake.tables(arguments.lake)
-        for table in arguments.tables or sorted(relations):
+        ordinary = [t for t, (oid, _) in relations.items() if connection.execute(ORDINARY, (oid,)).fetchone()[0]]
+        for table in arguments.tables or sorted(published or ordinary):
             if table not in replicated:
                 rows, problems = "?", ["not in the lake"]
             else:
-                rows, problems = compare(catalog, *relations[table], replicated[table])
+                rows, problems = compare(catalog, *relations[table], replicated[table], published.get(table))
             equal &= not problems
             print(f"{table}: {rows} rows", "equal" if not problems else "DIFFER")
             print("".join(f"  {p}\n" for p in problems), end="")
+        if not arguments.tables:
+            for table in sorted(replicated.keys() - relations.keys()):
+                state = lake.Table(replicated[table]).snapshot().state().get("state")
+                if state != "dropped":
+                    equal = False
+                    print(f"{table}: not in the source, and its state is {state}")
     return equal
 
 

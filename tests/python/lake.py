@@ -7,7 +7,7 @@ Two readers that share no code with Tributary or with each other:
 - `read_deltalake`: the `deltalake` package's SQL reader.
 
 `audit` checks the rules of the protocol that a reader may not notice.
-Spec: Delta transaction log protocol, "Actions", "Deletion Vectors", "Checkpoints".
+Spec: Delta transaction log protocol, "Actions", "Deletion Vectors", "Checkpoints", "Column Mapping".
 """
 
 import argparse
@@ -29,9 +29,11 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable, QueryBuilder
 from pyroaring import BitMap64
 
-KNOWN_FEATURES = {"deletionVectors", "domainMetadata", "timestampNtz"}
+KNOWN_FEATURES = {"columnMapping", "deletionVectors", "domainMetadata", "timestampNtz"}
 DOMAIN = "tributary"
 Z85 = {c: i for i, c in enumerate("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")}
+COLUMN_ID, PHYSICAL_NAME = "delta.columnMapping.id", "delta.columnMapping.physicalName"
+MAX_ID = "delta.columnMapping.maxColumnId"
 DELETION_VECTOR_MAGIC = 1681511377
 PRIMITIVES = {
     "boolean": pa.bool_(), "short": pa.int16(), "integer": pa.int32(), "long": pa.int64(),
@@ -102,6 +104,17 @@ class Snapshot:
     def columns(self) -> list[dict]:
         return json.loads(self.metadata["schemaString"])["fields"]
 
+    def configuration(self) -> dict:
+        return self.metadata.get("configuration") or {}
+
+    def is_mapped(self) -> bool:
+        """Columns have names in the files that differ from their own."""
+        return self.configuration().get("delta.columnMapping.mode", "none") != "none"
+
+    def physical_names(self) -> list[str]:
+        """The columns' names in the data files."""
+        return [f["metadata"][PHYSICAL_NAME] if self.is_mapped() else f["name"] for f in self.columns()]
+
     def state(self) -> dict:
         """Tributary's own record: watermark, state, epoch, snapshot."""
         return json.loads(self.domains.get(DOMAIN, "{}"))
@@ -154,7 +167,7 @@ class Table:
                 data = data.filter(pa.array(alive))
             columns = [
                 data[name].cast(kind) if name in data.column_names else pa.nulls(len(data), kind)
-                for name, kind in zip(schema.names, schema.types)
+                for name, kind in zip(snapshot.physical_names(), schema.types)
             ]
             parts.append(pa.table(columns, schema=schema))
         return pa.concat_tables(parts)
@@ -192,6 +205,35 @@ def file_key(action: dict) -> tuple:
 def read_deltalake(root, version: int | None = None) -> pa.Table:
     builder = QueryBuilder().register("t", DeltaTable(str(root), version=version))
     return pa.table(builder.execute("select * from t").read_all())
+
+
+def mapped_names(snapshot: Snapshot) -> dict[str, int]:
+    """Name in the files → id, of a table with column mapping."""
+    return {f["metadata"][PHYSICAL_NAME]: f["metadata"][COLUMN_ID] for f in snapshot.columns()}
+
+
+def mapped_columns(snapshot: Snapshot) -> dict[int, str]:
+    return {i: name for name, i in mapped_names(snapshot).items()} if snapshot.metadata and snapshot.is_mapped() else {}
+
+
+def field_ids(path) -> dict[str, int]:
+    schema = pq.read_schema(path)
+    return {f.name: int((f.metadata or {}).get(b"PARQUET:field_id", -1)) for f in schema}
+
+
+def mapping_problems(snapshot: Snapshot) -> list[str]:
+    """The rules of column mapping that one version's metadata breaks."""
+    if not snapshot.is_mapped():
+        return []
+    problems = []
+    if {"columnMapping"} - set(snapshot.protocol["readerFeatures"]) or {"columnMapping"} - set(snapshot.protocol["writerFeatures"]):
+        problems.append("columns are mapped, but the protocol does not say so")
+    names, ids = mapped_names(snapshot), mapped_columns(snapshot)
+    if not len(names) == len(ids) == len(snapshot.columns()):
+        problems.append(f"physical names or ids are not unique: {names}")
+    if max(ids, default=0) > int(snapshot.configuration().get(MAX_ID, 0)):
+        problems.append(f"maxColumnId is less than the greatest of {ids}")
+    return problems
 
 
 def audit(root) -> list[str]:
@@ -233,7 +275,28 @@ def audit(root) -> list[str]:
                     report(f"{path} has a deletion vector past its last row")
                 if len(dead) == rows:
                     report(f"{path} is kept with all rows deleted")
+        ids_before, replaced = mapped_columns(snapshot), not alive
+        was_mapped, id_before = snapshot.is_mapped(), int(snapshot.configuration().get(MAX_ID, 0))
         snapshot.apply(actions)
+        for problem in mapping_problems(snapshot):
+            report(problem)
+        if was_mapped and not replaced:
+            ids = mapped_columns(snapshot)
+            if not snapshot.is_mapped():
+                report("column mapping is switched off while files need it")
+            if int(snapshot.configuration().get(MAX_ID, 0)) < id_before:
+                report("maxColumnId went back")
+            for column in ids.keys() & ids_before.keys():
+                if ids[column] != ids_before[column]:
+                    report(f"column {column} was {ids_before[column]} in the files, is {ids[column]}")
+            for column in ids.keys() - ids_before.keys():
+                if column <= id_before:
+                    report(f"the id {column} of a new column was used before")
+        if snapshot.is_mapped():
+            for path in {p for p, _ in added} - {p for p, _ in before}:
+                found = field_ids(table.root / path)
+                if wrong := {n: i for n, i in mapped_names(snapshot).items() if n in found and found[n] != i}:
+                    report(f"{path} lacks the field ids {wrong}")
         if (added or removed) and version > 0:
             if not any(a.get("domainMetadata", {}).get("domain") == DOMAIN for a in actions):
                 report("data without a watermark")
