@@ -14,10 +14,18 @@ mod connection;
 mod deletion_vectors;
 /// Rows are found by whatever identifies them; values stored out of line; key changes; truncation.
 mod identity;
+/// Copies beside a running stream: several readers, kills, throttle, and new content in one switch.
+mod live_snapshots;
+/// The set of tables changes while the program runs, and what was missed of one is made up for.
+mod live_tables;
 /// What a user can get wrong, and what the environment can: a clear error, and nothing lost.
 mod misuse;
+/// Roots or leaves, some columns, some rows, generated columns: as the publication has them.
+mod publication_forms;
 /// Exactly once through kills of the program, loss of its cache, and crashes of the server.
 mod recovery;
+/// Changes of columns, in order with the data: each kind on its own, and at random together with kills.
+mod schema_changes;
 /// The first copy: beside changes, and resumed after a kill.
 mod snapshot;
 /// Every type, value by value, by copy and by stream.

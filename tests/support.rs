@@ -16,6 +16,8 @@ use sidecar::Sidecar;
 
 /// How long anything may take before the test gives up on it.
 pub const PATIENCE: Duration = Duration::from_secs(180);
+/// How long the lake may differ from a source at rest: the source's catalogue is looked at every 10 s, and a copy takes its time.
+const EQUAL_WITHIN: Duration = Duration::from_secs(60);
 /// How often a condition is looked at.
 pub const POLL: Duration = Duration::from_millis(50);
 
@@ -119,6 +121,8 @@ pub struct Case<'a> {
     pub max_latency: &'static str,
     /// More lines for `[source]`.
     pub source: &'static str,
+    /// The lines of `[snapshot]`.
+    pub snapshot: &'static str,
 }
 
 impl<'a> Case<'a> {
@@ -134,6 +138,7 @@ impl<'a> Case<'a> {
             tables: vec![],
             max_latency: "200ms",
             source: "",
+            snapshot: "",
             database,
             folder,
         }
@@ -156,7 +161,7 @@ impl<'a> Case<'a> {
         let path = self.folder.join("tributary.toml");
         let text = format!(
             "[source]\nurl = {:?}\ntables = {:?}\nslot = {:?}\npublication = {:?}\n{}\n\
-             [lake]\nurl = \"file://{}\"\n[apply]\nmax_latency = {:?}\n[cache]\ndir = {:?}\n",
+             [lake]\nurl = \"file://{}\"\n[apply]\nmax_latency = {:?}\n[cache]\ndir = {:?}\n[snapshot]\n{}\n",
             self.url,
             self.tables,
             self.slot,
@@ -164,7 +169,8 @@ impl<'a> Case<'a> {
             self.source,
             self.lake.display(),
             self.max_latency,
-            self.cache()
+            self.cache(),
+            self.snapshot
         );
         // A sidecar that starts at the same time must not find half a file.
         let whole = self.folder.join("tributary.toml.new");
@@ -200,15 +206,40 @@ impl<'a> Case<'a> {
         assert!(output.status.success(), "run --once: {}", text(&output));
     }
 
-    /// The lake is streaming, and holds all that the source has committed.
+    /// Every table that is replicated streams, and holds all that the source has committed.
     pub fn wait_until_current(&self, sidecar: &mut Sidecar) {
+        self.wait_until(sidecar, |_| true);
+    }
+
+    /// As [`Self::wait_until_current`], for the tables of this moment with their columns: to be used after changes of
+    /// the source's tables that no row follows.
+    pub fn wait_until_settled(&self, sidecar: &mut Sidecar) {
+        let columns = self.sql(
+            "SELECT c.relname || ' ' || string_agg(attname, ',' ORDER BY attnum)
+             FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+             WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+             GROUP BY c.oid",
+        );
+        let columns: Vec<_> = columns.lines().filter_map(|line| line.split_once(' ')).collect();
+        self.wait_until(sidecar, |status| {
+            columns.iter().all(|(table, columns)| {
+                let known = |t: &lake::TableStatus| t.table == format!("public.{table}") && t.state == "streaming";
+                status.tables.iter().any(known) && lake::column_names(&self.table(table)).join(",") == *columns
+            })
+        });
+    }
+
+    fn wait_until(&self, sidecar: &mut Sidecar, settled: impl Fn(&lake::Status) -> bool) {
         let position = self.database.position();
         let start = Instant::now();
         loop {
             sidecar.assert_running();
             let status = self.status();
-            let current = |table: &lake::TableStatus| table.state == "streaming" && table.watermark >= position;
-            if !status.tables.is_empty() && status.tables.iter().all(current) {
+            let current = |table: &lake::TableStatus| match table.state.as_str() {
+                "dropped" | "excluded" => true,
+                state => state == "streaming" && table.watermark >= position,
+            };
+            if !status.tables.is_empty() && status.tables.iter().all(current) && settled(&status) {
                 return;
             }
             assert!(
@@ -225,6 +256,39 @@ impl<'a> Case<'a> {
         lake::Status::parse(&finish(self.command("status").arg("--json")))
     }
 
+    /// What `status` says of a table of the schema `public`, if it knows it.
+    pub fn table_status(&self, table: &str) -> Option<lake::TableStatus> {
+        let name = format!("public.{table}");
+        self.status().tables.into_iter().find(|t| t.table == name)
+    }
+
+    /// Waits until a table is in `state`; returns what is said of it.
+    pub fn wait_for_state(&self, sidecar: &mut Sidecar, table: &str, state: &str) -> lake::TableStatus {
+        let start = Instant::now();
+        loop {
+            sidecar.assert_running();
+            let found = self.table_status(table);
+            match found {
+                Some(found) if found.state == state => return found,
+                _ if start.elapsed() > PATIENCE => {
+                    panic!(
+                        "{table} does not become {state}: {}\n{}",
+                        self.status().text,
+                        sidecar.log()
+                    )
+                }
+                _ => sleep(POLL),
+            }
+        }
+    }
+
+    /// `tributary snapshot TABLE…`
+    pub fn snapshot(&self, tables: &[&str]) -> Command {
+        let mut command = self.command("snapshot");
+        command.args(tables);
+        command
+    }
+
     /// Source and lake are equal, row by row, for both outside readers. All tables if none is named.
     pub fn compare(&self, tables: &[&str]) {
         let output = self.comparison(tables);
@@ -232,13 +296,45 @@ impl<'a> Case<'a> {
     }
 
     pub fn comparison(&self, tables: &[&str]) -> Output {
-        let source = self.database.socket_url();
-        finish(
-            python("compare.py")
-                .args(["--source", &source, "--lake"])
-                .arg(&self.lake)
-                .args(tables),
-        )
+        finish(self.comparer().args(tables))
+    }
+
+    /// As [`Self::compare`], for the tables, columns and rows that the publication has.
+    pub fn compare_published(&self) {
+        let output = self.published_comparison();
+        assert!(output.status.success(), "{}", text(&output));
+    }
+
+    fn published_comparison(&self) -> Output {
+        finish(self.comparer().args(["--publication", &self.slot]))
+    }
+
+    /// Waits until source and lake are equal, after changes of which no row tells. Nobody changes the source meanwhile.
+    pub fn wait_until_equal(&self, sidecar: &mut Sidecar) {
+        wait_for_success(sidecar, || self.comparison(&[]));
+    }
+
+    /// As [`Self::wait_until_equal`], for what the publication has.
+    pub fn wait_until_published_equal(&self, sidecar: &mut Sidecar) {
+        wait_for_success(sidecar, || self.published_comparison());
+    }
+
+    fn comparer(&self) -> Command {
+        let mut command = python("compare.py");
+        command
+            .args(["--source", &self.database.socket_url(), "--lake"])
+            .arg(&self.lake);
+        command
+    }
+
+    /// The first row of an SQL query over the table `t`, as an outside reader sees it, in one version or the newest.
+    pub fn query(&self, table: &str, sql: &str, version: Option<u64>) -> String {
+        let mut command = python("lake.py");
+        command.arg("query").arg(self.table(table)).arg(sql);
+        if let Some(version) = version {
+            command.args(["--version", &version.to_string()]);
+        }
+        succeed(&mut command).trim_end().to_owned()
     }
 
     /// The folder of a table whose name needs no encoding.
@@ -254,6 +350,18 @@ impl Drop for Case<'_> {
         } else {
             let _ = fs::remove_dir_all(&self.folder);
         }
+    }
+}
+
+fn wait_for_success(sidecar: &mut Sidecar, attempt: impl Fn() -> Output) {
+    let start = Instant::now();
+    loop {
+        sidecar.assert_running();
+        let output = attempt();
+        if output.status.success() {
+            return;
+        }
+        assert!(start.elapsed() < EQUAL_WITHIN, "{}\n{}", text(&output), sidecar.log());
     }
 }
 

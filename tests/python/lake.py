@@ -15,6 +15,7 @@ import functools
 import json
 import os
 import re
+import select
 import struct
 import sys
 import uuid
@@ -320,6 +321,25 @@ def audit(root) -> list[str]:
     return problems
 
 
+def query(root, sql: str, version: int | None = None) -> list[list]:
+    builder = QueryBuilder().register("t", DeltaTable(str(root), version=version))
+    return [list(row.values()) for row in pa.table(builder.execute(sql).read_all()).to_pylist()]
+
+
+def follow(root, sql: str) -> None:
+    """Prints `[version, rows]` for each version, as a reader that polls the table sees it."""
+    log = Table(root)
+    version, ended = log.versions()[-1], False
+    while True:
+        while version <= log.versions()[-1]:
+            print(json.dumps([version, query(root, sql, version)], default=str), flush=True)
+            version += 1
+        if ended:
+            return
+        readable, _, _ = select.select([sys.stdin], [], [], 0.02)
+        ended = bool(readable) and not sys.stdin.read(1)
+
+
 def main() -> bool:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -328,11 +348,17 @@ def main() -> bool:
     command = commands.add_parser("query", help="prints the rows of an SQL query over `t`")
     command.add_argument("table")
     command.add_argument("sql")
+    command.add_argument("--version", type=int)
+    command = commands.add_parser("follow", help="prints them for each version, from the newest on, until standard input ends")
+    command.add_argument("table")
+    command.add_argument("sql")
     arguments = parser.parse_args()
     if arguments.command == "query":
-        builder = QueryBuilder().register("t", DeltaTable(arguments.table))
-        for row in pa.table(builder.execute(arguments.sql).read_all()).to_pylist():
-            print(list(row.values()))
+        for row in query(arguments.table, arguments.sql, arguments.version):
+            print(row)
+        return True
+    if arguments.command == "follow":
+        follow(arguments.table, arguments.sql)
         return True
     problems = [f"{root}: {problem}" for root in arguments.table for problem in audit(root)]
     print("".join(f"{p}\n" for p in problems), end="")

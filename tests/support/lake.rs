@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Child, Output, Stdio};
 
 use serde_json::Value;
+
+use super::python;
 
 /// `tributary status --json`.
 pub struct Status {
@@ -17,6 +19,8 @@ pub struct TableStatus {
     pub state: String,
     pub watermark: u64,
     pub rows: Option<u64>,
+    pub version: Option<u64>,
+    pub reason: String,
 }
 
 impl Status {
@@ -31,6 +35,8 @@ impl Status {
                     state: table["state"].as_str().unwrap_or_default().to_owned(),
                     watermark: table["watermark"].as_str().map(parse_lsn).unwrap_or_default(),
                     rows: table["rows"].as_u64(),
+                    version: table["version"].as_u64(),
+                    reason: table["reason"].as_str().unwrap_or_default().to_owned(),
                 })
                 .collect(),
             text: super::text(output),
@@ -87,4 +93,73 @@ pub fn rows_written(commits: &[Vec<Value>]) -> u64 {
                 .unwrap()
         })
         .sum()
+}
+
+/// The columns of a table's newest version; none while there is no table.
+pub fn column_names(table: &Path) -> Vec<String> {
+    let schema = newest(table, "metaData").map(|metadata| metadata["schemaString"].as_str().unwrap().to_owned());
+    let schema: Value = serde_json::from_str(&schema.unwrap_or("null".to_owned())).unwrap();
+    let fields = schema["fields"].as_array().into_iter().flatten();
+    fields.map(|field| field["name"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Readers need column mapping for the newest version.
+pub fn is_mapped(table: &Path) -> bool {
+    newest(table, "protocol").unwrap()["readerFeatures"]
+        .as_array()
+        .is_some_and(|features| features.iter().any(|feature| feature == "columnMapping"))
+}
+
+fn newest(table: &Path, action: &str) -> Option<Value> {
+    let mut actions = commits(table).into_iter().rev().flatten();
+    actions.find_map(|mut a| a.get_mut(action).map(Value::take))
+}
+
+/// The versions in which the whole content was replaced.
+pub fn replacements(table: &Path) -> Vec<u64> {
+    let is_replacement = |commit: &[Value]| {
+        commit
+            .iter()
+            .any(|action| action["commitInfo"]["operation"] == "REPLACE")
+    };
+    (0..)
+        .zip(commits(table))
+        .filter(|(_, commit)| is_replacement(commit))
+        .map(|(version, _)| version)
+        .collect()
+}
+
+/// An outside reader that polls a table, version by version.
+pub struct Follower {
+    child: Child,
+}
+
+impl Follower {
+    /// `sql` is over `t` and gives one row.
+    pub fn start(table: &Path, sql: &str) -> Self {
+        let child = python("lake.py")
+            .arg("follow")
+            .arg(table)
+            .arg(sql)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Follower { child }
+    }
+
+    /// What it has seen in each version, the newest included.
+    pub fn finish(mut self) -> Vec<(u64, Value)> {
+        drop(self.child.stdin.take());
+        let output = self.child.wait_with_output().unwrap();
+        assert!(output.status.success(), "the reader failed: {}", super::text(&output));
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .lines()
+            .map(|line| {
+                let seen: Value = serde_json::from_str(line).unwrap();
+                (seen[0].as_u64().unwrap(), seen[1][0].clone())
+            })
+            .collect()
+    }
 }

@@ -59,7 +59,16 @@ impl Server {
 
     /// Stops the server without a checkpoint and starts it again.
     pub fn crash(&self) {
-        succeed(Command::new(script()).arg("stop").arg(&self.folder).arg("immediate"));
+        self.stop("immediate");
+        self.start_again();
+    }
+
+    /// `mode` as of pg_ctl.
+    pub fn stop(&self, mode: &str) {
+        succeed(Command::new(script()).arg("stop").arg(&self.folder).arg(mode));
+    }
+
+    pub fn start_again(&self) {
         let log = std::fs::File::create(self.folder.join("restart.log")).unwrap();
         let status = Command::new(script())
             .args(["start", &self.version.to_string()])
@@ -125,6 +134,11 @@ impl<'a> Database<'a> {
 
     pub fn sql(&self, sql: &str) -> String {
         succeed(self.psql().args(["-c", sql])).trim_end().to_owned()
+    }
+
+    /// Runs each text as a transaction of its own.
+    pub fn run(&self, texts: &[String]) {
+        succeed(self.psql().args(texts.iter().flat_map(|text| ["-c", text])));
     }
 
     pub fn file(&self, path: &Path) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::{signal, wait_for, wait_for_exit};
+use super::{PATIENCE, signal, wait_for, wait_for_exit};
 
 /// How long the program may take to flush, commit, confirm and exit.
 const STOP_MAX: Duration = Duration::from_secs(10);
@@ -55,6 +55,17 @@ impl Sidecar {
             "SIGTERM ended in {status:?}:\n{}",
             self.log()
         );
+    }
+
+    /// SIGHUP: the program reads its configuration again.
+    pub fn reload(&self) {
+        signal(self.child.id(), "HUP");
+    }
+
+    /// Waits for the program's own end.
+    pub fn wait_for_end(mut self) -> std::process::ExitStatus {
+        let status = wait_for_exit(&mut self.child, PATIENCE);
+        status.unwrap_or_else(|| panic!("the program goes on:\n{}", self.log()))
     }
 
     /// The program says `part`.
