@@ -135,10 +135,10 @@ fn listed_and_filtered(version: u32) {
         "CREATE TABLE listed (secret text, id int PRIMARY KEY, a int, long text, b text);
          CREATE TABLE filtered (id int PRIMARY KEY, n int, long text); ALTER TABLE filtered REPLICA IDENTITY FULL;
          CREATE TABLE keyed (id int, part int, long text, PRIMARY KEY (id, part));
-         CREATE TABLE both (id int PRIMARY KEY, secret text, n int, long text); ALTER TABLE both REPLICA IDENTITY FULL;
+         CREATE TABLE combined (id int PRIMARY KEY, secret text, n int, long text); ALTER TABLE combined REPLICA IDENTITY FULL;
          CREATE TABLE plain (id int PRIMARY KEY, n int);",
     );
-    for table in ["listed", "filtered", "keyed", "both"] {
+    for table in ["listed", "filtered", "keyed", "combined"] {
         case.sql(&format!("ALTER TABLE {table} ALTER long SET STORAGE EXTERNAL"));
     }
     let long = "CASE WHEN i % 3 = 0 THEN repeat(md5(i::text), 90) END";
@@ -147,13 +147,13 @@ fn listed_and_filtered(version: u32) {
          INSERT INTO filtered SELECT i, i % 100, {long} FROM generate_series(1, 1000) i;
          INSERT INTO keyed SELECT i, i % 10, {long} FROM generate_series(1, 1000) i;
          INSERT INTO plain SELECT i, 0 FROM generate_series(1, 10) i;
-         INSERT INTO both SELECT i, 's', i % 100, {long} FROM generate_series(1, 1000) i"
+         INSERT INTO combined SELECT i, 's', i % 100, {long} FROM generate_series(1, 1000) i"
     ));
     // A table with REPLICA IDENTITY FULL must publish all its columns for updates.
-    case.sql("ALTER TABLE both REPLICA IDENTITY DEFAULT; ALTER TABLE both DROP CONSTRAINT both_pkey, ALTER n SET NOT NULL, ADD PRIMARY KEY (id, n)");
+    case.sql("ALTER TABLE combined REPLICA IDENTITY DEFAULT; ALTER TABLE combined DROP CONSTRAINT combined_pkey, ALTER n SET NOT NULL, ADD PRIMARY KEY (id, n)");
     case.sql(&format!(
         "CREATE PUBLICATION {publication} FOR TABLE listed (id, long, b), filtered WHERE (n < 50), keyed WHERE (part BETWEEN 2 AND 5),
-           both (long, n, id) WHERE (n > 20), plain"
+           combined (long, n, id) WHERE (n > 20), plain"
     ));
     let mut sidecar = case.start();
     case.wait_until_current(&mut sidecar);
@@ -165,11 +165,11 @@ fn listed_and_filtered(version: u32) {
             "UPDATE filtered SET n = n - 60 WHERE n > 60 AND id % 6 = 0",
             "UPDATE keyed SET part = (part + 3) % 10 WHERE id % 3 = 0",
             "UPDATE keyed SET id = -id, part = 10 - part WHERE id % 30 = 0",
-            "UPDATE both SET n = 100 - n, secret = 'other' WHERE id % 3 = 0",
-            "UPDATE both SET secret = 'nobody sees' WHERE id % 2 = 0",
+            "UPDATE combined SET n = 100 - n, secret = 'other' WHERE id % 3 = 0",
+            "UPDATE combined SET secret = 'nobody sees' WHERE id % 2 = 0",
             "UPDATE listed SET secret = 'nobody sees', a = a + 1 WHERE id % 2 = 0; UPDATE listed SET b = 'c' WHERE id % 9 = 0",
             "INSERT INTO filtered SELECT i, i % 70, 'new' FROM generate_series(1001 + ROUND * 10, 1010 + ROUND * 10) i",
-            "DELETE FROM filtered WHERE id % 50 = ROUND; DELETE FROM both WHERE id % 50 = ROUND; DELETE FROM keyed WHERE id % 50 = ROUND",
+            "DELETE FROM filtered WHERE id % 50 = ROUND; DELETE FROM combined WHERE id % 50 = ROUND; DELETE FROM keyed WHERE id % 50 = ROUND",
             "UPDATE plain SET n = n + 1",
         ] {
             case.sql(&change.replace("ROUND", &round.to_string()));
@@ -184,11 +184,11 @@ fn listed_and_filtered(version: u32) {
     // Another list, another filter, another form.
     for (set, change) in [
         (
-            "listed (id, a, b), filtered WHERE (n < 50), keyed WHERE (part BETWEEN 2 AND 5), both, plain WHERE (id < 5)",
+            "listed (id, a, b), filtered WHERE (n < 50), keyed WHERE (part BETWEEN 2 AND 5), combined, plain WHERE (id < 5)",
             "UPDATE listed SET a = 0 WHERE id < 9",
         ),
         (
-            "listed, filtered WHERE (n >= 50), keyed WHERE (part < 5), both, plain",
+            "listed, filtered WHERE (n >= 50), keyed WHERE (part < 5), combined, plain",
             "UPDATE filtered SET n = 70 WHERE id < 9",
         ),
     ] {
