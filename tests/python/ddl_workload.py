@@ -615,19 +615,19 @@ class Writer:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", required=True, help="connection string of an empty database")
+    parser.add_argument("--source", required=True, help="connection string of an empty database, or one that this has written")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--connections", type=int, default=4)
     parser.add_argument("--rate", type=float, default=12, help="transactions per second and connection")
     parser.add_argument("--alter-rate", type=float, default=1.0, help="changes of tables per second, all connections together")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--log", type=argparse.FileType("w"), help="file for what was committed and what was refused")
+    parser.add_argument("--log", type=argparse.FileType("a"), help="file for what was committed and what was refused")
     arguments = parser.parse_args()
     shared = Shared(arguments.log)
     writers = [
         Writer(arguments.source, shared, arguments.seed * 100 + i, i) for i in range(arguments.connections)
     ]
-    for name in TABLE_NAMES[:TABLES_MIN + 1]:
+    for name in TABLE_NAMES[:TABLES_MIN + 1] if not writers[0].tables() else ():
         def body(name=name):
             for statement in create(writers[0].random, name):
                 writers[0].execute(statement)
