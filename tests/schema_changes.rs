@@ -2,12 +2,12 @@
 
 use std::process::Stdio;
 use std::thread::sleep;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::support::lake::{Follower, column_names, is_mapped, replacements};
+use crate::support::lake::{Follower, is_mapped, replacements};
 use crate::support::server::Server;
 use crate::support::sidecar::Sidecar;
-use crate::support::{Case, PATIENCE, python, wait_for, wait_for_exit};
+use crate::support::{Case, python, wait_for};
 
 /// What a change of columns does to the lake's table.
 #[derive(Clone, Copy, PartialEq)]
@@ -446,49 +446,55 @@ fn a_table_that_cannot_be_replicated_any_more_waits_until_it_can() {
     sidecar.stop();
 }
 
-const WORKLOAD: Duration = Duration::from_secs(60);
+/// Short, since a new copy hides what went wrong before it.
+const BURST: Duration = Duration::from_secs(12);
+const BURSTS: u32 = 4;
 
 #[test]
 fn random_changes_of_rows_and_tables_end_as_at_the_source() {
-    let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
-    let version = [14, 15, 16, 18][seed as usize / 1000 % 4];
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos() / 1000;
+    let version = [14, 15, 16, 18][seed as usize % 4];
     println!("seed {seed}, PostgreSQL {version}");
     let server = Server::start(version, &[]);
     let mut case = Case::new(&server, "random_changes");
     case.source = "on_gap = \"resnapshot\"";
-    let workload = python("ddl_workload.py")
-        .args(["--source", &case.database.socket_url(), "--seed", &seed.to_string()])
-        .args(["--seconds", &WORKLOAD.as_secs().to_string(), "--log"])
-        .arg(case.folder.join("workload.log"))
-        .stdin(Stdio::null())
-        .spawn();
-    let mut workload = workload.unwrap();
-    wait_for("the workload's tables", || {
-        (case.sql("SELECT count(*) FROM pg_class WHERE relname ~ '^t[0-9]+$'") == "6").then_some(())
-    });
-
-    let start = Instant::now();
     let (mut random, mut kills) = (seed, 0);
-    while start.elapsed() < WORKLOAD {
-        let mut sidecar = case.start();
-        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let life_ms = 300 + (random >> 19);
-        sleep(Duration::from_millis(life_ms.into()));
-        sidecar.assert_running();
-        sidecar.kill();
-        kills += 1;
-        if kills == 4 {
+    let mut sidecar = None;
+    for burst in 0..BURSTS {
+        let mut workload = python("ddl_workload.py")
+            .args([
+                "--source",
+                &case.database.socket_url(),
+                "--seed",
+                &(seed + burst).to_string(),
+            ])
+            .args(["--seconds", &BURST.as_secs().to_string(), "--log"])
+            .arg(case.folder.join("workload.log"))
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_for("the workload's tables", || {
+            (case.sql("SELECT count(*) FROM pg_class WHERE relname ~ '^t[0-9]+$'") != "0").then_some(())
+        });
+        while workload.try_wait().unwrap().is_none() {
+            let mut running = sidecar.take().unwrap_or_else(|| case.start());
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let life_ms = 300 + (random >> 20);
+            sleep(Duration::from_millis(life_ms.into()));
+            running.assert_running();
+            running.kill();
+            kills += 1;
+        }
+        assert!(workload.wait().unwrap().success(), "the workload failed");
+        if burst == 1 {
             std::fs::remove_dir_all(case.cache()).unwrap_or_default();
         }
+        let mut running = case.start();
+        ends_as_at_the_source(&case, &mut running);
+        sidecar = Some(running);
     }
-    assert!(
-        wait_for_exit(&mut workload, PATIENCE).unwrap().success(),
-        "the workload failed"
-    );
     println!("{kills} kills");
-    let mut sidecar = case.start();
-    ends_as_at_the_source(&case, &mut sidecar);
-    sidecar.stop();
+    sidecar.unwrap().stop();
 }
 
 fn ends_as_at_the_source(case: &Case, sidecar: &mut Sidecar) {
@@ -499,6 +505,5 @@ fn ends_as_at_the_source(case: &Case, sidecar: &mut Sidecar) {
         let there = case.sql(&format!("SELECT to_regclass('public.{name}') IS NOT NULL")) == "t";
         let state = if there { "streaming" } else { "dropped" };
         assert_eq!(table.state, state, "{name}: {}", table.reason);
-        assert!(!column_names(&case.table(name)).is_empty());
     }
 }
