@@ -94,11 +94,11 @@ fn a_new_configuration_takes_effect_and_a_broken_one_does_not() {
     let good = std::fs::read(case.write_config()).unwrap();
     for broken in ["[source", "[source]\nurl = \"postgres://nowhere\"\ntable = [\"x\"]\n"] {
         std::fs::write(case.folder.join("tributary.toml"), broken).unwrap();
-        let said = sidecar.log().len();
+        let said = sidecar.whole_log().len();
         sidecar.reload();
         wait_for("a word about the broken configuration", || {
-            let log = sidecar.log();
-            let new = log.get(said..).unwrap_or(&log);
+            let log = sidecar.whole_log();
+            let new = &log[said..];
             (new.contains("ERROR") || new.contains("WARN")).then_some(())
         });
         case.sql("UPDATE a SET v = v || '+' WHERE id < 9");

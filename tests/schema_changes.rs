@@ -452,7 +452,7 @@ const BURSTS: u32 = 4;
 
 #[test]
 fn random_changes_of_rows_and_tables_end_as_at_the_source() {
-    let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos() / 1000;
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_micros();
     let version = [14, 15, 16, 18][seed as usize % 4];
     println!("seed {seed}, PostgreSQL {version}");
     let server = Server::start(version, &[]);

@@ -82,7 +82,8 @@ impl Sidecar {
         log[start.unwrap_or(0)..].to_owned()
     }
 
-    fn whole_log(&self) -> String {
+    /// All that the program said.
+    pub fn whole_log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 }
