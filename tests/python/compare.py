@@ -97,12 +97,9 @@ def compare(catalog: Catalog, oid: int, relation: str, root, published=None) -> 
     oracle = lake.Table(root)
     delta = {f["name"]: schema_shape(f["type"]) for f in oracle.snapshot().columns()}
     names, condition = published or (None, None)
-    if names is None:
-        columns = [c for c in catalog.columns(oid) if not c.generated or c.name in delta]
-    else:
-        # Before PostgreSQL 18 the view lists generated columns, which are never published.
-        published_too = catalog.connection.info.server_version >= 180000
-        columns = [c for c in catalog.columns(oid) if c.name in names and (published_too or not c.generated)]
+    # Before PostgreSQL 18 the view lists generated columns, which are never published.
+    generated = names is not None and catalog.connection.info.server_version >= 180000
+    columns = [c for c in catalog.columns(oid) if (names is None or c.name in names) and (generated or not c.generated)]
     problems = [
         f"column {c.name}: expected type {c.type.delta}, found {delta.get(c.name)}"
         for c in columns

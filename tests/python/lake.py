@@ -293,7 +293,8 @@ def audit(root) -> list[str]:
             for column in ids.keys() - ids_before.keys():
                 if column <= id_before:
                     report(f"the id {column} of a new column was used before")
-        if snapshot.is_mapped():
+        # What was staged before the commit that begins to map is found by name.
+        if was_mapped:
             for path in {p for p, _ in added} - {p for p, _ in before}:
                 found = field_ids(table.root / path)
                 if wrong := {n: i for n, i in mapped_names(snapshot).items() if n in found and found[n] != i}:
