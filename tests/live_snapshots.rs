@@ -201,7 +201,9 @@ fn nothing_is_left_of_the_copy(case: &Case) {
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).into_iter().flatten() {
             let path = entry.unwrap().path();
-            assert!(path.is_dir(), "{} is left", path.display());
+            // A kill may leave half of a file, under a name that nobody reads.
+            let is_half = path.to_string_lossy().contains('#');
+            assert!(path.is_dir() || is_half, "{} is left", path.display());
             folders.push(path);
         }
     }
