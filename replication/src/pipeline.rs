@@ -120,10 +120,16 @@ async fn attempt(config: Receiver<Config>, once: bool, metrics: Arc<Metrics>, sh
     };
     let mut beside = JoinSet::new();
     beside.spawn(snapshotter.run());
-    if let Some(watch) = watch {
-        beside.spawn(watch.run());
-    }
+    let watch = beside.spawn(watch.run());
     let result = supervise(apply, &mut beside).await;
+    watch.abort();
+    if result.is_ok() {
+        // The snapshotter ends with the stream's loop; what is complete, it tells.
+        let _ = tokio::time::timeout(Duration::from_secs(1), async {
+            while beside.join_next().await.is_some() {}
+        })
+        .await;
+    }
     beside.shutdown().await;
     result
 }
@@ -132,8 +138,7 @@ async fn attempt(config: Receiver<Config>, once: bool, metrics: Arc<Metrics>, sh
 struct Prepared {
     apply: Apply,
     snapshotter: Snapshotter,
-    /// Not with `once`: what is there at the start is what counts.
-    watch: Option<Watch>,
+    watch: Watch,
 }
 
 async fn prepare(
@@ -269,14 +274,14 @@ async fn prepare(
             parallelism,
             metrics,
         },
-        watch: Some(Watch {
+        watch: Watch {
             source: watching,
             lake,
             config: updates,
             now: look,
             seen: seen_sender,
             told: requests.into_iter().map(|request| request.id).collect(),
-        }),
+        },
     })
 }
 

@@ -174,7 +174,14 @@ impl Snapshotter {
                         copies.retain(|copy| copy.task.number != task.number);
                         copies.push(Copy::new(task));
                     }
-                    None => return Ok(()),
+                    None => {
+                        while let Some(Some((number, chunk, progress, true))) = merges.next().now_or_never() {
+                            let copy = copies.iter_mut().find(|copy| copy.task.number == number);
+                            copy.into_iter().for_each(|copy| copy.end_merge(chunk, &progress));
+                        }
+                        copies.retain(|copy| !self.is_complete(copy));
+                        return Ok(());
+                    }
                 },
                 Some(joined) = jobs.join_next() => {
                     let (number, result) = joined.map_err(|e| Error::bug("a snapshot panicked").with_source(e))?;
