@@ -87,21 +87,40 @@ pub async fn check(config: &Config) -> Result<Vec<Finding>> {
     let discovery = source.discover().await?;
     let mut findings = source.check(&discovery).await?;
     let pipeline = source.identify().await?.pipeline;
-    let lake = async {
-        let lake = Lake::open(&config.lake.url)?;
-        lake.prepare()?;
-        Control::open(lake.pipeline()?, &pipeline).await?;
-        for table in &discovery.tables {
-            Opened::read(lake.table(&table.id)?, &pipeline).await?;
-        }
-        Ok::<_, Error>(())
-    };
-    findings.push(match lake.await {
-        Ok(()) => Finding::ok(format!("lake {} can be written", config.lake.url)),
+    findings.push(match check_lake(config, &mut source, &discovery, &pipeline).await {
+        Ok(()) => Finding::ok(format!("lake {} can be written and goes on", config.lake.url)),
         Err(error) => Finding::from_error(&error),
     });
     findings.extend(discovery.notes.into_iter().map(Finding::ok));
     Ok(findings)
+}
+
+/// Whether the lake can be written, and nothing is lost for its tables.
+async fn check_lake(config: &Config, source: &mut Postgres, discovery: &Discovery, pipeline: &str) -> Result<()> {
+    let lake = Lake::open(&config.lake.url)?;
+    lake.prepare()?;
+    let control = Control::open(lake.pipeline()?, pipeline).await?;
+    let entries = read_entries(&lake, discovery, pipeline, &HashSet::new()).await?;
+    // A slot that can't be used has a finding of its own.
+    let Ok(slot) = source.slot().await else { return Ok(()) };
+    let found = gaps::Found {
+        entries: &entries,
+        slot: slot.as_ref(),
+        control: control.as_ref(),
+        published: &discovery.published,
+        log_end: source.log_end().await?,
+    };
+    let gaps = gaps::find(&found).tables;
+    let Some((_, reason)) = gaps.first() else { return Ok(()) };
+    if config.source.on_gap == OnGap::Resnapshot {
+        return Ok(());
+    }
+    let names: Vec<String> = gaps
+        .iter()
+        .filter_map(|(number, _)| entries.get(*number))
+        .map(|entry| entry.table.id.to_string())
+        .collect();
+    Err(gaps::needs_snapshot(&names, reason))
 }
 
 /// One life of the pipeline, from opening to the first failure.

@@ -36,6 +36,9 @@ pub fn find(found: &Found<'_>) -> Gaps {
     let mut gaps = Gaps::default();
     for (number, entry) in found.entries.iter().enumerate() {
         let Some(opened) = &entry.opened else { continue };
+        let left = left(found, entry);
+        // The slot's log refers to the publication as it was.
+        gaps.drop_slot |= left == Some(REMADE) && found.slot.is_some();
         let record = entry.copy.as_ref().map_or(&opened.record, |copy| &copy.record);
         if opened.record.state == State::NeedsSnapshot {
             gaps.tables
@@ -54,27 +57,9 @@ pub fn find(found: &Found<'_>) -> Gaps {
                     found.log_end, record.watermark
                 ),
             ));
-            continue;
+        } else if let Some(what) = left {
+            gaps.tables.push((number, lost_after(what, record)));
         }
-        let before = found
-            .control
-            .and_then(|c| c.record().tables.get(&table_path(&entry.table.id)));
-        let now = found.published.tables.get(&entry.table.id);
-        let Some(before) = before.filter(|before| PublishedTable::since(now, before) == Membership::Left) else {
-            continue;
-        };
-        let publication = |place: &str| place.split('.').next().map(str::to_owned);
-        let same = match now {
-            Some(now) => publication(&now.place) == publication(before),
-            None => !found.published.tables.is_empty(),
-        };
-        gaps.drop_slot |= !same && found.slot.is_some();
-        let what = if same {
-            LEFT
-        } else {
-            "the publication was dropped or made anew"
-        };
-        gaps.tables.push((number, lost_after(what, record)));
     }
     if gaps.tables.is_empty()
         && let Some(what) = slot_gap(found)
@@ -89,6 +74,23 @@ pub fn find(found: &Found<'_>) -> Gaps {
     gaps.drop_slot |= found.slot.is_some_and(|slot| slot.lost);
     gaps
 }
+
+/// What became of a table's place in the publication, if it has missed changes.
+fn left(found: &Found<'_>, entry: &Entry) -> Option<&'static str> {
+    let now = found.published.tables.get(&entry.table.id);
+    let before = found
+        .control
+        .and_then(|c| c.record().tables.get(&table_path(&entry.table.id)))
+        .filter(|before| PublishedTable::since(now, before) == Membership::Left)?;
+    let publication = |place: &str| place.split('.').next().map(str::to_owned);
+    let same = match now {
+        Some(now) => publication(&now.place) == publication(before),
+        None => !found.published.tables.is_empty(),
+    };
+    Some(if same { LEFT } else { REMADE })
+}
+
+const REMADE: &str = "the publication was dropped or made anew";
 
 /// What happened to a table that has another form in the publication.
 pub const REFORMED: &str = "its row filter or column list in the publication changed";
