@@ -257,6 +257,7 @@ async fn prepare(
         windows,
         seen: seen_receiver,
         ahead: None,
+        newest: None,
         look: look.clone(),
         requests: Vec::new(),
         durable,

@@ -168,6 +168,8 @@ pub struct Apply {
     pub seen: mpsc::Receiver<Seen>,
     /// What waits for the stream to come to its position.
     pub ahead: Option<Seen>,
+    /// A later one.
+    pub newest: Option<Seen>,
     /// Asks for a look at the catalogue.
     pub look: Arc<Notify>,
     /// Requests that are being carried out.
@@ -234,6 +236,7 @@ impl Apply {
                 }
                 Next::Reconcile => {
                     if let Some(seen) = self.ahead.take() {
+                        self.ahead = self.newest.take();
                         self.reconcile(seen).await?;
                     }
                     continue;
@@ -265,7 +268,7 @@ impl Apply {
                 result = self.stream.fill(), if next == Next::Read => result?,
                 Some(event) = self.durable.recv() => self.on_durable(event),
                 Some(window) = self.windows.recv() => waiting.push(window),
-                Some(seen) = self.seen.recv() => self.look_ahead(seen),
+                Some(seen) = self.seen.recv() => self.look_ahead(seen).await?,
                 Some((table, halt)) = self.halts.recv() => self.halted(table, halt)?,
                 Some(joined) = self.writers.join_next() => {
                     let (number, table) = joined.map_err(panicked)??;
@@ -294,14 +297,6 @@ impl Apply {
         info!(position = %target, "confirmed");
         self.stream.end().await;
         Ok(())
-    }
-
-    /// Keeps the newest look at the catalogue until the stream is there.
-    fn look_ahead(&mut self, mut seen: Seen) {
-        if let Some(before) = self.ahead.take() {
-            seen.requests.extend(before.requests);
-        }
-        self.ahead = Some(seen);
     }
 
     fn reconfigure(&mut self) {

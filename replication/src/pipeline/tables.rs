@@ -495,43 +495,46 @@ impl Apply {
         }
     }
 
-    /// Brings the set of tables to what the source had. The stream has told
-    /// everything up to then.
-    pub async fn reconcile(&mut self, mut seen: Seen) -> Result<()> {
-        let patterns = self.config.borrow().source.tables.clone();
-        self.source.select(patterns);
+    /// Takes on at once what need not wait for the stream: requests and new
+    /// tables. The rest waits until the stream is where the look was.
+    pub async fn look_ahead(&mut self, mut seen: Seen) -> Result<()> {
         self.requests.append(&mut seen.requests);
         let asked: HashSet<String> = self.requests.iter().flat_map(|r| r.tables.iter().cloned()).collect();
         for number in 0..self.routes.len() {
             let route = self.route(number)?;
-            // What was entered meanwhile, the catalogue's answer can't know.
-            if route.is_closed() || route.since > seen.since {
-                continue;
+            // One that is being copied is as new as can be.
+            let settled = matches!(route.state, State::Streaming | State::CatchingUp) || route.stalled_at.is_some();
+            if !route.is_closed() && settled && route.since < seen.since && asked.contains(&route.id.to_string()) {
+                let (relation, reason) = (route.relation, "a new snapshot was asked for".to_owned());
+                self.end(number, Ending::Copy { relation, reason })?;
             }
-            self.reconcile_table(number, &seen, &asked).await?;
         }
-        let followed = |id: &TableId| {
-            self.routes
-                .iter()
-                .any(|route| route.id == *id && (!route.is_closed() || route.ending.is_some()))
-        };
-        let new: Vec<SourceTable> = seen
-            .discovery
-            .tables
-            .iter()
-            .filter(|table| !followed(&table.id))
-            .cloned()
-            .collect();
-        if !new.is_empty() {
-            self.enter_new(new).await?;
+        self.enter_new(&seen).await?;
+        // The first is kept, or a stream that lags would never come to any.
+        if self.ahead.is_none() {
+            self.ahead = Some(seen);
+        } else {
+            self.newest = Some(seen);
         }
         self.answer_requests().await
     }
 
-    async fn reconcile_table(&mut self, number: usize, seen: &Seen, asked: &HashSet<String>) -> Result<()> {
+    /// Brings the set of tables to what the source had. The stream has told
+    /// everything up to then.
+    pub async fn reconcile(&mut self, seen: Seen) -> Result<()> {
+        for number in 0..self.routes.len() {
+            let route = self.route(number)?;
+            // What was entered meanwhile, the catalogue's answer can't know.
+            if !route.is_closed() && route.since < seen.since {
+                self.reconcile_table(number, &seen).await?;
+            }
+        }
+        self.enter_new(&seen).await
+    }
+
+    async fn reconcile_table(&mut self, number: usize, seen: &Seen) -> Result<()> {
         let route = self.route(number)?;
         let (id, relation, place) = (route.id.clone(), route.relation, route.place.clone());
-        let settled = matches!(route.state, State::Streaming | State::CatchingUp) || route.stalled_at.is_some();
         let Some(now) = seen.discovery.tables.iter().find(|table| table.id == id) else {
             return self.end(number, gone(&id, relation, &seen.discovery));
         };
@@ -553,9 +556,6 @@ impl Apply {
                 };
                 return self.end(number, ending);
             }
-        }
-        if settled && asked.contains(&id.to_string()) {
-            return self.end(number, copy("a new snapshot was asked for"));
         }
         // The stream may have told of what the catalogue did not show yet.
         if self
@@ -631,7 +631,19 @@ impl Apply {
         self.copy_rows(number, Some(filled))
     }
 
-    async fn enter_new(&mut self, new: Vec<SourceTable>) -> Result<()> {
+    /// Follows the tables that nobody follows yet.
+    async fn enter_new(&mut self, seen: &Seen) -> Result<()> {
+        let followed = |id: &TableId| {
+            let by = |route: &Route| route.id == *id && (!route.is_closed() || route.ending.is_some());
+            self.routes.iter().any(by)
+        };
+        let found = seen.discovery.tables.iter();
+        let new: Vec<SourceTable> = found.filter(|table| !followed(&table.id)).cloned().collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let patterns = self.config.borrow().source.tables.clone();
+        self.source.select(patterns);
         let wanted = Discovery {
             tables: new,
             ..Discovery::default()
