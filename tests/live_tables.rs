@@ -173,6 +173,7 @@ fn a_dropped_table_is_kept_and_one_of_its_name_replaces_it() {
          DROP TABLE d; ALTER TABLE d2 RENAME TO d; UPDATE d SET v = 'd3' WHERE id % 4 = 0",
     );
     case.sql("INSERT INTO b VALUES ('y', NULL); UPDATE c SET v = 'c3' WHERE id = 600; DELETE FROM d WHERE id = 500");
+    sidecar.reload();
     for table in ["b", "c", "d"] {
         wait_for("the new content", || {
             sidecar.assert_running();
@@ -222,6 +223,7 @@ fn renamed_tables_are_told_apart_by_what_they_are() {
     case.sql(
         "INSERT INTO b VALUES (2000, 'was c'); INSERT INTO c VALUES (2000, 'was b'); UPDATE more.d SET v = 'moved'",
     );
+    sidecar.reload();
     case.wait_for_state(&mut sidecar, "d", "dropped");
     for table in ["b", "c"] {
         wait_for("the new content", || {
@@ -321,6 +323,7 @@ fn a_gap_is_made_up_for_by_itself_if_so_configured() {
     case.wait_until_current(&mut sidecar);
     for (round, gap) in (5..).zip(&GAPS[2..]) {
         lose_changes(&case, *gap, round);
+        sidecar.reload();
         wait_for("the new content", || {
             sidecar.assert_running();
             (replacements(&case.table("a")).len() == round).then_some(())

@@ -361,6 +361,7 @@ fn earlier_versions_stay_as_they_were() {
         let copies = replacements(&case.table("t")).len();
         if !alter.is_empty() {
             case.sql(alter);
+            sidecar.reload();
         }
         if alter.contains("USING") {
             wait_for("the new copy", || {
@@ -445,6 +446,7 @@ fn a_table_that_cannot_be_replicated_any_more_waits_until_it_can() {
         (case.table_status("other")?.rows == Some(11)).then_some(())
     });
     case.sql("INSERT INTO keyless VALUES (102, 3); ALTER TABLE keyless ADD PRIMARY KEY (id); UPDATE odd SET v = 3; ALTER TABLE odd DROP way");
+    sidecar.reload();
     for table in ["keyless", "odd"] {
         case.wait_for_state(&mut sidecar, table, "streaming");
     }
@@ -508,6 +510,7 @@ fn random_changes_of_rows_and_tables_end_as_at_the_source() {
 fn ends_as_at_the_source(case: &Case, sidecar: &mut Sidecar) {
     case.wait_until_settled(sidecar);
     case.wait_until_equal(sidecar);
+    case.verify();
     for table in case.status().tables {
         let name = table.table.trim_start_matches("public.");
         let there = case.sql(&format!("SELECT to_regclass('public.{name}') IS NOT NULL")) == "t";

@@ -319,6 +319,12 @@ impl<'a> Case<'a> {
         wait_for_success(sidecar, || self.published_comparison());
     }
 
+    /// The program's own comparison finds no difference.
+    pub fn verify(&self) {
+        let output = finish(&mut self.command("verify"));
+        assert!(output.status.success(), "verify: {}", text(&output));
+    }
+
     fn comparer(&self) -> Command {
         let mut command = python("compare.py");
         command
@@ -354,6 +360,7 @@ impl Drop for Case<'_> {
 }
 
 fn wait_for_success(sidecar: &mut Sidecar, attempt: impl Fn() -> Output) {
+    sidecar.reload();
     let start = Instant::now();
     loop {
         sidecar.assert_running();

@@ -57,7 +57,7 @@ impl Sidecar {
         );
     }
 
-    /// SIGHUP: the program reads its configuration again.
+    /// SIGHUP: the program reads its configuration again, and looks at the source's catalogue at once.
     pub fn reload(&self) {
         signal(self.child.id(), "HUP");
     }
