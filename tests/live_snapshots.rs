@@ -35,10 +35,10 @@ const READERS: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = cur
 
 #[test]
 fn a_table_read_by_two_and_killed_goes_on_where_it_was() {
-    const ROWS: u64 = 1_000_000;
+    const ROWS: u64 = 700_000;
     let server = Server::start(16, &[]);
     let mut case = Case::new(&server, "read_by_two");
-    case.snapshot = "parallelism = 2\nmax_bytes_per_s = \"60MiB\"";
+    case.snapshot = "parallelism = 2\nmax_bytes_per_s = \"24MiB\"";
     case.sql(&format!(
         "CREATE TABLE t (id int PRIMARY KEY, n int, pad text, big text) WITH (autovacuum_enabled = off);
          ALTER TABLE t ALTER big SET STORAGE EXTERNAL;
@@ -46,7 +46,7 @@ fn a_table_read_by_two_and_killed_goes_on_where_it_was() {
     ));
     let writer = write_to(
         &case,
-        "k := 1 + random() * 990000;
+        "k := 1 + random() * 690000;
          UPDATE t SET n = n + 1 WHERE id BETWEEN k AND k + 20; COMMIT;
          UPDATE t SET n = n + 1 WHERE id = k / 1000 * 1000;
          DELETE FROM t WHERE id BETWEEN k + 100 AND k + 105; COMMIT;
@@ -60,7 +60,7 @@ fn a_table_read_by_two_and_killed_goes_on_where_it_was() {
     };
     let before = rows_read();
     let mut together = false;
-    for part in [1, 40, 70] {
+    for part in [1, 20, 60] {
         let mut sidecar = case.start();
         wait_for("a part of the copy", || {
             sidecar.assert_running();
@@ -71,7 +71,7 @@ fn a_table_read_by_two_and_killed_goes_on_where_it_was() {
         });
         assert_eq!(case.table_status("t").unwrap().state, "snapshotting");
         sidecar.kill();
-        if part == 40 {
+        if part == 20 {
             std::fs::remove_dir_all(case.cache()).unwrap_or_default();
         }
     }
@@ -160,10 +160,10 @@ fn only_old_or_new(seen: &[(u64, serde_json::Value)], rows: u32) {
 
 #[test]
 fn a_gap_is_closed_in_one_switch_through_kills() {
-    const ROWS: u32 = 300_000;
+    const ROWS: u32 = 150_000;
     let mut case = Case::new(Server::shared(15), "switch_gap");
     case.source = "on_gap = \"resnapshot\"";
-    case.snapshot = "max_bytes_per_s = \"30MiB\"";
+    case.snapshot = "max_bytes_per_s = \"15MiB\"";
     table_with_a_gap(&case, ROWS);
     case.catch_up();
     let reader = Follower::start(&case.table("t"), CONTENT);
@@ -171,7 +171,7 @@ fn a_gap_is_closed_in_one_switch_through_kills() {
     // Changes that the new content must have, of rows that the old one has not.
     let writer = write_to(
         &case,
-        "k := 1 + random() * 299000;
+        "k := 1 + random() * 149000;
          UPDATE t SET n = n + 1 WHERE id BETWEEN k AND k + 20; COMMIT;
          UPDATE t SET id = 1000000 + i WHERE id = k; UPDATE other SET n = i; COMMIT; PERFORM pg_sleep(0.005);",
     );
@@ -211,9 +211,9 @@ fn nothing_is_left_of_the_copy(case: &Case) {
 
 #[test]
 fn a_snapshot_asked_for_beside_a_running_program_survives_its_kills() {
-    const ROWS: u32 = 200_000;
+    const ROWS: u32 = 120_000;
     let mut case = Case::new(Server::shared(15), "snapshot_live");
-    case.snapshot = "max_bytes_per_s = \"25MiB\"";
+    case.snapshot = "max_bytes_per_s = \"15MiB\"";
     table_with_a_gap(&case, ROWS);
     let mut sidecar = case.start();
     case.wait_until_current(&mut sidecar);
@@ -256,7 +256,7 @@ fn a_snapshot_asked_for_beside_a_running_program_survives_its_kills() {
     for (version, row) in reader.finish() {
         let row = row.to_string();
         assert!(
-            row == "[200000]" || row == "[180000]",
+            row == "[120000]" || row == "[108000]",
             "version {version} has {row} rows"
         );
     }
@@ -267,9 +267,9 @@ fn a_snapshot_asked_for_beside_a_running_program_survives_its_kills() {
 
 #[test]
 fn a_snapshot_without_a_running_program_is_resumed_after_kills() {
-    const ROWS: u32 = 200_000;
+    const ROWS: u32 = 120_000;
     let mut case = Case::new(Server::shared(15), "snapshot_alone");
-    case.snapshot = "max_bytes_per_s = \"25MiB\"";
+    case.snapshot = "max_bytes_per_s = \"15MiB\"";
     table_with_a_gap(&case, ROWS);
     case.catch_up();
     make_a_gap(&case);

@@ -154,6 +154,7 @@ fn a_dropped_table_is_kept_and_one_of_its_name_replaces_it() {
     let mut sidecar = case.start();
     case.wait_until_current(&mut sidecar);
     case.sql("UPDATE b SET v = 'last' WHERE id = 1; DROP TABLE b");
+    sidecar.reload();
     case.wait_for_state(&mut sidecar, "b", "dropped");
     assert_eq!(case.query("b", "select count(*) from t", None), "[1000]");
     excluded_or_dropped_stays(&case, &mut sidecar, "b", "a");

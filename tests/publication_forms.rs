@@ -158,7 +158,7 @@ fn listed_and_filtered(version: u32) {
     let mut sidecar = case.start();
     case.wait_until_current(&mut sidecar);
     case.compare_published();
-    for round in 0..3 {
+    for round in 0..2 {
         for change in [
             // In and out of the filters, with values out of line that stay as they are.
             "UPDATE filtered SET n = n + 30 WHERE id % 3 = 0",
@@ -175,8 +175,8 @@ fn listed_and_filtered(version: u32) {
             case.sql(&change.replace("ROUND", &round.to_string()));
         }
         case.wait_until_current(&mut sidecar);
-        case.compare_published();
     }
+    case.compare_published();
     // A column that is not published goes unnoticed.
     case.sql("ALTER TABLE listed DROP secret; ALTER TABLE listed ADD secret int DEFAULT 5; UPDATE listed SET b = 'd' WHERE id % 8 = 0");
     case.wait_until_current(&mut sidecar);

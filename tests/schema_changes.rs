@@ -458,7 +458,7 @@ fn a_table_that_cannot_be_replicated_any_more_waits_until_it_can() {
 
 /// Short, since a new copy hides what went wrong before it.
 const BURST: Duration = Duration::from_secs(12);
-const BURSTS: u32 = 4;
+const BURSTS: u32 = 3;
 
 #[test]
 fn random_changes_of_rows_and_tables_end_as_at_the_source() {

@@ -7,6 +7,7 @@ The oracle reads every version, deltalake a sample of them.
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -115,4 +116,7 @@ def main() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(not main())
+    right = main()
+    sys.stdout.flush()
+    # deltalake's threads now and then abort an orderly exit, when all is said.
+    os._exit(not right)

@@ -6,6 +6,7 @@ there is a difference.
 
 import argparse
 import io
+import os
 import sys
 
 import psycopg
@@ -155,4 +156,7 @@ def main() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(not main())
+    right = main()
+    sys.stdout.flush()
+    # deltalake's threads now and then abort an orderly exit, when all is said.
+    os._exit(not right)

@@ -368,4 +368,7 @@ def main() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(not main())
+    right = main()
+    sys.stdout.flush()
+    # deltalake's threads now and then abort an orderly exit, when all is said.
+    os._exit(not right)
