@@ -35,10 +35,10 @@ const READERS: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = cur
 
 #[test]
 fn a_table_read_by_two_and_killed_goes_on_where_it_was() {
-    const ROWS: u64 = 700_000;
+    const ROWS: u64 = 450_000;
     let server = Server::start(16, &[]);
     let mut case = Case::new(&server, "read_by_two");
-    case.snapshot = "parallelism = 2\nmax_bytes_per_s = \"24MiB\"";
+    case.snapshot = "parallelism = 2\nmax_bytes_per_s = \"16MiB\"";
     case.sql(&format!(
         "CREATE TABLE t (id int PRIMARY KEY, n int, pad text, big text) WITH (autovacuum_enabled = off);
          ALTER TABLE t ALTER big SET STORAGE EXTERNAL;
@@ -46,7 +46,7 @@ fn a_table_read_by_two_and_killed_goes_on_where_it_was() {
     ));
     let writer = write_to(
         &case,
-        "k := 1 + random() * 690000;
+        "k := 1 + random() * 440000;
          UPDATE t SET n = n + 1 WHERE id BETWEEN k AND k + 20; COMMIT;
          UPDATE t SET n = n + 1 WHERE id = k / 1000 * 1000;
          DELETE FROM t WHERE id BETWEEN k + 100 AND k + 105; COMMIT;
