@@ -386,3 +386,51 @@ fn a_source_restored_from_a_backup_is_a_gap() {
     case.catch_up();
     case.compare(&[]);
 }
+
+/// Lets the server remove log that the slot needs.
+fn invalidate_slot(case: &Case) {
+    for statement in [
+        "ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'",
+        "SELECT pg_reload_conf()",
+        "UPDATE a SET v = 'lost' WHERE id = 1; DELETE FROM a WHERE id = 2",
+    ] {
+        case.sql(statement);
+    }
+    wait_for("the slot to be invalidated", || {
+        case.sql("INSERT INTO filler SELECT i, repeat(md5(i::text), 100) FROM generate_series(1, 3000) i");
+        case.sql("TRUNCATE filler");
+        case.sql("SELECT pg_switch_wal()");
+        case.sql("CHECKPOINT");
+        let status = case.sql("SELECT wal_status FROM pg_replication_slots");
+        (status.trim() == "lost").then_some(())
+    });
+    case.sql("ALTER SYSTEM RESET max_slot_wal_keep_size");
+    case.sql("SELECT pg_reload_conf()");
+}
+
+#[test]
+fn a_slot_whose_log_is_removed_is_made_anew() {
+    let server = Server::start(15, &[]);
+    let mut case = Case::new(&server, "slot_lost");
+    case.tables = vec!["public.a".to_owned()];
+    case.sql(
+        "CREATE TABLE a (id int PRIMARY KEY, v text); INSERT INTO a SELECT i, 'old' FROM generate_series(1, 100) i",
+    );
+    case.sql("CREATE TABLE filler (id int, v text)");
+    case.catch_up();
+    invalidate_slot(&case);
+    assert_error(
+        &finish(&mut case.command("check")),
+        &["public.a", "max_slot_wal_keep_size"],
+    );
+    assert_error(&case.run_once(), &["public.a", "removed log", "tributary snapshot"]);
+    assert_eq!(case.table_status("a").unwrap().state, "needs_snapshot");
+    succeed(&mut case.snapshot(&[]));
+    case.compare(&["public.a"]);
+    case.verify();
+    case.source = "on_gap = \"resnapshot\"";
+    invalidate_slot(&case);
+    case.catch_up();
+    case.compare(&["public.a"]);
+    assert_eq!(replacements(&case.table("a")).len(), 2);
+}
