@@ -164,7 +164,7 @@ impl Snapshotter {
                 let Some(copy) = copies.iter_mut().find(|copy| copy.has_work(merges.len() < limit)) else {
                     break;
                 };
-                let (number, job) = (copy.task.number, copy.job(&self.windows));
+                let (number, job) = (copy.task.number, copy.job(&self.windows, limit));
                 jobs.spawn(async move { (number, job.await) });
             }
             copies.retain(|copy| !self.is_complete(copy));
@@ -287,14 +287,14 @@ impl Copy {
         !self.left.is_empty() && (more || self.merging == 0)
     }
 
-    fn job(&mut self, windows: &mpsc::Sender<Window>) -> BoxFuture<'static, Result<Ended>> {
+    fn job(&mut self, windows: &mpsc::Sender<Window>, readers: usize) -> BoxFuture<'static, Result<Ended>> {
         self.busy += 1;
         let (source, reader) = (self.task.source.clone(), self.readers.pop());
         if self.unplanned {
             let parts = self.parts.clone();
             return plan(source, reader, parts).boxed();
         }
-        let range = self.take_range();
+        let range = self.take_range(readers);
         let chunk = self.next_chunk;
         self.next_chunk += 1;
         lock(&self.open).insert(chunk, None);
@@ -318,12 +318,13 @@ impl Copy {
         job.run(source, reader).boxed()
     }
 
-    /// The next blocks to read, of about a chunk's size.
-    fn take_range(&mut self) -> Option<(usize, u64, u64)> {
+    /// The next blocks to read, of about a chunk's size; all readers share the
+    /// throttle.
+    fn take_range(&mut self, readers: usize) -> Option<(usize, u64, u64)> {
         let (part, from, to) = self.left.pop_front()?;
         let blocks = self.planned.get(part).map_or(0, |p| p.end_block);
         let bytes = self.task.source.throttle().limit().map_or(CHUNK_BYTES, |limit| {
-            (limit * THROTTLED_CHUNK_SECONDS).clamp(THROTTLED_CHUNK_BYTES_MIN, CHUNK_BYTES)
+            (limit * THROTTLED_CHUNK_SECONDS / readers.max(1) as u64).clamp(THROTTLED_CHUNK_BYTES_MIN, CHUNK_BYTES)
         });
         let size = self.parts.get(part).map_or(1, |part| blocks_for(part, bytes, blocks));
         let middle = from.saturating_add(size).min(to);
