@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::support::lake::commits;
 use crate::support::server::Server;
-use crate::support::{Case, assert_error, finish, interpreter, python, succeed, text, wait_for};
+use crate::support::{Case, assert_error, finish, interpreter, python, succeed, text};
 
 const TABLE: &str =
     "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, 'v' FROM generate_series(1, 100) i";
