@@ -21,7 +21,11 @@ pub async fn snapshot(args: Snapshot, bars: Bars) -> Result<ExitCode> {
     }
     if !asked.running {
         println!("copying {}", names.join(", "));
-        return replicate(path, config, true, bars).await;
+        match replicate(path, config.clone(), true, bars).await {
+            // One that started just now has the slot, and finds the request.
+            Err(_) if asked.is_running(&config).await? => {}
+            result => return result,
+        }
     }
     println!(
         "asked the running sidecar to copy {}; waiting (Ctrl-C leaves the request in place)",

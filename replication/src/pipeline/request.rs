@@ -52,7 +52,7 @@ pub async fn snapshot(config: &Config, patterns: &[String]) -> Result<Asked> {
                 .with_hint(format!("source.tables selects {}", names.join(", "))));
         }
     }
-    let running = source.slot().await?.is_some_and(|slot| slot.active);
+    let running = is_running(&mut source).await?;
     if tables.is_empty() && running {
         return Err(Error::operator("no table needs a new snapshot")
             .with_hint("name the tables to copy anew: tributary snapshot schema.table"));
@@ -70,6 +70,10 @@ pub async fn snapshot(config: &Config, patterns: &[String]) -> Result<Asked> {
     })
 }
 
+async fn is_running(source: &mut Postgres) -> Result<bool> {
+    Ok(source.slot().await?.is_some_and(|slot| slot.active))
+}
+
 /// A request on its way.
 pub struct Asked {
     /// Whether a sidecar is running that carries it out.
@@ -80,6 +84,11 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// Whether a sidecar has started meanwhile.
+    pub async fn is_running(&self, config: &Config) -> Result<bool> {
+        is_running(&mut Postgres::connect(&config.source).await?).await
+    }
+
     pub fn tables(&self) -> impl Iterator<Item = &TableId> {
         self.tables.iter().map(|(id, _)| id)
     }
