@@ -17,6 +17,11 @@ use crate::position::Position;
 
 pub mod postgres;
 
+/// How long a throttled chunk takes.
+const CHUNK_SECONDS: u64 = 2;
+/// What a chunk reads at least.
+const CHUNK_BYTES_MIN: u64 = 256 << 10;
+
 /// Bounds what is read from the source's tables, all readers together.
 #[derive(Default)]
 pub struct Throttle(Mutex<Bucket>);
@@ -40,8 +45,13 @@ impl Throttle {
         self.lock().limit = limit;
     }
 
-    pub fn limit(&self) -> Option<u64> {
-        self.lock().limit
+    /// What one of several readers reads in a transaction: `most`, or less, so
+    /// that a throttled transaction does not hold back vacuum for long.
+    pub fn chunk_bytes(&self, most: u64, readers: usize) -> u64 {
+        self.lock().limit.map_or(most, |limit| {
+            let share = limit.saturating_mul(CHUNK_SECONDS) / readers.max(1) as u64;
+            share.clamp(CHUNK_BYTES_MIN.min(most), most)
+        })
     }
 
     /// Waits until these bytes may have been read.

@@ -173,17 +173,10 @@ pub async fn scan_rows(
     mut each: impl FnMut(RecordBatch) -> Result<()>,
 ) -> Result<()> {
     let (stream, places) = open_rows(log, file, columns, rows).await?;
-    let Some(mut stream) = stream else {
-        return each(project(columns, &places, None, rows.len())?);
-    };
-    while let Some(batch) = stream
-        .try_next()
-        .await
-        .map_err(|e| parquet_error("cannot read", log, e))?
-    {
-        each(project(columns, &places, Some(&batch), batch.num_rows())?)?;
+    match stream {
+        Some(stream) => each_batch(log, stream, columns, &places, each).await,
+        None => each(project(columns, &places, None, rows.len())?),
     }
-    Ok(())
 }
 
 /// Opens a file for some rows; `None` if it has none of the columns.
@@ -225,17 +218,27 @@ pub async fn scan(
     log: &Log,
     file: &Stored<'_>,
     columns: &SchemaRef,
-    mut each: impl FnMut(RecordBatch) -> Result<()>,
+    each: impl FnMut(RecordBatch) -> Result<()>,
 ) -> Result<()> {
     let (builder, places) = open(log, file, columns).await?;
     let stream = builder.with_batch_size(16 << 10).build();
-    let mut stream = stream.map_err(|e| parquet_error("cannot read", log, e))?;
+    let stream = stream.map_err(|e| parquet_error("cannot read", log, e))?;
+    each_batch(log, stream, columns, &places, each).await
+}
+
+async fn each_batch(
+    log: &Log,
+    mut stream: ParquetRecordBatchStream<StoreReader>,
+    columns: &SchemaRef,
+    places: &[Option<usize>],
+    mut each: impl FnMut(RecordBatch) -> Result<()>,
+) -> Result<()> {
     while let Some(batch) = stream
         .try_next()
         .await
         .map_err(|e| parquet_error("cannot read", log, e))?
     {
-        each(project(columns, &places, Some(&batch), batch.num_rows())?)?;
+        each(project(columns, places, Some(&batch), batch.num_rows())?)?;
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::deletion_vector::Descriptor;
 use super::key_index::{KeyIndex, Location};
+use super::log::LiveFile;
 use super::record::TableRecord;
 use super::{DataFile, DeltaTable, data_file, is_live, sorted};
 use crate::error::{Error, Result};
@@ -178,7 +179,11 @@ impl DeltaTable {
             }
         }
         let table = self.record.table.clone();
-        let malformed = || Error::operator(format!("{table} has an add that can't be read"));
+        let malformed = || {
+            Error::operator(format!("{table} has an add that can't be read")).with_hint(format!(
+                "another program wrote it; `tributary snapshot {table}` copies the table anew"
+            ))
+        };
         let vector = |add: &Value| match &add["deletionVector"] {
             Value::Null => Ok(None),
             vector => serde_json::from_value::<Descriptor>(vector.clone())
@@ -197,12 +202,7 @@ impl DeltaTable {
                 Some(_) => vectors.next().unwrap_or_default(),
                 None => RoaringBitmap::new(),
             };
-            let stats = add["stats"].as_str().unwrap_or_default();
-            let rows = serde_json::from_str::<Value>(stats)
-                .ok()
-                .and_then(|stats| stats["numRecords"].as_u64())
-                .and_then(|rows| u32::try_from(rows).ok());
-            let (Some(path), Some(size), Some(rows)) = (add["path"].as_str(), add["size"].as_i64(), rows) else {
+            let (Some(path), Some(size)) = (add["path"].as_str(), add["size"].as_i64()) else {
                 return Err(malformed());
             };
             if let Some(file) = numbers.get(path).and_then(|number| self.files.get_mut(*number)) {
@@ -218,18 +218,15 @@ impl DeltaTable {
             }
             let number = self.files.len();
             numbers.insert(path.to_owned(), number);
-            self.files.push(DataFile {
+            let file = LiveFile {
                 path: path.to_owned(),
                 size,
                 modification_time: add["modificationTime"].as_i64().unwrap_or_default(),
-                rows,
-                stats: stats.to_owned(),
-                vector: descriptor,
+                stats: add["stats"].as_str().map(str::to_owned),
+                deletion_vector: descriptor,
                 deleted,
-                committed: true,
-                dirty: false,
-                removed: false,
-            });
+            };
+            self.files.push(DataFile::live(file, &table)?);
             new.push(number);
         }
         let mut index = std::mem::replace(&mut self.index, KeyIndex::new(self.encoder.is_exact()));
@@ -314,10 +311,11 @@ impl DeltaTable {
             })
             .await?;
             if done != rows.len() {
-                return Err(Error::operator(format!(
-                    "{} of {} has fewer rows than the log says",
-                    file.path, self.record.table
-                )));
+                let table = &self.record.table;
+                return Err(
+                    Error::operator(format!("{} of {table} has fewer rows than the log says", file.path))
+                        .with_hint(format!("`tributary snapshot {table}` copies the table anew")),
+                );
             }
         }
         mismatch.different.sort_unstable_by_key(|(at, _)| *at);

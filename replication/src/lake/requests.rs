@@ -1,6 +1,7 @@
 //! Requests to a running sidecar, as small objects in the lake: whoever can
 //! reach the lake can ask, and a request outlives a restart.
 
+use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStoreExt, PutMode, PutPayload};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -41,7 +42,7 @@ impl Lake {
     pub async fn requests(&self) -> Result<Vec<Request>> {
         use futures::TryStreamExt;
         let unreadable = |e| store_error("cannot read the requests of", &self.root, e);
-        let folder = self.request_path("")?;
+        let folder = self.requests_folder()?;
         let listed: Vec<_> = match self.store.list(Some(&folder)).try_collect().await {
             Ok(listed) => listed,
             Err(StoreError::NotFound { .. }) => return Ok(Vec::new()),
@@ -76,14 +77,16 @@ impl Lake {
         }
     }
 
-    fn request_path(&self, id: &str) -> Result<object_store::path::Path> {
-        let root = object_store::path::Path::from_url_path(self.root.path())
-            .map_err(|e| Error::operator("lake.url is not a usable path").with_source(e))?;
-        let folder = root.join("_tributary").join("requests");
-        Ok(if id.is_empty() {
-            folder
-        } else {
-            folder.join(format!("{id}.json"))
-        })
+    fn request_path(&self, id: &str) -> Result<Path> {
+        Ok(self.requests_folder()?.join(format!("{id}.json")))
+    }
+
+    fn requests_folder(&self) -> Result<Path> {
+        let root = Path::from_url_path(self.root.path()).map_err(|e| {
+            Error::operator("lake.url is not a usable path")
+                .with_hint("use file:///path")
+                .with_source(e)
+        })?;
+        Ok(root.join("_tributary").join("requests"))
     }
 }

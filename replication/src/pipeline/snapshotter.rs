@@ -34,9 +34,6 @@ use crate::source::postgres::{GONE, Part, Reader, TableSource, Visibility, block
 /// files, smaller ones repeat less after a kill; the keys of one chunk are in
 /// memory, 16 bytes each.
 const CHUNK_BYTES: u64 = 64 << 20;
-/// How long a throttled chunk takes: its transaction holds back vacuum.
-const THROTTLED_CHUNK_SECONDS: u64 = 2;
-const THROTTLED_CHUNK_BYTES_MIN: u64 = 256 << 10;
 
 /// A chunk that waits for the stream to pass `high`.
 pub struct Window {
@@ -323,9 +320,7 @@ impl Copy {
     fn take_range(&mut self, readers: usize) -> Option<(usize, u64, u64)> {
         let (part, from, to) = self.left.pop_front()?;
         let blocks = self.planned.get(part).map_or(0, |p| p.end_block);
-        let bytes = self.task.source.throttle().limit().map_or(CHUNK_BYTES, |limit| {
-            (limit * THROTTLED_CHUNK_SECONDS / readers.max(1) as u64).clamp(THROTTLED_CHUNK_BYTES_MIN, CHUNK_BYTES)
-        });
+        let bytes = self.task.source.throttle().chunk_bytes(CHUNK_BYTES, readers);
         let size = self.parts.get(part).map_or(1, |part| blocks_for(part, bytes, blocks));
         let middle = from.saturating_add(size).min(to);
         if middle < to {

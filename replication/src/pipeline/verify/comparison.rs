@@ -118,15 +118,6 @@ impl<'a> Comparison<'a> {
     }
 
     pub async fn run(mut self) -> Result<(), Stop> {
-        let scan = Arc::new(Scan {
-            id: self.table.id.clone(),
-            source: self.source.clone(),
-            sample: self.verifier.sample,
-            seed: self.verifier.seed,
-            metrics: self.verifier.metrics.clone(),
-            progress: Mutex::new(Progress::default()),
-        });
-        scan.plan().await?;
         let chunks: u64 = self
             .table
             .parts
@@ -134,9 +125,20 @@ impl<'a> Comparison<'a> {
             .map(|part| part.bytes.div_ceil(CHUNK_BYTES))
             .sum();
         let chunks = usize::try_from(chunks).unwrap_or(usize::MAX);
+        let parallel = self.verifier.parallelism.min(chunks.max(1));
+        let scan = Arc::new(Scan {
+            id: self.table.id.clone(),
+            source: self.source.clone(),
+            readers: parallel,
+            sample: self.verifier.sample,
+            seed: self.verifier.seed,
+            metrics: self.verifier.metrics.clone(),
+            progress: Mutex::new(Progress::default()),
+        });
+        scan.plan().await?;
         let (batches, mut received) = mpsc::channel(1);
         let mut readers = JoinSet::new();
-        for _ in 0..self.verifier.parallelism.min(chunks.max(1)) {
+        for _ in 0..parallel {
             readers.spawn(scan.clone().read(batches.clone()));
         }
         drop(batches);

@@ -15,9 +15,6 @@ use crate::source::postgres::{Part, Reader, TableSource, blocks_for};
 /// What a chunk reads at the source, in bytes. A transaction is open for that
 /// long, and several chunks are in memory.
 pub const CHUNK_BYTES: u64 = 16 << 20;
-/// How long a throttled chunk takes: its transaction holds back vacuum.
-const THROTTLED_CHUNK_SECONDS: u64 = 2;
-const THROTTLED_CHUNK_BYTES_MIN: u64 = 256 << 10;
 /// A chunk of values that were stored compressed is cut here.
 const CHUNK_ROWS_BYTES: usize = 64 << 20;
 /// Pieces that a sample is made of at least.
@@ -32,6 +29,8 @@ type Range = (u64, u64);
 pub struct Scan {
     pub id: TableId,
     pub source: TableSource,
+    /// How many share the throttle.
+    pub readers: usize,
     /// The share of the table to read.
     pub sample: Option<f64>,
     pub seed: u64,
@@ -140,10 +139,7 @@ impl Scan {
 
     /// Takes the next chunk.
     fn next(&self) -> Option<Chunk> {
-        let limit = self.source.throttle().limit();
-        let bytes = limit.map_or(CHUNK_BYTES, |limit| {
-            (limit * THROTTLED_CHUNK_SECONDS).clamp(THROTTLED_CHUNK_BYTES_MIN, CHUNK_BYTES)
-        });
+        let bytes = self.source.throttle().chunk_bytes(CHUNK_BYTES, self.readers);
         let mut progress = self.lock();
         let (number, scan) = progress
             .parts
