@@ -434,3 +434,55 @@ fn a_slot_whose_log_is_removed_is_made_anew() {
     case.compare(&["public.a"]);
     assert_eq!(replacements(&case.table("a")).len(), 2);
 }
+
+#[test]
+fn a_slot_that_goes_while_another_gap_waits_is_told_for_all_tables() {
+    let case = case("two_gaps", &["a", "b"]);
+    case.catch_up();
+    case.sql("ALTER PUBLICATION two_gaps DROP TABLE a");
+    case.sql("UPDATE a SET v = 'lost' WHERE id < 10");
+    assert_error(&case.run_once(), &["public.a"]);
+    case.sql("SELECT pg_drop_replication_slot('two_gaps')");
+    case.sql("UPDATE b SET v = 'lost' WHERE id < 10; DELETE FROM b WHERE id = 20");
+    // `b` may not go on in silence behind the back of `a`.
+    assert_error(&finish(&mut case.snapshot(&["public.a"])), &["public.b", "slot"]);
+    succeed(&mut case.snapshot(&[]));
+    case.compare(&[]);
+    case.verify();
+}
+
+#[test]
+fn what_check_finds_lost_a_snapshot_without_names_puts_right() {
+    let case = case("check_then_snapshot", &["a", "b"]);
+    case.catch_up();
+    case.sql("SELECT pg_drop_replication_slot('check_then_snapshot')");
+    case.sql("UPDATE b SET v = 'lost' WHERE id < 10");
+    assert_error(&finish(&mut case.command("check")), &["public.b", "tributary snapshot"]);
+    succeed(&mut case.snapshot(&[]));
+    case.compare(&[]);
+    for table in ["a", "b"] {
+        assert_eq!(replacements(&case.table(table)).len(), 1, "{table}");
+    }
+}
+
+#[test]
+fn a_table_that_was_furthest_may_go_while_the_program_is_away() {
+    let mut case = case("furthest_gone", &["a", "b", "c"]);
+    case.catch_up();
+    for (gone, sql) in [("a", "DROP TABLE a"), ("b", "SELECT 1")] {
+        // Only its watermark moves, and the slot with it.
+        case.sql(&format!("UPDATE {gone} SET v = 'last' WHERE id < 5"));
+        case.catch_up();
+        case.sql(sql);
+        case.tables = vec!["public.c".to_owned()];
+        case.tables.extend((gone == "a").then(|| "public.b".to_owned()));
+        case.catch_up();
+    }
+    for table in ["a", "b"] {
+        assert!(["dropped", "excluded"].contains(&case.table_status(table).unwrap().state.as_str()));
+    }
+    case.sql("UPDATE c SET v = 'goes on'");
+    case.catch_up();
+    case.compare(&["public.c"]);
+    assert!(replacements(&case.table("c")).is_empty());
+}

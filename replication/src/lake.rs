@@ -122,12 +122,16 @@ impl Lake {
 
     /// The log of content that is to replace a table's: its files are the
     /// table's, its log is hidden from readers.
-    pub fn copy(&self, id: &TableId, copy: &str) -> Result<Log> {
-        let (url, log_url) = (
-            self.url(&table_path(id))?,
-            self.url(&format!("_tributary/copies/{copy}"))?,
-        );
-        Log::apart(self.store.clone(), url, log_url)
+    pub fn copy(&self, folder: &str, copy: &str) -> Result<Log> {
+        let log_url = self.url(&format!("_tributary/copies/{copy}"))?;
+        Log::apart(self.store.clone(), self.url(folder)?, log_url)
+    }
+
+    /// The content that is gathered to replace that of the table in a folder,
+    /// if there is any and it can be read.
+    pub async fn copy_of(&self, folder: &str, record: &TableRecord) -> Option<Opened> {
+        let log = self.copy(folder, record.copy.as_ref()?).ok()?;
+        Opened::read(log, &record.pipeline).await.ok().flatten()
     }
 
     /// The log that holds the pipeline's own record.
@@ -256,6 +260,7 @@ impl DataFile {
                     "{} of {table} has no numRecords, so another writer added it",
                     file.path
                 ))
+                .with_hint("move the table's folder away and run again: it is copied anew")
             })?;
         Ok(Self {
             path: file.path,
@@ -347,16 +352,6 @@ fn loose(stats: &str) -> String {
     }
 }
 
-/// A table whose content is about to be replaced.
-struct Replaced {
-    log: Log,
-    version: u64,
-    batch_number: i64,
-    files: Vec<DataFile>,
-    shape: Shape,
-    record: TableRecord,
-}
-
 /// One table of the lake and its only writer.
 pub struct DeltaTable {
     log: Log,
@@ -388,7 +383,7 @@ pub struct DeltaTable {
     /// The shape as the log has it, if the staged one is another.
     shape_before: Option<Shape>,
     /// Set in a copy: the table that it replaces once it is whole.
-    replaces: Option<Box<Replaced>>,
+    replaces: Option<Box<Opened>>,
 }
 
 /// A table as its log has it, before anyone knows the source's columns.
@@ -438,14 +433,9 @@ impl Opened {
     pub async fn mark(&mut self, operation: &str, change: impl FnOnce(&mut TableRecord)) -> Result<()> {
         let mut record = self.record.clone();
         change(&mut record);
-        let version = self.version + 1;
         let actions = vec![record.domain_action()];
-        if self.log.commit(version, operation, actions).await? == Commit::Conflict {
-            return Err(conflict(&self.log, version, &self.record).await);
-        }
-        self.version = version;
+        self.version = commit_next(&self.log, self.version, operation, actions, &self.record).await?;
         self.record = record;
-        checkpoint_if_due(&self.log, version, &self.record.table);
         Ok(())
     }
 
@@ -518,14 +508,7 @@ impl DeltaTable {
     /// Makes this table the content that replaces all of another's once it is
     /// whole.
     pub fn replacing(mut self, table: Opened) -> Self {
-        self.replaces = Some(Box::new(Replaced {
-            log: table.log,
-            version: table.version,
-            batch_number: table.batch_number,
-            files: table.files,
-            shape: table.shape,
-            record: table.record,
-        }));
+        self.replaces = Some(Box::new(table));
         self
     }
 
@@ -645,10 +628,6 @@ impl DeltaTable {
         self.files.iter().map(DataFile::live_rows).sum()
     }
 
-    pub fn file_count(&self) -> usize {
-        self.files.iter().filter(|f| f.live_rows() > 0).count()
-    }
-
     /// What index and vectors hold in memory, in bytes.
     pub fn bytes(&self) -> usize {
         let vectors: usize = self.files.iter().map(|f| f.deleted.serialized_size()).sum();
@@ -657,7 +636,7 @@ impl DeltaTable {
 
     /// Starts a writer for rows of this table.
     fn file_writer(&self) -> Result<FileWriter> {
-        FileWriter::create(&self.log, &self.file_schema, &self.schema.key)
+        self.file_format().writer()
     }
 
     fn find(&self, key: Key) -> Option<Location> {
@@ -705,14 +684,9 @@ impl DeltaTable {
             actions.push(self.shape.domain_action());
         }
         let batch_number = self.batch_number + 1;
-        actions.push(json!({"txn": {
-            "appId": record.pipeline, "version": batch_number, "lastUpdated": now_ms(),
-        }}));
+        actions.push(record.txn_action(batch_number));
         actions.push(record.domain_action());
-        let version = self.version + 1;
-        if self.log.commit(version, operation, actions).await? == Commit::Conflict {
-            return Err(conflict(&self.log, version, &self.record).await);
-        }
+        let version = commit_next(&self.log, self.version, operation, actions, &self.record).await?;
         self.version = version;
         self.batch_number = batch_number;
         self.shape_before = None;
@@ -736,7 +710,6 @@ impl DeltaTable {
             file.committed = !file.removed;
             file.dirty = false;
         }
-        checkpoint_if_due(&self.log, version, &self.record.table);
         let committed = Committed {
             version,
             ..self.staged.clone()
@@ -770,7 +743,6 @@ impl DeltaTable {
         let Some(old) = self.replaces.as_deref() else {
             return Ok(None);
         };
-        let version = old.version + 1;
         let batch_number = old.batch_number + 1;
         let mut actions: Vec<Value> = old.files.iter().map(DataFile::remove_action).collect();
         let live = self.files.iter().filter(|file| file.committed);
@@ -786,19 +758,14 @@ impl DeltaTable {
         }
         actions.push(self.shape.metadata_action(&record.table, &self.schema));
         actions.push(self.shape.domain_action());
-        actions.push(json!({"txn": {
-            "appId": record.pipeline, "version": batch_number, "lastUpdated": now_ms(),
-        }}));
+        actions.push(record.txn_action(batch_number));
         actions.push(record.domain_action());
-        if old.log.commit(version, "REPLACE", actions).await? == Commit::Conflict {
-            return Err(conflict(&old.log, version, &old.record).await);
-        }
+        let version = commit_next(&old.log, old.version, "REPLACE", actions, &old.record).await?;
         let copy = std::mem::replace(&mut self.log, old.log.clone());
         self.version = version;
         self.batch_number = batch_number;
         self.record = record;
         self.replaces = None;
-        checkpoint_if_due(&self.log, version, &self.record.table);
         copy.discard([]).await;
         Ok(Some(version))
     }
@@ -807,9 +774,22 @@ impl DeltaTable {
     /// was to replace, as they are now.
     pub async fn retire(self, pipeline: &str) -> Result<Opened> {
         let log = self.replaces.map_or(self.log, |old| old.log);
-        Opened::read(log, pipeline)
-            .await?
-            .ok_or_else(|| Error::operator(format!("the lake table of {} is gone", self.record.table)))
+        Opened::read(log, pipeline).await?.ok_or_else(|| {
+            Error::operator(format!("the lake table of {} is gone", self.record.table))
+                .with_hint("run again: a table without a lake table is copied anew")
+        })
+    }
+}
+
+/// Commits the version after `version`, or tells what took it. Returns it.
+async fn commit_next(log: &Log, version: u64, operation: &str, actions: Vec<Value>, own: &TableRecord) -> Result<u64> {
+    let version = version + 1;
+    match log.commit(version, operation, actions).await? {
+        Commit::Committed => {
+            checkpoint_if_due(log, version, &own.table);
+            Ok(version)
+        }
+        Commit::Conflict => Err(conflict(log, version, own).await),
     }
 }
 

@@ -29,10 +29,11 @@ use tracing::{info, warn};
 
 use self::apply::Apply;
 use self::control::Control;
+use self::gaps::Standing;
 pub use self::request::{Progress, snapshot};
 use self::snapshotter::Snapshotter;
 pub use self::status::{SourceStatus, Status, TableStatus, status};
-use self::tables::{Ending, Entry};
+use self::tables::Entry;
 pub use self::verify::{Difference, Differences, Keys, Outcome, Report, TableReport, VerifyOptions, verify};
 use self::watch::{Seen, Watch};
 use crate::config::{Config, OnGap};
@@ -41,7 +42,7 @@ use crate::lake::{Lake, Opened, PipelineRecord, State, table_path};
 use crate::metrics::Metrics;
 use crate::position::Position;
 use crate::source::Throttle;
-use crate::source::postgres::{Discovery, Finding, Identity, Membership, Postgres, PublishedTable, Slot};
+use crate::source::postgres::{Discovery, Finding, Identity, Membership, Postgres, PublishedTable, Refusal, Slot};
 
 /// The longest pause before another try.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
@@ -99,18 +100,14 @@ pub async fn check(config: &Config) -> Result<Vec<Finding>> {
 async fn check_lake(config: &Config, source: &mut Postgres, discovery: &Discovery, pipeline: &str) -> Result<()> {
     let lake = Lake::open(&config.lake.url)?;
     lake.prepare()?;
-    let control = Control::open(lake.pipeline()?, pipeline).await?;
-    let entries = read_entries(&lake, discovery, pipeline, &HashSet::new()).await?;
+    let slot = source.slot().await;
+    let known = slot.as_ref().ok().and_then(Option::as_ref);
+    let Standing { entries, gaps, .. } = Standing::read(source, known, &lake, discovery, pipeline).await?;
     // A slot that can't be used has a finding of its own.
-    let Ok(slot) = source.slot().await else { return Ok(()) };
-    let found = gaps::Found {
-        entries: &entries,
-        slot: slot.as_ref(),
-        control: control.as_ref(),
-        published: &discovery.published,
-        log_end: source.log_end().await?,
-    };
-    let gaps = gaps::find(&found).tables;
+    if slot.is_err() {
+        return Ok(());
+    }
+    let gaps = gaps.tables;
     let Some((_, reason)) = gaps.first() else { return Ok(()) };
     if config.source.on_gap == OnGap::Resnapshot {
         return Ok(());
@@ -176,36 +173,33 @@ async fn prepare(
     let identity = source.identify().await?;
     let lake = Lake::open(&config.lake.url)?;
     lake.prepare()?;
-    let control = Control::open(lake.pipeline()?, &identity.pipeline).await?;
+    let slot = source.slot().await?;
+    let Standing {
+        mut control,
+        mut entries,
+        gaps,
+    } = Standing::read(&mut source, slot.as_ref(), &lake, &discovery, &identity.pipeline).await?;
     let refused = set_aside(&mut discovery, control.as_ref());
     source.require(&discovery).await?;
+    discovery.refused.extend(refused);
     let until = if once { Some(source.log_end().await?) } else { None };
 
     let requests = lake.requests().await?;
     let asked: HashSet<&String> = requests.iter().flat_map(|request| &request.tables).collect();
-    let mut entries = read_entries(&lake, &discovery, &identity.pipeline, &asked).await?;
-    let slot = source.slot().await?;
-    let found = gaps::Found {
-        entries: &entries,
-        slot: slot.as_ref(),
-        control: control.as_ref(),
-        published: &discovery.published,
-        log_end: source.log_end().await?,
-    };
-    let slot = close_gaps(
-        gaps::find(&found),
-        slot,
-        &mut entries,
-        &mut source,
-        config.source.on_gap,
-    )
-    .await?;
+    for entry in &mut entries {
+        entry.ask(&asked);
+    }
+    if let (Some(control), Some(slot), false) = (&mut control, &slot, gaps.slot) {
+        // Before any of the tables that know it is marked.
+        control.know(slot.confirmed).await?;
+    }
+    let slot = close_gaps(gaps, slot, &mut entries, &mut source, config.source.on_gap).await?;
     let (mut control, from) = start_position(&mut source, &lake, control, slot, &identity, &discovery).await?;
     let epoch = control.claim(identity.timeline).await?;
-    leave_former(&lake, &mut control, &discovery, refused, &identity.pipeline, epoch).await?;
+    leave_former(&lake, &mut control, &discovery, &identity.pipeline, epoch).await?;
 
     // With what the publication says of the tables now.
-    let seen = Seen::read(&mut source, requests.clone()).await?;
+    let seen = Seen::read(&mut source, Vec::new()).await?;
     let mut places = BTreeMap::new();
     for entry in &mut entries {
         let place = seen.discovery.published.tables.get(&entry.table.id);
@@ -280,7 +274,6 @@ async fn prepare(
     }
     // What changed at the source without a row that tells of it.
     apply.ahead = Some(Seen {
-        requests: Vec::new(),
         since: std::time::Instant::now(),
         ..seen
     });
@@ -306,50 +299,15 @@ async fn prepare(
 }
 
 /// Takes tables out of what is refused that the lake already has: they must
-/// not keep the others from going on.
-fn set_aside(discovery: &mut Discovery, control: Option<&Control>) -> HashSet<String> {
-    let known = |folder: &String| control.is_some_and(|c| c.record().tables.contains_key(folder));
-    let mut folders = HashSet::new();
-    discovery.refused.retain(|refusal| {
+/// not keep the others from going on. Returns them.
+fn set_aside(discovery: &mut Discovery, control: Option<&Control>) -> Vec<Refusal> {
+    let known = |refusal: &Refusal| {
         let folder = table_path(&refusal.table);
-        let keep = !known(&folder);
-        if !keep {
-            warn!(table = %refusal.table, reason = refusal.reason, hint = refusal.hint, "the table can't be replicated as it is now");
-            folders.insert(folder);
-        }
-        keep
-    });
-    folders
-}
-
-/// Reads what the lake has of the tables.
-async fn read_entries(
-    lake: &Lake,
-    discovery: &Discovery,
-    pipeline: &str,
-    asked: &HashSet<&String>,
-) -> Result<Vec<Entry>> {
-    let mut entries = Vec::with_capacity(discovery.tables.len());
-    for table in &discovery.tables {
-        let opened = Opened::read(lake.table(&table.id)?, pipeline).await?;
-        let copy = match opened.as_ref().and_then(|opened| opened.record.copy.as_ref()) {
-            // A copy that can't be read is begun anew.
-            Some(copy) => Opened::read(lake.copy(&table.id, copy)?, pipeline).await.ok().flatten(),
-            None => None,
-        };
-        // One that is being copied is as new as can be.
-        let settled = opened
-            .as_ref()
-            .is_some_and(|o| !matches!(o.record.state, State::Snapshotting | State::Resnapshotting));
-        let why = (settled && asked.contains(&table.id.to_string())).then(|| "a new snapshot was asked for".to_owned());
-        entries.push(Entry {
-            table: table.clone(),
-            opened,
-            copy,
-            why,
-        });
-    }
-    Ok(entries)
+        control.is_some_and(|c| c.record().tables.contains_key(&folder))
+    };
+    let (aside, refused) = std::mem::take(&mut discovery.refused).into_iter().partition(known);
+    discovery.refused = refused;
+    aside
 }
 
 /// Decides what becomes of tables that miss changes. Returns the slot, if it
@@ -398,48 +356,21 @@ async fn leave_former(
     lake: &Lake,
     control: &mut Control,
     discovery: &Discovery,
-    refused: HashSet<String>,
     pipeline: &str,
     epoch: u64,
 ) -> Result<()> {
     let selected: HashSet<String> = discovery.tables.iter().map(|t| table_path(&t.id)).collect();
     let folders: Vec<String> = control.record().tables.keys().cloned().collect();
     for folder in folders.into_iter().filter(|folder| !selected.contains(folder)) {
-        if let Some(mut opened) = Opened::read(lake.log(&folder)?, pipeline).await? {
-            let name = opened.record.table.clone();
-            let id = discovery.names.values().find(|id| id.to_string() == name);
-            let ending = match id {
-                _ if refused.contains(&folder) => Ending::Mark {
-                    state: State::Stalled,
-                    reason: "it can't be replicated as it is now; `tributary check` says why".to_owned(),
-                },
-                Some(id) => tables::gone(id, opened.record.relation, discovery),
-                None => tables::gone(
-                    &crate::schema::TableId::new("", name),
-                    opened.record.relation,
-                    discovery,
-                ),
-            };
-            if let Ending::Mark { state, reason } = ending
-                && opened.record.state != state
-            {
-                warn!(
-                    table = opened.record.table,
-                    state = state.as_str(),
-                    reason,
-                    "the table is not followed any more; its lake table is kept"
-                );
-                opened
-                    .mark("STOP", |record| {
-                        record.state = state;
-                        record.reason = Some(reason);
-                        record.copy = None;
-                        record.epoch = epoch;
-                    })
-                    .await?;
-            }
+        let Some(mut opened) = Opened::read(lake.log(&folder)?, pipeline).await? else {
+            control.leave(folder).await?;
+            continue;
+        };
+        let (state, reason) = tables::gone(&opened.record.table, opened.record.relation, discovery);
+        if opened.record.state != state {
+            tables::stop(&mut opened, epoch, state, &reason).await?;
         }
-        if !refused.contains(&folder) {
+        if state != State::Stalled {
             control.leave(folder).await?;
         }
     }
@@ -485,9 +416,7 @@ async fn start_position(
     };
     let control = match control {
         Some(mut control) => {
-            if !control.record().confirm_limit.covers(&from) {
-                control.raise(from).await?;
-            }
+            control.know(from).await?;
             control
         }
         None => {

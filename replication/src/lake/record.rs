@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::log::{DOMAIN, Log, SHAPE_DOMAIN};
+use super::log::{DOMAIN, Log, SHAPE_DOMAIN, now_ms};
 use super::shape::Shape;
 use super::shown;
 use crate::error::{Error, Result};
@@ -176,6 +176,12 @@ impl TableRecord {
 
     pub fn domain_action(&self) -> Value {
         domain_action(DOMAIN, self)
+    }
+
+    pub fn txn_action(&self, batch_number: i64) -> Value {
+        json!({"txn": {
+            "appId": self.pipeline, "version": batch_number, "lastUpdated": now_ms(),
+        }})
     }
 
     /// Reads the `domainMetadata` part of an action, if it is ours.

@@ -519,7 +519,7 @@ async fn a_copy_takes_the_place_of_all_content_at_once() {
     let main = read().await;
     let record = TableRecord::new(PIPELINE.into(), "public.t".into(), 7, 1, position(3));
     let shape = main.shape.replacing(&schema(), &Origin::default());
-    let log = lake.copy(&id, "c").expect("log");
+    let log = lake.copy(&table_path(&id), "c").expect("log");
     let copy = DeltaTable::create(log, schema(), shape, record).await.expect("create");
     let mut copy = copy.replacing(main);
     let mut new = Model::new();

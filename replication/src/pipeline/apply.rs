@@ -30,11 +30,11 @@ use crate::batch::ChangeBatch;
 use crate::config::{Config, OnGap};
 use crate::error::{Error, Result};
 use crate::key::KeyEncoder;
-use crate::lake::{DeltaTable, FileFormat, Lake, Request, Shape, SnapshotProgress, State, TableRecord};
+use crate::lake::{DeltaTable, FileFormat, Lake, Request, Shape, SnapshotProgress, State};
 use crate::metrics::Metrics;
 use crate::position::Position;
 use crate::schema::TableId;
-use crate::source::postgres::{OTHER_KEY, Postgres, Stream};
+use crate::source::postgres::{OTHER_KEY, Postgres, SourceTable, Stream};
 use crate::source::{SourceEvent, Throttle};
 
 /// How often time-driven things are looked at.
@@ -59,9 +59,10 @@ pub struct Route {
     pub catch_up_to: Option<Position>,
     pub progress: SnapshotProgress,
     /// The lake table's columns, as of the last command sent.
-    pub shape: Option<Shape>,
+    pub shape: Shape,
     /// How its data files are written, as of the last command sent.
-    pub format: Option<(FileFormat, KeyEncoder)>,
+    pub format: FileFormat,
+    pub encoder: KeyEncoder,
     /// When it was entered.
     pub since: std::time::Instant,
     /// Where in the log its columns last changed.
@@ -95,24 +96,20 @@ impl Open {
 }
 
 impl Route {
-    pub fn new(
-        id: TableId,
-        relation: u32,
-        commands: mpsc::Sender<Command>,
-        place: String,
-        record: &TableRecord,
-    ) -> Self {
+    pub fn new(table: &SourceTable, commands: mpsc::Sender<Command>, place: String, lake_table: &DeltaTable) -> Self {
+        let record = lake_table.record();
         Self {
-            id,
-            relation,
+            id: table.id.clone(),
+            relation: table.relation,
             commands: Some(commands),
             place,
             state: record.state,
             durable: record.watermark,
             catch_up_to: record.catch_up_to,
             progress: record.snapshot.clone().unwrap_or_default(),
-            shape: None,
-            format: None,
+            shape: lake_table.shape().clone(),
+            format: lake_table.file_format(),
+            encoder: lake_table.encoder().clone(),
             since: std::time::Instant::now(),
             altered: None,
             paused: None,
@@ -130,6 +127,22 @@ impl Route {
             .or(self.stalled_at)
             .or_else(|| self.in_flight.front().copied())
             .or_else(|| self.open.as_ref().map(|open| open.start))
+    }
+
+    /// Hands its writer a command, if there is room.
+    fn try_send(&self, command: Command) -> Result<()> {
+        let commands = self.commands.as_ref().ok_or_else(|| self.ended())?;
+        commands.try_send(command).map_err(|_| self.ended())
+    }
+
+    /// Hands its writer a command, once there is room.
+    pub async fn send(&self, command: Command) -> Result<()> {
+        let commands = self.commands.as_ref().ok_or_else(|| self.ended())?;
+        commands.send(command).await.map_err(|_| self.ended())
+    }
+
+    fn ended(&self) -> Error {
+        Error::transient(format!("the writer of {} has ended", self.id))
     }
 
     pub fn is_closed(&self) -> bool {
@@ -337,9 +350,7 @@ impl Apply {
                 Some(SourceEvent::Commit { .. }) => true,
                 Some(SourceEvent::Begin) => false,
                 Some(SourceEvent::Stalled { table, error }) if error.code() == Some(OTHER_KEY) => {
-                    let relation = self.route(table)?.relation;
-                    let reason = "it had another key for a while".to_owned();
-                    self.end(table, Ending::Copy { relation, reason })?;
+                    self.copy_anew(table, "it had another key for a while")?;
                     false
                 }
                 Some(SourceEvent::Stalled { table, error }) => {
@@ -423,7 +434,7 @@ impl Apply {
         let route = self.route(table)?;
         let start = route.open.take().map_or(watermark, |open| open.start);
         route.in_flight.push_back(start);
-        send(route, Command::Commit { batch, watermark })?;
+        route.try_send(Command::Commit { batch, watermark })?;
         Ok(true)
     }
 
@@ -441,13 +452,13 @@ impl Apply {
         };
         let route = self.route(table)?;
         match taken {
-            Taken::Batch(batch, permit) => send(route, Command::Stage(batch, permit))?,
+            Taken::Batch(batch, permit) => route.try_send(Command::Stage(batch, permit))?,
             Taken::Nothing => {}
             Taken::NoRoom => return Err(Error::bug("a window was closed without room for its batch")),
         }
         let start = route.open.take().map_or(watermark, |open| open.start);
         route.in_flight.push_back(start);
-        send(route, command)
+        route.try_send(command)
     }
 
     /// Stages the largest open batch in the middle of a transaction.
@@ -459,7 +470,10 @@ impl Apply {
             return Ok(false);
         }
         match self.take_open(table)? {
-            Taken::Batch(batch, permit) => send(self.route(table)?, Command::Stage(batch, permit)).map(|()| true),
+            Taken::Batch(batch, permit) => self
+                .route(table)?
+                .try_send(Command::Stage(batch, permit))
+                .map(|()| true),
             Taken::Nothing => Ok(true),
             Taken::NoRoom => Ok(false),
         }
@@ -595,12 +609,6 @@ enum Taken {
     Batch(ChangeBatch, OwnedSemaphorePermit),
     /// The budget for batches on their way is used up.
     NoRoom,
-}
-
-fn send(route: &Route, command: Command) -> Result<()> {
-    let ended = || Error::transient(format!("the writer of {} has ended", route.id));
-    let commands = route.commands.as_ref().ok_or_else(ended)?;
-    commands.try_send(command).map_err(|_| ended())
 }
 
 fn panicked(error: tokio::task::JoinError) -> Error {

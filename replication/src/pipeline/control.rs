@@ -114,6 +114,15 @@ impl Control {
         self.record.confirm_limit.covers(target) || durable.iter().any(|position| position.covers(target))
     }
 
+    /// Makes sure that the record itself knows a position which the slot may
+    /// have been confirmed up to, before what else knows it goes.
+    pub async fn know(&mut self, position: Position) -> Result<()> {
+        if self.record.confirm_limit.covers(&position) {
+            return Ok(());
+        }
+        self.raise(position).await
+    }
+
     /// Lets the slot be confirmed up to `target`.
     pub async fn raise(&mut self, target: Position) -> Result<()> {
         let mut record = self.record.clone();

@@ -5,20 +5,20 @@
 //! gone, or further than that, was dropped or made anew: what lies between is
 //! lost to us.
 
+use std::collections::HashSet;
+
 use super::control::Control;
 use super::tables::Entry;
 use crate::error::{Error, Result};
-use crate::lake::{State, TableRecord, table_path};
+use crate::lake::{Lake, Opened, State, TableRecord, table_path};
 use crate::position::Position;
-use crate::source::postgres::{Membership, Published, PublishedTable, Slot};
+use crate::source::postgres::{Discovery, Membership, Postgres, Published, PublishedTable, Slot};
 
-/// What the source is found to be.
-pub struct Found<'a> {
-    pub entries: &'a [Entry],
-    pub slot: Option<&'a Slot>,
-    pub control: Option<&'a Control>,
-    pub published: &'a Published,
-    pub log_end: Position,
+/// What the lake has of the source's tables.
+pub struct Standing {
+    pub control: Option<Control>,
+    pub entries: Vec<Entry>,
+    pub gaps: Gaps,
 }
 
 /// What is lost.
@@ -26,53 +26,137 @@ pub struct Found<'a> {
 pub struct Gaps {
     /// By the place of the entry: why its table misses changes.
     pub tables: Vec<(usize, String)>,
+    /// Whether the slot is not the one that the lake knows, or of no use.
+    pub slot: bool,
     /// Whether the slot can't be used any more: its log is gone, or refers to
     /// a publication that is no more.
     pub drop_slot: bool,
 }
 
-/// Looks for changes that were lost.
-pub fn find(found: &Found<'_>) -> Gaps {
-    let mut gaps = Gaps::default();
-    for (number, entry) in found.entries.iter().enumerate() {
-        let Some(opened) = &entry.opened else { continue };
-        let left = left(found, entry);
-        // The slot's log refers to the publication as it was.
-        gaps.drop_slot |= left == Some(REMADE) && found.slot.is_some();
-        let record = entry.copy.as_ref().map_or(&opened.record, |copy| &copy.record);
-        if opened.record.state == State::NeedsSnapshot {
-            gaps.tables
-                .push((number, opened.record.reason.clone().unwrap_or_default()));
-            continue;
+impl Standing {
+    /// `slot` was read before: what it confirms, the lake has known earlier.
+    pub async fn read(
+        source: &mut Postgres,
+        slot: Option<&Slot>,
+        lake: &Lake,
+        discovery: &Discovery,
+        pipeline: &str,
+    ) -> Result<Self> {
+        let control = Control::open(lake.pipeline()?, pipeline).await?;
+        let mut entries = Vec::with_capacity(discovery.tables.len());
+        for table in &discovery.tables {
+            entries.push(Entry::read(lake, table.clone(), pipeline).await?);
         }
-        // The others are copied anew whatever happened.
-        if !record.state.is_live() || record.relation != entry.table.relation {
-            continue;
-        }
-        if !found.log_end.covers(&record.watermark) {
-            gaps.tables.push((
-                number,
+        let found = Found {
+            entries: &entries,
+            slot,
+            control: control.as_ref(),
+            published: &discovery.published,
+            log_end: source.log_end().await?,
+        };
+        let gaps = found.gaps(lake, pipeline).await?;
+        Ok(Self { control, entries, gaps })
+    }
+}
+
+struct Found<'a> {
+    entries: &'a [Entry],
+    slot: Option<&'a Slot>,
+    control: Option<&'a Control>,
+    published: &'a Published,
+    log_end: Position,
+}
+
+impl Found<'_> {
+    /// Looks for changes that were lost.
+    async fn gaps(&self, lake: &Lake, pipeline: &str) -> Result<Gaps> {
+        let mut gaps = Gaps::default();
+        let of_slot = self.slot_gap(lake, pipeline).await?;
+        for (number, entry) in self.entries.iter().enumerate() {
+            let Some(opened) = &entry.opened else { continue };
+            let left = left(self, entry);
+            // The slot's log refers to the publication as it was.
+            gaps.drop_slot |= left == Some(REMADE) && self.slot.is_some();
+            let record = entry.copy.as_ref().map_or(&opened.record, |copy| &copy.record);
+            let reason = if opened.record.state == State::NeedsSnapshot {
+                opened.record.reason.clone().unwrap_or_default()
+            } else if !record.state.is_live() {
+                // The others are copied anew whatever happened.
+                continue;
+            } else if record.relation == entry.table.relation && !self.log_end.covers(&record.watermark) {
                 format!(
                     "the source's log ends at {}, before the table's watermark {}: it was restored from a backup",
-                    found.log_end, record.watermark
-                ),
+                    self.log_end, record.watermark
+                )
+            } else if let Some(what) = left.filter(|_| record.relation == entry.table.relation) {
+                lost_after(what, record)
+            } else if let Some(what) = &of_slot {
+                lost_after(what, record)
+            } else {
+                continue;
+            };
+            gaps.tables.push((number, reason));
+        }
+        gaps.slot = of_slot.is_some();
+        gaps.drop_slot |= self.slot.is_some_and(|slot| slot.lost);
+        Ok(gaps)
+    }
+
+    /// What happened to the slot, if the lake can't have told it to be there.
+    async fn slot_gap(&self, lake: &Lake, pipeline: &str) -> Result<Option<String>> {
+        let Some(slot) = self.slot else {
+            return Ok(Some("the replication slot is gone".to_owned()));
+        };
+        if slot.lost {
+            return Ok(Some(
+                "the server has removed log that the replication slot needed (see max_slot_wal_keep_size)".to_owned(),
             ));
-        } else if let Some(what) = left {
-            gaps.tables.push((number, lost_after(what, record)));
         }
-    }
-    if gaps.tables.is_empty()
-        && let Some(what) = slot_gap(found)
-    {
-        for (number, entry) in found.entries.iter().enumerate() {
-            let record = entry.copy.as_ref().or(entry.opened.as_ref()).map(|o| &o.record);
-            let live = record.filter(|record| record.state.is_live());
-            gaps.tables
-                .extend(live.map(|record| (number, lost_after(&what, record))));
+        let limit = self.control.map(|control| control.record().confirm_limit);
+        let opened = self
+            .entries
+            .iter()
+            .flat_map(|entry| entry.opened.iter().chain(&entry.copy));
+        let known = limit
+            .into_iter()
+            .chain(opened.map(|opened| opened.record.watermark))
+            .any(|position: Position| position.covers(&slot.confirmed));
+        if known || self.known_elsewhere(slot, lake, pipeline).await? {
+            return Ok(None);
         }
+        Ok(Some(format!(
+            "the replication slot was made anew at {}",
+            slot.confirmed
+        )))
     }
-    gaps.drop_slot |= found.slot.is_some_and(|slot| slot.lost);
-    gaps
+
+    /// Whether a table knows the slot's position that is not replicated any
+    /// more: it may have been the one that was furthest.
+    async fn known_elsewhere(&self, slot: &Slot, lake: &Lake, pipeline: &str) -> Result<bool> {
+        let Some(record) = self.control.map(Control::record) else {
+            return Ok(false);
+        };
+        let read: HashSet<String> = self.entries.iter().map(|e| table_path(&e.table.id)).collect();
+        for folder in record.tables.keys().chain(&record.former) {
+            if read.contains(folder) {
+                continue;
+            }
+            // One that can't be read any more knows nothing.
+            let Ok(Some(opened)) = Opened::read(lake.log(folder)?, pipeline).await else {
+                continue;
+            };
+            let copy = lake.copy_of(folder, &opened.record).await;
+            let watermarks = [Some(opened.record.watermark), copy.map(|copy| copy.record.watermark)];
+            if watermarks
+                .iter()
+                .flatten()
+                .any(|position| position.covers(&slot.confirmed))
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
 /// What became of a table's place in the publication, if it has missed changes.
@@ -98,29 +182,7 @@ pub const REFORMED: &str = "its row filter or column list in the publication cha
 /// What happened to a table that has another place in the publication.
 pub const LEFT: &str = "it was taken out of the publication";
 
-/// What happened to the slot, if the lake can't have told it to be there.
-fn slot_gap(found: &Found<'_>) -> Option<String> {
-    let Some(slot) = found.slot else {
-        return Some("the replication slot is gone".to_owned());
-    };
-    if slot.lost {
-        return Some(
-            "the server has removed log that the replication slot needed (see max_slot_wal_keep_size)".to_owned(),
-        );
-    }
-    let limit = found.control.map(|control| control.record().confirm_limit);
-    let opened = found
-        .entries
-        .iter()
-        .flat_map(|entry| entry.opened.iter().chain(&entry.copy));
-    let known = limit
-        .into_iter()
-        .chain(opened.map(|opened| opened.record.watermark))
-        .any(|position: Position| position.covers(&slot.confirmed));
-    (!known).then(|| format!("the replication slot was made anew at {}", slot.confirmed))
-}
-
-pub fn lost_after(what: &str, record: &TableRecord) -> String {
+fn lost_after(what: &str, record: &TableRecord) -> String {
     format!("{what}; changes after {} are lost", record.watermark)
 }
 

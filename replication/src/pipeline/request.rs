@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use super::gaps;
+use super::gaps::{self, Standing};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::lake::{Lake, Opened, Request, State};
+use crate::lake::{Lake, Opened, Request, State, table_path};
 use crate::schema::TableId;
 use crate::source::postgres::{Postgres, selected};
 
@@ -32,16 +32,22 @@ pub async fn snapshot(config: &Config, patterns: &[String]) -> Result<Asked> {
     let discovery = source.discover().await?;
     let pipeline = source.identify().await?.pipeline;
     let lake = Lake::open(&config.lake.url)?;
+    let slot = source.slot().await?;
+    let Standing { entries, gaps, .. } =
+        Standing::read(&mut source, slot.as_ref(), &lake, &discovery, &pipeline).await?;
     let mut tables = Vec::new();
-    for table in &discovery.tables {
-        let named = !patterns.is_empty() && selected(patterns, &table.id);
-        let opened = Opened::read(lake.table(&table.id)?, &pipeline).await?;
-        let record = opened.map(|opened| opened.record);
-        let needs = record.as_ref().is_some_and(|r| r.state == State::NeedsSnapshot);
-        if named || (patterns.is_empty() && needs) {
+    for (number, entry) in entries.iter().enumerate() {
+        let id = &entry.table.id;
+        let wanted = if patterns.is_empty() {
+            gaps.tables.iter().any(|(gap, _)| *gap == number)
+        } else {
+            selected(patterns, id)
+        };
+        if wanted {
             // A first snapshot that runs is as new as can be.
+            let record = entry.opened.as_ref().map(|opened| &opened.record);
             let before = record.filter(|r| r.state != State::Snapshotting).map(|r| r.generation);
-            tables.push((table.id.clone(), before));
+            tables.push((id.clone(), before));
         }
     }
     for pattern in patterns {
@@ -52,7 +58,7 @@ pub async fn snapshot(config: &Config, patterns: &[String]) -> Result<Asked> {
                 .with_hint(format!("source.tables selects {}", names.join(", "))));
         }
     }
-    let running = is_running(&mut source).await?;
+    let running = slot.is_some_and(|slot| slot.active);
     if tables.is_empty() && running {
         return Err(Error::operator("no table needs a new snapshot")
             .with_hint("name the tables to copy anew: tributary snapshot schema.table"));
@@ -70,10 +76,6 @@ pub async fn snapshot(config: &Config, patterns: &[String]) -> Result<Asked> {
     })
 }
 
-async fn is_running(source: &mut Postgres) -> Result<bool> {
-    Ok(source.slot().await?.is_some_and(|slot| slot.active))
-}
-
 /// A request on its way.
 pub struct Asked {
     /// Whether a sidecar is running that carries it out.
@@ -86,7 +88,8 @@ pub struct Asked {
 impl Asked {
     /// Whether a sidecar has started meanwhile.
     pub async fn is_running(&self, config: &Config) -> Result<bool> {
-        is_running(&mut Postgres::connect(&config.source).await?).await
+        let mut source = Postgres::connect(&config.source).await?;
+        Ok(source.slot().await?.is_some_and(|slot| slot.active))
     }
 
     pub fn tables(&self) -> impl Iterator<Item = &TableId> {
@@ -128,16 +131,11 @@ impl Asked {
             let reason = record.reason.clone().unwrap_or_default();
             return Err(match record.state {
                 State::NeedsSnapshot => gaps::needs_snapshot(&[id.to_string()], &reason),
-                state => Error::operator(format!("{id} is {}: {reason}", state.as_str())),
+                state => Error::operator(format!("{id} is {}: {reason}", state.as_str()))
+                    .with_hint("`tributary check` says what keeps it from being replicated"),
             });
         }
-        let copy = match &record.copy {
-            Some(copy) => Opened::read(self.lake.copy(id, copy)?, &self.pipeline)
-                .await
-                .ok()
-                .flatten(),
-            None => None,
-        };
+        let copy = self.lake.copy_of(&table_path(id), record).await;
         let snapshot = copy.as_ref().map_or(&record.snapshot, |copy| &copy.record.snapshot);
         Ok(Progress {
             table: id.clone(),

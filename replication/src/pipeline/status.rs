@@ -57,13 +57,7 @@ pub async fn status(config: &Config) -> Result<Status> {
     for table in &discovery.tables {
         let read = Opened::read(lake.table(&table.id)?, &pipeline).await;
         let copy = match &read {
-            Ok(Some(Opened { record, .. })) => match &record.copy {
-                Some(copy) => Opened::read(lake.copy(&table.id, copy)?, &pipeline)
-                    .await
-                    .ok()
-                    .flatten(),
-                None => None,
-            },
+            Ok(Some(opened)) => lake.copy_of(&table_path(&table.id), &opened.record).await,
             _ => None,
         };
         opened.push((table.id.to_string(), read, copy));

@@ -25,9 +25,14 @@ use super::watch::Seen;
 use super::writer::{Command, Writer};
 use crate::config::OnGap;
 use crate::error::{Class, Error, Result};
-use crate::lake::{DeltaTable, Opened, Shape, State, TableRecord, table_path};
+use crate::lake::{DeltaTable, Lake, Opened, Shape, State, TableRecord, table_path};
 use crate::schema::TableId;
 use crate::source::postgres::{Discovery, Look, Membership, Part, PublishedTable, SourceTable, Verdict, WENT_AWAY};
+
+/// Why a table is copied that a request names.
+const ASKED: &str = "a new snapshot was asked for";
+/// Why one is that has another relation under its name.
+const REMADE: &str = "it was dropped and made anew at the source";
 
 /// A table that is about to be followed.
 pub struct Entry {
@@ -41,6 +46,34 @@ pub struct Entry {
 }
 
 impl Entry {
+    pub async fn read(lake: &Lake, table: SourceTable, pipeline: &str) -> Result<Self> {
+        let folder = table_path(&table.id);
+        let opened = Opened::read(lake.log(&folder)?, pipeline).await?;
+        // A copy that can't be read is begun anew.
+        let copy = match &opened {
+            Some(opened) => lake.copy_of(&folder, &opened.record).await,
+            None => None,
+        };
+        Ok(Self {
+            table,
+            opened,
+            copy,
+            why: None,
+        })
+    }
+
+    /// Takes on a request for a new snapshot, if the table is among those asked
+    /// for. One that is being copied is as new as can be.
+    pub fn ask(&mut self, asked: &HashSet<&String>) {
+        let settled = self
+            .opened
+            .as_ref()
+            .is_some_and(|o| !matches!(o.record.state, State::Snapshotting | State::Resnapshotting));
+        if settled && asked.contains(&self.table.id.to_string()) {
+            self.why.get_or_insert_with(|| ASKED.to_owned());
+        }
+    }
+
     /// Records that the table has to be copied, so that a kill can't make it
     /// forgotten.
     pub async fn remember_why(&mut self) -> Result<()> {
@@ -63,9 +96,7 @@ impl Entry {
 /// What happens to a closed table once its writer has finished.
 pub enum Ending {
     /// It stays as it is, in a state that says why.
-    Mark { state: State, reason: String },
-    /// Changes are lost for it, and the operator decides.
-    Gap { reason: String },
+    Mark(State, String),
     /// It is copied anew, as the relation that it is now.
     Copy { relation: u32, reason: String },
 }
@@ -91,9 +122,7 @@ impl Apply {
         let record = &opened.record;
         let why = match record.state {
             _ if why.is_some() => why,
-            _ if record.relation != table.relation && copy.is_none() => {
-                Some("it was dropped and made anew at the source".to_owned())
-            }
+            _ if record.relation != table.relation && copy.is_none() => Some(REMADE.to_owned()),
             state if state.is_live() => None,
             State::Dropped => Some("it is at the source again".to_owned()),
             State::Excluded => Some("it is selected again".to_owned()),
@@ -147,15 +176,16 @@ impl Apply {
         place: String,
     ) -> Result<()> {
         let reason = opened.record.reason.clone().unwrap_or_default();
-        let fitting = copy.as_ref().filter(|copy| {
+        let fits = |copy: &&Opened| {
             copy.record.relation == table.relation && copy.record.state.is_live() && copy.record.copy.is_none()
-        });
-        let recorded = match fitting {
+        };
+        let recorded = match copy.as_ref().filter(fits) {
             Some(copy) => table.as_recorded(&copy.shape, self.source.types()?),
             None => None,
         };
-        let (Some(recorded), Some(copy)) = (recorded, copy) else {
-            return self.begin_copy(table, opened, None, reason, place).await;
+        let (recorded, copy) = match (recorded, copy) {
+            (Some(recorded), Some(copy)) => (recorded, copy),
+            (_, unfit) => return self.begin_copy(table, opened, unfit, reason, place).await,
         };
         let epoch = self.epoch;
         opened.mark("CLAIM", |record| record.epoch = epoch).await?;
@@ -174,6 +204,9 @@ impl Apply {
     ) -> Result<()> {
         warn!(table = %table.id, reason, "copying the table anew; readers keep its content of now until the copy is whole");
         let (epoch, copy) = (self.epoch, uuid::Uuid::new_v4().to_string());
+        if let Some(old) = &old {
+            self.control.know(old.record.watermark).await?;
+        }
         opened
             .mark("RESNAPSHOT", |record| {
                 record.state = State::Resnapshotting;
@@ -187,7 +220,7 @@ impl Apply {
         }
         let shape = opened.shape.replacing(&table.schema, &table.origin());
         let record = self.new_record(&table).await?;
-        let log = self.lake.copy(&table.id, &copy)?;
+        let log = self.lake.copy(&table_path(&table.id), &copy)?;
         let lake_table = DeltaTable::create(log, table.schema.clone(), shape, record).await?;
         self.follow(Arc::new(table), lake_table.replacing(opened), place)
     }
@@ -201,11 +234,8 @@ impl Apply {
         // One command at work, and a batch and a chunk waiting.
         let (commands, receiver) = mpsc::channel(2);
         let table_source = self.source.table_source(table.clone(), self.throttle.clone());
-        let mut route = Route::new(table.id.clone(), table.relation, commands, place, record);
-        route.shape = Some(lake_table.shape().clone());
-        route.format = Some((lake_table.file_format(), lake_table.encoder().clone()));
         let snapshotting = record.state == State::Snapshotting;
-        self.routes.push(route);
+        self.routes.push(Route::new(&table, commands, place, &lake_table));
         let writer = Writer {
             number,
             table: lake_table,
@@ -233,15 +263,12 @@ impl Apply {
         };
         let source = self.source.table_source(table, self.throttle.clone());
         let route = self.route(number)?;
-        let Some((format, encoder)) = route.format.clone() else {
-            return Err(Error::bug("a table without a file format"));
-        };
         let task = Task {
             number,
             id: route.id.clone(),
             source,
-            format,
-            encoder,
+            format: route.format.clone(),
+            encoder: route.encoder.clone(),
             progress: route.progress.clone(),
         };
         self.tasks
@@ -266,6 +293,12 @@ impl Apply {
         Ok(())
     }
 
+    /// Closes a table to copy it anew.
+    pub fn copy_anew(&mut self, number: usize, reason: &str) -> Result<()> {
+        let (relation, reason) = (self.route(number)?.relation, reason.to_owned());
+        self.end(number, Ending::Copy { relation, reason })
+    }
+
     /// A closed table's writer has finished: its record tells why, and a copy
     /// begins if need be.
     pub async fn settle(&mut self, number: usize, table: DeltaTable) -> Result<()> {
@@ -275,31 +308,22 @@ impl Apply {
             return Err(Error::transient(format!("the writer of {id} ended early")));
         };
         let mut opened = table.retire(&self.pipeline).await?;
-        let copy = self.read_copy(&id, &opened).await;
-        let ending = match ending {
+        let copy = self.lake.copy_of(&table_path(&id), &opened.record).await;
+        let (state, reason) = match ending {
+            Ending::Mark(state, reason) => (state, reason),
             Ending::Copy { relation, reason } => match self.publish_again(&id, relation).await? {
                 Ok((now, place)) => {
                     self.begin_copy(now, opened, copy, reason, place).await?;
                     self.route(number)?.held = None;
                     return Ok(());
                 }
-                Err(mark) => mark,
+                Err(instead) => instead,
             },
-            other => other,
         };
-        let (state, reason) = match &ending {
-            Ending::Gap { reason } => (State::NeedsSnapshot, reason),
-            Ending::Mark { state, reason } => (*state, reason),
-            Ending::Copy { .. } => return Ok(()),
-        };
-        warn!(table = %id, state = state.as_str(), reason, "the table is not followed any more; its lake table is kept");
-        opened
-            .mark("STOP", |record| {
-                record.state = state;
-                record.reason = Some(reason.clone());
-                record.copy = None;
-            })
-            .await?;
+        if let Some(copy) = &copy {
+            self.control.know(copy.record.watermark).await?;
+        }
+        stop(&mut opened, self.epoch, state, &reason).await?;
         if let Some(copy) = copy {
             copy.discard().await;
         }
@@ -307,10 +331,10 @@ impl Apply {
             self.control.leave(table_path(&id)).await?;
         }
         self.route(number)?.held = None;
-        match ending {
-            Ending::Gap { reason } => Err(gaps::needs_snapshot(&[id.to_string()], &reason)),
-            _ => Ok(()),
+        if state == State::NeedsSnapshot {
+            return Err(gaps::needs_snapshot(&[id.to_string()], &reason));
         }
+        Ok(())
     }
 
     /// Looks at a table that is to be copied, and makes sure that it is
@@ -320,14 +344,10 @@ impl Apply {
         &mut self,
         id: &TableId,
         relation: u32,
-    ) -> Result<std::result::Result<(SourceTable, String), Ending>> {
-        let gone = || Ending::Mark {
-            state: State::Dropped,
-            reason: "it is gone at the source, or has another name".to_owned(),
-        };
-        let stalled = |reason: &str, hint: &str| Ending::Mark {
-            state: State::Stalled,
-            reason: format!("{reason} (hint: {hint})"),
+    ) -> Result<Result<(SourceTable, String), (State, String)>> {
+        let gone = || {
+            let reason = "it is gone at the source, or has another name";
+            (State::Dropped, reason.to_owned())
         };
         let mut published = false;
         loop {
@@ -365,13 +385,6 @@ impl Apply {
         }
     }
 
-    /// The content that is gathered to replace a table's, if it can be read.
-    pub async fn read_copy(&self, id: &TableId, opened: &Opened) -> Option<Opened> {
-        let copy = opened.record.copy.as_ref()?;
-        let log = self.lake.copy(id, copy).ok()?;
-        Opened::read(log, &self.pipeline).await.ok().flatten()
-    }
-
     /// The stream has described a table's columns: what follows has them.
     pub async fn judge(&mut self, number: usize) -> Result<()> {
         let before = self.table(number)?;
@@ -386,20 +399,11 @@ impl Apply {
             }
             // The next look at the catalogue says what has become of it.
             _ if as_before => Ok(()),
-            Look::Refused(refusal) => self.end(
-                number,
-                Ending::Mark {
-                    state: State::Stalled,
-                    reason: format!("{} (hint: {})", refusal.reason, refusal.hint),
-                },
-            ),
-            Look::Gone => self.end(
-                number,
-                Ending::Copy {
-                    relation: before.relation,
-                    reason: "its columns changed".to_owned(),
-                },
-            ),
+            Look::Refused(refusal) => {
+                let (state, reason) = stalled(&refusal.reason, &refusal.hint);
+                self.end(number, Ending::Mark(state, reason))
+            }
+            Look::Gone => self.copy_anew(number, "its columns changed"),
         }
     }
 
@@ -408,10 +412,7 @@ impl Apply {
         let (table, evolve) = match verdict {
             Verdict::Same(table) => (table, false),
             Verdict::Evolve(table) => (table, true),
-            Verdict::Copy(reason) => {
-                let relation = before.relation;
-                return self.end(number, Ending::Copy { relation, reason });
-            }
+            Verdict::Copy(reason) => return self.copy_anew(number, &reason),
         };
         // The name is the table's for as long as it is followed.
         let table = Arc::new(SourceTable {
@@ -422,7 +423,7 @@ impl Apply {
             return self.stream.refresh(number, table);
         }
         let mut shape = self.route(number)?.shape.clone();
-        if let Some(shape) = shape.as_mut().filter(|_| evolve) {
+        if evolve {
             let was_mapped = shape.mapped;
             shape.evolve(&table.schema, &table.origin())?;
             let reason = if shape.is_ambiguous() {
@@ -433,8 +434,7 @@ impl Apply {
                 None
             };
             if let Some(reason) = reason {
-                let (relation, reason) = (table.relation, reason.to_owned());
-                return self.end(number, Ending::Copy { relation, reason });
+                return self.copy_anew(number, reason);
             }
             info!(table = %table.id, columns = table.columns.len(), mapped = shape.mapped, "the table's columns changed");
         }
@@ -442,7 +442,7 @@ impl Apply {
     }
 
     /// Tells writer and stream of the table's new form.
-    async fn alter(&mut self, number: usize, table: Arc<SourceTable>, shape: Option<Shape>) -> Result<()> {
+    async fn alter(&mut self, number: usize, table: Arc<SourceTable>, shape: Shape) -> Result<()> {
         self.flush(number).await?;
         let points = Arc::new(self.source.table_source(table.clone(), self.throttle.clone()));
         let command = Command::Evolve {
@@ -450,19 +450,13 @@ impl Apply {
             origin: table.origin(),
             points,
         };
-        let commands = self.route(number)?.commands.clone();
-        let ended = || Error::transient(format!("the writer of {} has ended", table.id));
-        commands.ok_or_else(ended)?.send(command).await.map_err(|_| ended())?;
+        self.route(number)?.send(command).await?;
         self.stream.alter(number, table.clone())?;
         let altered = self.stream.commit_position();
         let start = self.stream.position();
         let route = self.route(number)?;
-        if let (Some(shape), Some((format, encoder))) = (&shape, route.format.take()) {
-            route.format = Some((
-                format.with_shape(shape, &table.schema),
-                encoder.with_schema(&table.schema),
-            ));
-        }
+        route.format = route.format.clone().with_shape(&shape, &table.schema);
+        route.encoder = route.encoder.with_schema(&table.schema);
         route.shape = shape;
         route.altered = Some(altered);
         route.open.get_or_insert_with(|| Open::now(start));
@@ -476,11 +470,10 @@ impl Apply {
             return Ok(());
         }
         let permits = self.permits(number);
-        let closed = || Error::transient("a table's writer has ended");
         let permit = self.in_flight.clone().acquire_many_owned(permits).await;
-        let command = Command::Stage(self.stream.take_batch(number)?, permit.map_err(|_| closed())?);
-        let commands = self.route(number)?.commands.clone();
-        commands.ok_or_else(closed)?.send(command).await.map_err(|_| closed())
+        let permit = permit.map_err(|e| Error::bug("the memory budget is closed").with_source(e))?;
+        let batch = self.stream.take_batch(number)?;
+        self.route(number)?.send(Command::Stage(batch, permit)).await
     }
 
     /// A snapshot can't go on.
@@ -505,8 +498,7 @@ impl Apply {
             // One that is being copied is as new as can be.
             let settled = matches!(route.state, State::Streaming | State::CatchingUp) || route.stalled_at.is_some();
             if !route.is_closed() && settled && route.since < seen.since && asked.contains(&route.id.to_string()) {
-                let (relation, reason) = (route.relation, "a new snapshot was asked for".to_owned());
-                self.end(number, Ending::Copy { relation, reason })?;
+                self.copy_anew(number, ASKED)?;
             }
         }
         self.enter_new(&seen).await?;
@@ -536,25 +528,25 @@ impl Apply {
         let route = self.route(number)?;
         let (id, relation, place) = (route.id.clone(), route.relation, route.place.clone());
         let Some(now) = seen.discovery.tables.iter().find(|table| table.id == id) else {
-            return self.end(number, gone(&id, relation, &seen.discovery));
-        };
-        let copy = |reason: &str| Ending::Copy {
-            relation: now.relation,
-            reason: reason.to_owned(),
+            let (state, reason) = gone(&id.to_string(), relation, &seen.discovery);
+            return self.end(number, Ending::Mark(state, reason));
         };
         if now.relation != relation {
-            return self.end(number, copy("it was dropped and made anew at the source"));
+            let ending = Ending::Copy {
+                relation: now.relation,
+                reason: REMADE.to_owned(),
+            };
+            return self.end(number, ending);
         }
         match PublishedTable::since(seen.discovery.published.tables.get(&id), &place) {
             Membership::Same => {}
-            Membership::Reformed => return self.end(number, copy(gaps::REFORMED)),
+            Membership::Reformed => return self.copy_anew(number, gaps::REFORMED),
             Membership::Left => {
                 let reason = format!("{}; changes after that are lost", gaps::LEFT);
-                let ending = match self.on_gap() {
-                    OnGap::Stop => Ending::Gap { reason },
-                    OnGap::Resnapshot => copy(&reason),
+                return match self.on_gap() {
+                    OnGap::Stop => self.end(number, Ending::Mark(State::NeedsSnapshot, reason)),
+                    OnGap::Resnapshot => self.copy_anew(number, &reason),
                 };
-                return self.end(number, ending);
             }
         }
         // The stream may have told of what the catalogue did not show yet.
@@ -589,23 +581,18 @@ impl Apply {
     async fn reconcile_parts(&mut self, number: usize, now: &SourceTable) -> Result<()> {
         let before = self.table(number)?;
         let changes = before.part_changes(now);
-        let relation = now.relation;
-        let copy = |reason: &str| Ending::Copy {
-            relation,
-            reason: reason.to_owned(),
-        };
         if changes.gone {
-            return self.end(number, copy("a partition was dropped or detached"));
+            return self.copy_anew(number, "a partition was dropped or detached");
         }
         if changes.rewritten {
-            return self.end(number, copy("a partition was truncated or rewritten"));
+            return self.copy_anew(number, "a partition was truncated or rewritten");
         }
         if changes.new.is_empty() {
             return Ok(());
         }
         let filled: Vec<Part> = changes.new.into_iter().filter(|part| part.bytes > 0).collect();
         if !filled.is_empty() && self.route(number)?.state == State::Snapshotting {
-            return self.end(number, copy("a partition was attached during its snapshot"));
+            return self.copy_anew(number, "a partition was attached during its snapshot");
         }
         let table = SourceTable {
             parts: now.parts.clone(),
@@ -618,14 +605,8 @@ impl Apply {
             return Ok(());
         }
         info!(table = %before.id, partitions = filled.len(), "copying new partitions");
-        let ended = || Error::transient(format!("the writer of {} has ended", before.id));
-        let commands = self.route(number)?.commands.clone();
-        commands
-            .ok_or_else(ended)?
-            .send(Command::Extend)
-            .await
-            .map_err(|_| ended())?;
         let route = self.route(number)?;
+        route.send(Command::Extend).await?;
         route.state = State::Snapshotting;
         route.progress = Default::default();
         self.copy_rows(number, Some(filled))
@@ -666,21 +647,10 @@ impl Apply {
                 continue;
             };
             let Some(place) = place(&table.id) else { continue };
-            let opened = Opened::read(self.lake.table(&table.id)?, &self.pipeline).await?;
-            let copy = match &opened {
-                Some(opened) => self.read_copy(&table.id, opened).await,
-                None => None,
-            };
-            let why = opened
-                .as_ref()
-                .filter(|opened| opened.record.state.is_live())
-                .map(|_| "it was not followed for a while".to_owned());
-            let mut entry = Entry {
-                table: *table,
-                opened,
-                copy,
-                why,
-            };
+            let mut entry = Entry::read(&self.lake, *table, &self.pipeline).await?;
+            if entry.opened.as_ref().is_some_and(|o| o.record.state.is_live()) {
+                entry.why = Some("it was not followed for a while".to_owned());
+            }
             entry.remember_why().await?;
             entries.push((entry, place));
         }
@@ -710,15 +680,38 @@ impl Apply {
     }
 }
 
-/// What has become of a table that is not among those to replicate any more.
-pub fn gone(id: &TableId, relation: u32, discovery: &Discovery) -> Ending {
-    let (state, reason) = match discovery.refused.iter().find(|refusal| refusal.table == *id) {
-        Some(refusal) => (State::Stalled, format!("{} (hint: {})", refusal.reason, refusal.hint)),
+/// What has become of a table that is not among those to replicate any more,
+/// by its name and relation.
+pub fn gone(table: &str, relation: u32, discovery: &Discovery) -> (State, String) {
+    let named = |id: &TableId| id.to_string() == table;
+    match discovery.refused.iter().find(|refusal| named(&refusal.table)) {
+        Some(refusal) => stalled(&refusal.reason, &refusal.hint),
         None => match discovery.names.get(&relation) {
-            Some(name) if name == id => (State::Excluded, "it is not selected any more".to_owned()),
+            Some(name) if named(name) => (State::Excluded, "it is not selected any more".to_owned()),
             Some(name) => (State::Dropped, format!("it was renamed to {name} at the source")),
             None => (State::Dropped, "it was dropped at the source".to_owned()),
         },
-    };
-    Ending::Mark { state, reason }
+    }
+}
+
+fn stalled(reason: &str, hint: &str) -> (State, String) {
+    (State::Stalled, format!("{reason} (hint: {hint})"))
+}
+
+/// Records why a table is not followed any more.
+pub async fn stop(opened: &mut Opened, epoch: u64, state: State, reason: &str) -> Result<()> {
+    warn!(
+        table = opened.record.table,
+        state = state.as_str(),
+        reason,
+        "the table is not followed any more; its lake table is kept"
+    );
+    opened
+        .mark("STOP", |record| {
+            record.state = state;
+            record.reason = Some(reason.to_owned());
+            record.copy = None;
+            record.epoch = epoch;
+        })
+        .await
 }
