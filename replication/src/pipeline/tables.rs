@@ -349,32 +349,32 @@ impl Apply {
             let reason = "it is gone at the source, or has another name";
             (State::Dropped, reason.to_owned())
         };
-        let mut published = false;
+        let mut tried = false;
         loop {
-            let now = match self.source.look(relation).await? {
-                Look::Table(now) if now.id == *id => *now,
+            let (now, published) = match self.source.look(relation).await? {
+                Look::Table(now, published) if now.id == *id => (*now, published),
                 Look::Refused(refusal) if refusal.table == *id => {
                     return Ok(Err(stalled(&refusal.reason, &refusal.hint)));
                 }
                 _ => return Ok(Err(gone())),
             };
-            if published {
-                let members = self.source.published().await?;
-                let Some(member) = members.tables.get(id) else {
-                    return Ok(Err(gone()));
-                };
-                let place = member.token();
+            if let Some(published) = published {
+                let place = published.token();
                 self.control
                     .enter(BTreeMap::from([(table_path(id), place.clone())]))
                     .await?;
                 return Ok(Ok((now, place)));
             }
+            if tried {
+                return Ok(Err(gone()));
+            }
+            tried = true;
             let wanted = Discovery {
                 tables: vec![now],
                 ..Discovery::default()
             };
             match self.source.ensure_publication(&wanted).await {
-                Ok(_) => published = true,
+                Ok(()) => {}
                 Err(error) if error.class() == Class::NeedsOperator => {
                     return Ok(Err(stalled(&error.to_string(), error.hint().unwrap_or_default())));
                 }
@@ -393,7 +393,7 @@ impl Apply {
         };
         let as_before = before.is_described_by(&described);
         match self.source.look(before.relation).await? {
-            Look::Table(now) => {
+            Look::Table(now, _) => {
                 let verdict = before.judge(&described, &now, self.source.types()?);
                 self.carry_out(number, verdict).await
             }
@@ -630,7 +630,7 @@ impl Apply {
             ..Discovery::default()
         };
         match self.source.ensure_publication(&wanted).await {
-            Ok(_) => {}
+            Ok(()) => {}
             Err(error) if error.class() == Class::NeedsOperator || error.code() == Some(WENT_AWAY) => {
                 // The others go on; it is tried again at the next look.
                 warn!(%error, hint = error.hint(), "new tables can't be replicated yet");
@@ -638,15 +638,15 @@ impl Apply {
             }
             Err(error) => return Err(error),
         }
-        let published = self.source.published().await?;
-        let place = |id: &TableId| published.tables.get(id).map(PublishedTable::token);
         let mut entries = Vec::new();
+        let mut places = BTreeMap::new();
         for table in wanted.tables {
             // With what the publication says of it now.
-            let Look::Table(table) = self.source.look(table.relation).await? else {
+            let Look::Table(table, Some(published)) = self.source.look(table.relation).await? else {
                 continue;
             };
-            let Some(place) = place(&table.id) else { continue };
+            let place = published.token();
+            places.insert(table_path(&table.id), place.clone());
             let mut entry = Entry::read(&self.lake, *table, &self.pipeline).await?;
             if entry.opened.as_ref().is_some_and(|o| o.record.state.is_live()) {
                 entry.why = Some("it was not followed for a while".to_owned());
@@ -654,10 +654,6 @@ impl Apply {
             entry.remember_why().await?;
             entries.push((entry, place));
         }
-        let places = entries
-            .iter()
-            .map(|(entry, place)| (table_path(&entry.table.id), place.clone()))
-            .collect();
         self.control.enter(places).await?;
         for (entry, place) in entries {
             self.enter(entry, place).await?;

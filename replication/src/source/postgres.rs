@@ -10,7 +10,7 @@ mod tls;
 mod types;
 mod wire;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -78,7 +78,8 @@ pub struct Slot {
 /// What has become of one table of the source.
 #[derive(Debug)]
 pub enum Look {
-    Table(Box<SourceTable>),
+    /// With what the publication says of it, if it has it.
+    Table(Box<SourceTable>, Option<PublishedTable>),
     Refused(Refusal),
     /// Dropped, or not selected any more.
     Gone,
@@ -209,9 +210,10 @@ impl Postgres {
             if self.types.is_none() || fresh {
                 self.types = Some(Types::read(&mut self.wire, &self.config).await?);
             }
-            let found = self.read_catalogue(Some(relation)).await?;
-            if let Some(table) = found.tables.into_iter().next() {
-                return Ok(Look::Table(Box::new(table)));
+            let mut found = self.read_catalogue(Some(relation)).await?;
+            if let Some(table) = found.tables.pop() {
+                let published = found.published.tables.remove(&table.id);
+                return Ok(Look::Table(Box::new(table), published));
             }
             match found.refused.into_iter().next() {
                 None => return Ok(Look::Gone),
@@ -332,21 +334,17 @@ impl Postgres {
 
     async fn check_publication(&mut self, discovery: &Discovery) -> Result<Finding> {
         let name = self.config.publication.clone();
-        let publication = self.publication().await?;
-        let missing = match &publication {
-            None => None,
-            Some(publication) if !publication.publishes_all => {
-                return Ok(Finding::bad(
-                    format!("publication {name:?} does not publish all of insert, update, delete and truncate"),
-                    format!(
-                        "ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate');",
-                        quote_identifier(&name)
-                    ),
-                ));
-            }
-            Some(publication) => Some(publication.missing(discovery)),
-        };
-        let Some((sql, tables)) = publication_sql(&name, missing, discovery) else {
+        let published = self.published().await?;
+        if published.publishes_all == Some(false) {
+            return Ok(Finding::bad(
+                format!("publication {name:?} does not publish all of insert, update, delete and truncate"),
+                format!(
+                    "ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate');",
+                    quote_identifier(&name)
+                ),
+            ));
+        }
+        let Some((sql, tables)) = publication_sql(&name, &published, discovery) else {
             return Ok(Finding::ok(format!("publication {name:?} has all selected tables")));
         };
         // Creating needs CREATE on the database, adding needs to own the
@@ -356,7 +354,7 @@ impl Postgres {
             "NOT EXISTS (SELECT FROM pg_class WHERE oid IN ({}) AND NOT pg_has_role(relowner, 'USAGE'))",
             oids.join(", ")
         );
-        let may = match publication {
+        let may = match published.publishes_all {
             None => format!("SELECT has_database_privilege(current_database(), 'CREATE') AND {own}"),
             Some(_) => format!(
                 "SELECT pg_has_role(pubowner, 'USAGE') AND {own} FROM pg_publication WHERE pubname = {}",
@@ -470,15 +468,15 @@ impl Postgres {
         Ok(Position::Lsn(lsn.parse()?))
     }
 
-    /// Makes the publication hold all the tables. True if it was changed.
-    pub async fn ensure_publication(&mut self, discovery: &Discovery) -> Result<bool> {
+    /// Makes the publication hold all the tables.
+    pub async fn ensure_publication(&mut self, discovery: &Discovery) -> Result<()> {
         let name = self.config.publication.clone();
-        let missing = self.publication().await?.map(|p| p.missing(discovery));
-        let Some((sql, tables)) = publication_sql(&name, missing, discovery) else {
-            return Ok(false);
+        let published = self.published().await?;
+        let Some((sql, tables)) = publication_sql(&name, &published, discovery) else {
+            return Ok(());
         };
         tracing::info!(publication = name, tables = tables.len(), "publishing tables");
-        self.wire.query(&sql).await.map(|_| true).map_err(|e| {
+        self.wire.query(&sql).await.map(|_| ()).map_err(|e| {
             if e.code().is_some_and(|code| GONE.contains(&code)) {
                 return Error::transient("a table went away before it was published")
                     .with_code(WENT_AWAY)
@@ -490,29 +488,15 @@ impl Postgres {
         })
     }
 
-    async fn publication(&mut self) -> Result<Option<Publication>> {
-        let name = quote_literal(&self.config.publication);
-        let rows = self
-            .wire
-            .query(&format!(
-                "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate FROM pg_publication WHERE pubname = {name}"
-            ))
-            .await?;
-        let Some(row) = rows.first() else { return Ok(None) };
-        Ok(Some(Publication {
-            publishes_all: text(row, 0) == "t",
-            members: self.published().await?.tables.into_keys().collect(),
-        }))
-    }
-
     /// What the publication says of its tables. One that is still to be
     /// created will publish partitions as their root.
-    pub async fn published(&mut self) -> Result<Published> {
+    async fn published(&mut self) -> Result<Published> {
         let name = quote_literal(&self.config.publication);
         let publication = self
             .wire
             .query(&format!(
-                "SELECT pubviaroot, coalesce(to_jsonb(p) ->> 'pubgencols', 'n') FROM pg_publication p WHERE pubname = {name}"
+                "SELECT pubviaroot, coalesce(to_jsonb(p) ->> 'pubgencols', 'n'), pubinsert AND pubupdate AND pubdelete AND pubtruncate \
+                 FROM pg_publication p WHERE pubname = {name}"
             ))
             .await?;
         // Tables published with all others, or with their schema, have no
@@ -546,6 +530,7 @@ impl Postgres {
             tables.insert(TableId::new(text(row, 0), text(row, 1)), published);
         }
         Ok(Published {
+            publishes_all: publication.first().map(|row| text(row, 2) == "t"),
             via_root: publication.first().is_none_or(|row| text(row, 0) == "t"),
             generated: publication.first().is_some_and(|row| text(row, 1) == "s"),
             tables,
@@ -567,35 +552,15 @@ impl Postgres {
     }
 }
 
-struct Publication {
-    publishes_all: bool,
-    members: BTreeSet<TableId>,
-}
-
-impl Publication {
-    fn missing(&self, discovery: &Discovery) -> Vec<TableId> {
-        discovery
-            .tables
-            .iter()
-            .map(|t| &t.id)
-            .filter(|id| !self.members.contains(id))
-            .cloned()
-            .collect()
-    }
-}
-
-/// The statement that makes a publication whole, and the tables it adds;
-/// `missing` is `None` if the publication isn't there.
+/// The statement that makes a publication whole, and the tables it adds.
 fn publication_sql<'a>(
     name: &str,
-    missing: Option<Vec<TableId>>,
+    published: &Published,
     discovery: &'a Discovery,
 ) -> Option<(String, Vec<&'a SourceTable>)> {
-    let exists = missing.is_some();
-    let tables: Vec<&SourceTable> = match missing {
-        None => discovery.tables.iter().collect(),
-        Some(missing) => discovery.tables.iter().filter(|t| missing.contains(&t.id)).collect(),
-    };
+    let exists = published.publishes_all.is_some();
+    let missing = |table: &&SourceTable| !published.tables.contains_key(&table.id);
+    let tables: Vec<&SourceTable> = discovery.tables.iter().filter(missing).collect();
     if tables.is_empty() {
         return None;
     }

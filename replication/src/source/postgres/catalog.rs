@@ -128,6 +128,8 @@ pub struct Discovery {
 /// What a publication says of its tables.
 #[derive(Clone, Debug, Default)]
 pub struct Published {
+    /// Whether it has all kinds of changes; `None` if there is no publication.
+    pub publishes_all: Option<bool>,
     /// Partitioned tables are published as one.
     pub via_root: bool,
     /// Stored generated columns are published, too.

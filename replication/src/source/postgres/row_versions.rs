@@ -9,7 +9,7 @@ use arrow::array::{AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 
 use super::catalog::text;
-use super::snapshot::{Reader, relations};
+use super::snapshot::Reader;
 use super::types::Codec;
 use super::wire::TextRow;
 use crate::error::{Error, Result};
@@ -87,18 +87,11 @@ impl Reader {
     /// others can see it: for a moment, or for as long as a synchronous standby
     /// takes. Until then it holds its lock on the table.
     pub async fn wait_for_commits(&mut self) -> Result<bool> {
-        let sql = format!(
-            "SELECT l.virtualtransaction, l.pid, coalesce(a.wait_event, '') FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid) \
-             WHERE l.locktype = 'relation' AND l.granted AND l.relation IN ({}) \
-             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-             AND l.mode IN ('RowExclusiveLock', 'AccessExclusiveLock')",
-            relations(&self.table)
-        );
         let started = Instant::now();
         let mut waiting: Option<HashSet<(String, String)>> = None;
         let mut pause = Duration::from_millis(5);
         loop {
-            let rows = self.wire.query(&sql).await?;
+            let rows = self.writers().await?;
             let id = |row: &TextRow| (text(row, 0), text(row, 1));
             let now: HashSet<_> = rows.iter().map(id).collect();
             let left: HashSet<_> = match waiting {

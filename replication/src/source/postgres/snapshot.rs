@@ -123,16 +123,8 @@ impl Reader {
     /// Waits until every transaction that holds a writer's lock on the table
     /// now has ended. New ones are not waited for.
     pub async fn wait_for_writers(&mut self) -> Result<()> {
-        // Writers hold RowExclusiveLock, and TRUNCATE AccessExclusiveLock,
-        // until after their commit is visible.
-        let sql = format!(
-            "SELECT virtualtransaction, pid FROM pg_locks WHERE locktype = 'relation' AND granted AND relation IN ({})
-             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-             AND mode IN ('RowExclusiveLock', 'AccessExclusiveLock')",
-            relations(&self.table)
-        );
         let holders = |rows: Vec<TextRow>| rows.iter().map(|row| text(row, 0)).collect::<HashSet<_>>();
-        let mut waiting = holders(self.wire.query(&sql).await?);
+        let mut waiting = holders(self.writers().await?);
         let started = Instant::now();
         let mut warned = false;
         let mut pause = Duration::from_millis(10);
@@ -144,10 +136,29 @@ impl Reader {
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(500));
-            let now = holders(self.wire.query(&sql).await?);
+            let now = holders(self.writers().await?);
             waiting.retain(|transaction| now.contains(transaction));
         }
         Ok(())
+    }
+
+    /// Who holds a writer's lock on the table: virtual transaction, process,
+    /// and what it waits for. Writers hold RowExclusiveLock, and TRUNCATE
+    /// AccessExclusiveLock, until after their commit is visible.
+    pub(super) async fn writers(&mut self) -> Result<Vec<TextRow>> {
+        let parts = self.table.parts.iter().map(|part| part.relation);
+        let relations: Vec<String> = std::iter::once(self.table.relation)
+            .chain(parts)
+            .map(|r| r.to_string())
+            .collect();
+        let sql = format!(
+            "SELECT l.virtualtransaction, l.pid, coalesce(a.wait_event, '') FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid) \
+             WHERE l.locktype = 'relation' AND l.granted AND l.relation IN ({}) \
+             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+             AND l.mode IN ('RowExclusiveLock', 'AccessExclusiveLock')",
+            relations.join(", ")
+        );
+        self.wire.query(&sql).await
     }
 
     /// Opens a transaction over some parts of the table. `None` if the table
@@ -392,16 +403,6 @@ impl Reader {
             .map(Some)
             .map_err(|e| Error::bug(format!("a chunk of {} does not fit its schema", self.table.id)).with_source(e))
     }
-}
-
-/// The table and its parts, for an IN list.
-pub(super) fn relations(table: &SourceTable) -> String {
-    let parts = table.parts.iter().map(|part| part.relation);
-    let all: Vec<String> = std::iter::once(table.relation)
-        .chain(parts)
-        .map(|r| r.to_string())
-        .collect();
-    all.join(", ")
 }
 
 /// Blocks that make a chunk of about `bytes`, TOAST included.
