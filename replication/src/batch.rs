@@ -4,7 +4,7 @@ use arrow::record_batch::RecordBatch;
 
 /// Identifies a source transaction well enough to ask a chunk's snapshot
 /// whether it saw it. For PostgreSQL, the 32-bit xid.
-pub type TxId = u32;
+pub type TxId = u64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {

@@ -35,6 +35,10 @@ pub struct SourceConfig {
     pub slot: String,
     #[serde(default = "default_name")]
     pub publication: String,
+    /// What a MySQL or MariaDB server knows us by: no other replica of it may
+    /// have the same. Default: derived from `slot`.
+    #[serde(default, deserialize_with = "server_id")]
+    pub server_id: Option<u32>,
     /// What becomes of dates and timestamps that are infinite or past what
     /// the lake can hold, and of NaN and infinity in `numeric(p,s)` columns.
     #[serde(default)]
@@ -42,6 +46,31 @@ pub struct SourceConfig {
     /// What becomes of a table for which changes are lost.
     #[serde(default)]
     pub on_gap: OnGap,
+}
+
+/// What kind of server a source is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceKind {
+    Postgres,
+    /// MySQL or MariaDB.
+    MySql,
+}
+
+impl SourceConfig {
+    /// The kind of server that the URL names.
+    pub fn kind(&self) -> Result<SourceKind> {
+        let scheme = self.url.expose().split_once("://").map_or("", |(scheme, _)| scheme);
+        match scheme {
+            "postgres" | "postgresql" => Ok(SourceKind::Postgres),
+            "mysql" | "mariadb" => Ok(SourceKind::MySql),
+            other => Err(
+                Error::operator(format!("source.url has the scheme {other:?}")).with_hint(
+                    "write source.url as postgres://user:password@host:5432/database, \
+                 mysql://user:password@host:3306 or mariadb://user:password@host:3306",
+                ),
+            ),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -153,7 +182,15 @@ fn default_name() -> String {
 const KEYS: &[(&str, &[&str])] = &[
     (
         "source",
-        &["url", "tables", "slot", "publication", "infinity", "on_gap"],
+        &[
+            "url",
+            "tables",
+            "slot",
+            "publication",
+            "server_id",
+            "infinity",
+            "on_gap",
+        ],
     ),
     ("lake", &["url", "column_mapping"]),
     ("apply", &["max_latency", "memory"]),
@@ -175,6 +212,7 @@ impl Config {
         a.url.expose() != b.url.expose()
             || a.slot != b.slot
             || a.publication != b.publication
+            || a.server_id != b.server_id
             || a.infinity != b.infinity
             || self.lake.url != new.lake.url
             || self.lake.column_mapping != new.lake.column_mapping
@@ -316,6 +354,24 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
         .and_then(|s| Duration::try_from_secs_f64(s).ok())
         .filter(|d| !d.is_zero())
         .ok_or_else(|| de::Error::custom(format!("expected a duration like \"5s\" or \"500ms\", found {text:?}")))
+}
+
+/// A server id; from the environment it comes as text.
+fn server_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        Number(i64),
+        Text(String),
+    }
+    let number = match Given::deserialize(deserializer)? {
+        Given::Number(number) => u32::try_from(number).ok(),
+        Given::Text(text) => text.parse().ok(),
+    };
+    number
+        .filter(|number| *number > 0)
+        .map(Some)
+        .ok_or_else(|| de::Error::custom("expected a number from 1 to 4294967295"))
 }
 
 fn some_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {

@@ -495,7 +495,7 @@ impl DeltaTable {
             deleted_keys: KeyMap::default(),
             truncated_by: Vec::new(),
             provisional: KeyMap::default(),
-            all_provisional_until: opened.record.catch_up_to,
+            all_provisional_until: opened.record.catch_up_to.clone(),
             staged: Committed::default(),
             shape_before: None,
             replaces: None,
@@ -653,7 +653,7 @@ impl DeltaTable {
     /// Notes that staged values may be as new as `high`: the table equals the
     /// source only once its watermark covers it.
     pub fn expect_catch_up(&mut self, high: Position) {
-        let later = self.record.catch_up_to.filter(|to| to.covers(&high));
+        let later = self.record.catch_up_to.take().filter(|to| to.covers(&high));
         self.record.catch_up_to = Some(later.unwrap_or(high));
     }
 
@@ -694,9 +694,12 @@ impl DeltaTable {
             self.deleted_keys = KeyMap::default();
             self.truncated_by = Vec::new();
         }
-        let watermark = record.watermark;
+        let watermark = record.watermark.clone();
         self.provisional.retain(|_, high| !watermark.covers(high));
-        self.all_provisional_until = self.all_provisional_until.filter(|until| !watermark.covers(until));
+        self.all_provisional_until = self
+            .all_provisional_until
+            .take()
+            .filter(|until| !watermark.covers(until));
         self.record = record;
         for (number, file) in self.files.iter_mut().enumerate() {
             if let Some(vector) = vectors.get(&number) {

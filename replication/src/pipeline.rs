@@ -5,6 +5,22 @@
 //! M/6, and what a batch becomes while it is written about as much again. The
 //! rest is for key indexes, one snapshot chunk's keys and file buffers.
 
+/// Runs what is written for any source with the one that the URL names.
+macro_rules! for_source {
+    ($config:expr, $source:ident => $run:expr) => {
+        match $config.source.kind()? {
+            crate::config::SourceKind::Postgres => {
+                type $source = crate::source::postgres::Postgres;
+                $run
+            }
+            crate::config::SourceKind::MySql => {
+                type $source = crate::source::mysql::MySql;
+                $run
+            }
+        }
+    };
+}
+
 mod apply;
 mod control;
 mod gaps;
@@ -41,8 +57,7 @@ use crate::error::{Class, Error, Result};
 use crate::lake::{Lake, Opened, PipelineRecord, State, table_path};
 use crate::metrics::Metrics;
 use crate::position::Position;
-use crate::source::Throttle;
-use crate::source::postgres::{Discovery, Finding, Identity, Membership, Postgres, PublishedTable, Refusal, Slot};
+use crate::source::{Discovery, Finding, Identity, Membership, Refusal, Slot, Source, SourceTable, Throttle};
 
 /// The longest pause before another try.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
@@ -61,7 +76,9 @@ pub async fn run(config: Receiver<Config>, once: bool, metrics: Arc<Metrics>, sh
     loop {
         let started = Instant::now();
         let mut stop = shutdown.clone();
-        let result = attempt(config.clone(), once, metrics.clone(), shutdown.clone()).await;
+        let now = config.borrow().clone();
+        let (updates, metrics_now, ending) = (config.clone(), metrics.clone(), shutdown.clone());
+        let result = for_source!(now, S => attempt::<S>(updates, once, metrics_now, ending).await);
         metrics.update(|m| {
             m.streaming = false;
             m.snapshots.clear();
@@ -84,7 +101,11 @@ pub async fn run(config: Receiver<Config>, once: bool, metrics: Arc<Metrics>, sh
 
 /// Everything that would fail later, looked at now.
 pub async fn check(config: &Config) -> Result<Vec<Finding>> {
-    let mut source = Postgres::connect(&config.source).await?;
+    for_source!(config, S => check_source::<S>(config).await)
+}
+
+async fn check_source<S: Source>(config: &Config) -> Result<Vec<Finding>> {
+    let mut source = S::connect(&config.source).await?;
     let discovery = source.discover().await?;
     let mut findings = source.check(&discovery).await?;
     let pipeline = source.identify().await?.pipeline;
@@ -97,14 +118,21 @@ pub async fn check(config: &Config) -> Result<Vec<Finding>> {
 }
 
 /// Whether the lake can be written, and nothing is lost for its tables.
-async fn check_lake(config: &Config, source: &mut Postgres, discovery: &Discovery, pipeline: &str) -> Result<()> {
+async fn check_lake<S: Source>(
+    config: &Config,
+    source: &mut S,
+    discovery: &Discovery<S::Table>,
+    pipeline: &str,
+) -> Result<()> {
     let lake = Lake::open(&config.lake.url)?;
     lake.prepare()?;
-    let slot = source.slot().await;
-    let known = slot.as_ref().ok().and_then(Option::as_ref);
-    let Standing { entries, gaps, .. } = Standing::read(source, known, &lake, discovery, pipeline).await?;
+    let (slot, usable) = match source.slot().await {
+        Ok(slot) => (slot, true),
+        Err(_) => (None, false),
+    };
+    let Standing { entries, gaps, .. } = Standing::read(source, slot, &lake, discovery, pipeline).await?;
     // A slot that can't be used has a finding of its own.
-    if slot.is_err() {
+    if !usable {
         return Ok(());
     }
     let gaps = gaps.tables;
@@ -115,13 +143,18 @@ async fn check_lake(config: &Config, source: &mut Postgres, discovery: &Discover
     let names: Vec<String> = gaps
         .iter()
         .filter_map(|(number, _)| entries.get(*number))
-        .map(|entry| entry.table.id.to_string())
+        .map(|entry| entry.table.id().to_string())
         .collect();
     Err(gaps::needs_snapshot(&names, reason))
 }
 
 /// One life of the pipeline, from opening to the first failure.
-async fn attempt(config: Receiver<Config>, once: bool, metrics: Arc<Metrics>, shutdown: Receiver<bool>) -> Result<()> {
+async fn attempt<S: Source>(
+    config: Receiver<Config>,
+    once: bool,
+    metrics: Arc<Metrics>,
+    shutdown: Receiver<bool>,
+) -> Result<()> {
     let mut stop = shutdown.clone();
     let mut config = config;
     let now = config.borrow_and_update().clone();
@@ -131,7 +164,7 @@ async fn attempt(config: Receiver<Config>, once: bool, metrics: Arc<Metrics>, sh
         snapshotter,
         watch,
     } = tokio::select! {
-        prepared = prepare(&now, config, once, metrics, shutdown) => prepared?,
+        prepared = prepare::<S>(&now, config, once, metrics, shutdown) => prepared?,
         _ = stop.changed() => return Ok(()),
     };
     let mut beside = JoinSet::new();
@@ -151,20 +184,20 @@ async fn attempt(config: Receiver<Config>, once: bool, metrics: Arc<Metrics>, sh
 }
 
 /// Everything opened, nothing running but the source's stream and the writers.
-struct Prepared {
-    apply: Apply,
-    snapshotter: Snapshotter,
-    watch: Watch,
+struct Prepared<S: Source> {
+    apply: Apply<S>,
+    snapshotter: Snapshotter<S::Tables>,
+    watch: Watch<S>,
 }
 
-async fn prepare(
+async fn prepare<S: Source>(
     config: &Config,
     updates: Receiver<Config>,
     once: bool,
     metrics: Arc<Metrics>,
     shutdown: Receiver<bool>,
-) -> Result<Prepared> {
-    let mut source = Postgres::connect(&config.source).await?;
+) -> Result<Prepared<S>> {
+    let mut source = S::connect(&config.source).await?;
     let mut discovery = source.discover().await?;
     for note in &discovery.notes {
         info!("{note}");
@@ -177,8 +210,9 @@ async fn prepare(
     let Standing {
         mut control,
         mut entries,
+        slot,
         gaps,
-    } = Standing::read(&mut source, slot.as_ref(), &lake, &discovery, &identity.pipeline).await?;
+    } = Standing::read(&mut source, slot, &lake, &discovery, &identity.pipeline).await?;
     let refused = set_aside(&mut discovery, control.as_ref());
     source.require(&discovery).await?;
     discovery.refused.extend(refused);
@@ -191,7 +225,7 @@ async fn prepare(
     }
     if let (Some(control), Some(slot), false) = (&mut control, &slot, gaps.slot) {
         // Before any of the tables that know it is marked.
-        control.know(slot.confirmed).await?;
+        control.know(slot.confirmed.clone()).await?;
     }
     let slot = close_gaps(gaps, slot, &mut entries, &mut source, config.source.on_gap).await?;
     let (mut control, from) = start_position(&mut source, &lake, control, slot, &identity, &discovery).await?;
@@ -202,21 +236,25 @@ async fn prepare(
     let seen = Seen::read(&mut source, Vec::new()).await?;
     let mut places = BTreeMap::new();
     for entry in &mut entries {
-        let place = seen.discovery.published.tables.get(&entry.table.id);
-        let before = control.record().tables.get(&table_path(&entry.table.id));
-        if before.is_some_and(|before| PublishedTable::since(place, before) == Membership::Reformed) {
+        let place = seen.discovery.places.get(entry.table.id()).map(String::as_str);
+        let before = control.record().tables.get(&table_path(entry.table.id()));
+        if before.is_some_and(|before| S::membership(place, before) == Membership::Reformed) {
             entry.why.get_or_insert_with(|| gaps::REFORMED.to_owned());
             entry.remember_why().await?;
         }
     }
     entries.retain_mut(|entry| {
-        let table = seen.discovery.tables.iter().find(|table| table.id == entry.table.id);
-        let place = seen.discovery.published.tables.get(&entry.table.id);
+        let table = seen
+            .discovery
+            .tables
+            .iter()
+            .find(|table| table.id() == entry.table.id());
+        let place = seen.discovery.places.get(entry.table.id());
         let (Some(table), Some(place)) = (table, place) else {
             return false;
         };
         entry.table = table.clone();
-        places.insert(table_path(&table.id), place.token());
+        places.insert(table_path(table.id()), place.clone());
         true
     });
     control.enter(places.clone()).await?;
@@ -231,8 +269,8 @@ async fn prepare(
     let (seen_sender, seen_receiver) = mpsc::channel(1);
     let parallelism = Arc::new(AtomicUsize::new(config.snapshot.parallelism));
     let look = Arc::new(Notify::new());
-    let watching = Postgres::connect(&config.source).await?;
-    let stream = source.stream(from).await?;
+    let watching = S::connect(&config.source).await?;
+    let stream = source.stream(&from).await?;
     let mut apply = Apply {
         stream,
         source,
@@ -266,7 +304,7 @@ async fn prepare(
     };
     let count = entries.len();
     for entry in entries {
-        let place = places.get(&table_path(&entry.table.id)).cloned().unwrap_or_default();
+        let place = places.get(&table_path(entry.table.id())).cloned().unwrap_or_default();
         apply.enter(entry, place).await?;
     }
     for request in &requests {
@@ -300,7 +338,7 @@ async fn prepare(
 
 /// Takes tables out of what is refused that the lake already has: they must
 /// not keep the others from going on. Returns them.
-fn set_aside(discovery: &mut Discovery, control: Option<&Control>) -> Vec<Refusal> {
+fn set_aside<T>(discovery: &mut Discovery<T>, control: Option<&Control>) -> Vec<Refusal> {
     let known = |refusal: &Refusal| {
         let folder = table_path(&refusal.table);
         control.is_some_and(|c| c.record().tables.contains_key(&folder))
@@ -312,14 +350,14 @@ fn set_aside(discovery: &mut Discovery, control: Option<&Control>) -> Vec<Refusa
 
 /// Decides what becomes of tables that miss changes. Returns the slot, if it
 /// is of use still.
-async fn close_gaps(
+async fn close_gaps<S: Source>(
     gaps: gaps::Gaps,
     slot: Option<Slot>,
-    entries: &mut [Entry],
-    source: &mut Postgres,
+    entries: &mut [Entry<S::Table>],
+    source: &mut S,
     on_gap: OnGap,
 ) -> Result<Option<Slot>> {
-    let waits = |entry: &Entry| {
+    let waits = |entry: &Entry<S::Table>| {
         let being_copied = entry
             .opened
             .as_ref()
@@ -352,14 +390,14 @@ async fn close_gaps(
 }
 
 /// Marks tables that were replicated once and are not to be any more.
-async fn leave_former(
+async fn leave_former<T: SourceTable>(
     lake: &Lake,
     control: &mut Control,
-    discovery: &Discovery,
+    discovery: &Discovery<T>,
     pipeline: &str,
     epoch: u64,
 ) -> Result<()> {
-    let selected: HashSet<String> = discovery.tables.iter().map(|t| table_path(&t.id)).collect();
+    let selected: HashSet<String> = discovery.tables.iter().map(|t| table_path(t.id())).collect();
     let folders: Vec<String> = control.record().tables.keys().cloned().collect();
     for folder in folders.into_iter().filter(|folder| !selected.contains(folder)) {
         let Some(mut opened) = Opened::read(lake.log(&folder)?, pipeline).await? else {
@@ -378,7 +416,7 @@ async fn leave_former(
 }
 
 /// Runs the stream until it ends, or until something beside it fails.
-async fn supervise(apply: Apply, beside: &mut JoinSet<Result<()>>) -> Result<()> {
+async fn supervise<S: Source>(apply: Apply<S>, beside: &mut JoinSet<Result<()>>) -> Result<()> {
     let mut running = std::pin::pin!(apply.run());
     loop {
         tokio::select! {
@@ -388,9 +426,20 @@ async fn supervise(apply: Apply, beside: &mut JoinSet<Result<()>>) -> Result<()>
     }
 }
 
-async fn wait_for_slot(source: &mut Postgres) -> Result<()> {
+/// The slot, by the server or by the lake's record.
+async fn slot<S: Source>(source: &mut S, lake: &Lake, pipeline: &str) -> Result<Option<Slot>> {
+    if S::KEEPS_POSITION {
+        return source.slot().await;
+    }
+    match Control::open(lake.pipeline()?, pipeline).await? {
+        Some(control) => source.slot_at(&control.record().confirm_limit).await,
+        None => Ok(None),
+    }
+}
+
+async fn wait_for_slot<S: Source>(source: &mut S) -> Result<()> {
     let started = Instant::now();
-    while source.slot().await?.is_some_and(|slot| slot.active) {
+    while source.in_use().await? {
         if started.elapsed() > SLOT_RELEASE_TIMEOUT {
             // `require` tells what is wrong and what to do.
             break;
@@ -401,26 +450,26 @@ async fn wait_for_slot(source: &mut Postgres) -> Result<()> {
 }
 
 /// Finds where the stream starts, creating publication and slot if need be.
-async fn start_position(
-    source: &mut Postgres,
+async fn start_position<S: Source>(
+    source: &mut S,
     lake: &Lake,
     control: Option<Control>,
     slot: Option<Slot>,
     identity: &Identity,
-    discovery: &Discovery,
+    discovery: &Discovery<S::Table>,
 ) -> Result<(Control, Position)> {
-    source.ensure_publication(discovery).await?;
+    source.ensure_published(discovery).await?;
     let from = match slot {
         Some(slot) => slot.confirmed,
         None => source.create_slot().await?,
     };
     let control = match control {
         Some(mut control) => {
-            control.know(from).await?;
+            control.know(from.clone()).await?;
             control
         }
         None => {
-            let record = PipelineRecord::new(identity.pipeline.clone(), from, identity.timeline);
+            let record = PipelineRecord::new(identity.pipeline.clone(), from.clone(), identity.timeline);
             Control::create(lake.pipeline()?, record).await?
         }
     };

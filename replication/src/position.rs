@@ -1,11 +1,15 @@
 //! Where in a source's log. Positions are compared with [`Position::covers`]
 //! and nothing else: other sources' positions are only partially ordered.
 
+pub mod gtid;
+
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use self::gtid::{GtidList, GtidSet};
 use crate::error::Error;
 
 /// A PostgreSQL log sequence number: a byte position in the WAL.
@@ -32,23 +36,136 @@ impl FromStr for Lsn {
     }
 }
 
+/// A place in the binlog of a MySQL or MariaDB server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BinlogPosition {
+    /// Who wrote the file: `server_uuid` of MySQL, `server_id` of MariaDB.
+    pub server: String,
+    pub file: String,
+    /// Bytes from the file's beginning.
+    pub offset: u64,
+    /// Every transaction before, whoever wrote it.
+    pub gtids: Gtids,
+}
+
+/// Transactions by what they are called on every server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Gtids {
+    /// The server does not number them (`gtid_mode` is off).
+    None,
+    MySql(GtidSet),
+    MariaDb(GtidList),
+}
+
+impl Gtids {
+    /// Whether all of `other` are among these; `None` if that can't be known.
+    pub fn contain(&self, other: &Gtids) -> Option<bool> {
+        match (self, other) {
+            (Gtids::MySql(own), Gtids::MySql(other)) => Some(own.contains_set(other)),
+            (Gtids::MariaDb(own), Gtids::MariaDb(other)) => Some(own.covers(other)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Gtids {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Gtids::None => Ok(()),
+            Gtids::MySql(set) => set.fmt(f),
+            Gtids::MariaDb(list) => list.fmt(f),
+        }
+    }
+}
+
+impl BinlogPosition {
+    /// The number at the end of the file's name.
+    pub fn file_number(&self) -> u64 {
+        let digits = self.file.rsplit('.').next().unwrap_or_default();
+        digits.parse().unwrap_or(0)
+    }
+
+    fn place(&self) -> (u64, u64) {
+        (self.file_number(), self.offset)
+    }
+}
+
+impl fmt::Display for BinlogPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}:{}:{}", self.gtids, self.server, self.file, self.offset)
+    }
+}
+
+impl FromStr for BinlogPosition {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let malformed = || {
+            Error::bug(format!(
+                "expected a binlog position like gtids@server:file:offset, found {text:?}"
+            ))
+        };
+        let (gtids, place) = text.rsplit_once('@').ok_or_else(malformed)?;
+        let (rest, offset) = place.rsplit_once(':').ok_or_else(malformed)?;
+        let (server, file) = rest.split_once(':').ok_or_else(malformed)?;
+        // MySQL's servers are named by UUID, MariaDB's by number.
+        let gtids = match (gtids.is_empty(), server.contains('-')) {
+            (_, false) => Gtids::MariaDb(gtids.parse()?),
+            (true, true) => Gtids::None,
+            (false, true) => Gtids::MySql(gtids.parse()?),
+        };
+        Ok(Self {
+            server: server.to_owned(),
+            file: file.to_owned(),
+            offset: offset.parse().map_err(|_| malformed())?,
+            gtids,
+        })
+    }
+}
+
 /// A place in the log of a source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Position {
     Lsn(Lsn),
+    Binlog(Arc<BinlogPosition>),
 }
 
 impl Position {
     /// Whether everything up to `other` lies at or before `self`.
     pub fn covers(&self, other: &Position) -> bool {
-        let (Position::Lsn(own), Position::Lsn(other)) = (self, other);
-        own >= other
+        match (self, other) {
+            (Position::Lsn(own), Position::Lsn(other)) => own >= other,
+            // In one server's files order is total; between servers only the
+            // names of transactions tell.
+            (Position::Binlog(own), Position::Binlog(other)) if own.server == other.server => {
+                own.place() >= other.place()
+            }
+            (Position::Binlog(own), Position::Binlog(other)) => own.gtids.contain(&other.gtids) == Some(true),
+            _ => false,
+        }
     }
 
-    /// The log between two positions in bytes, or 0 if `self` covers `other`.
-    pub fn bytes_until(&self, other: &Position) -> u64 {
-        let (Position::Lsn(own), Position::Lsn(other)) = (self, other);
-        other.0.saturating_sub(own.0)
+    /// The log between two positions in bytes, or 0 if `self` covers `other`;
+    /// `None` if the positions don't tell.
+    pub fn bytes_until(&self, other: &Position) -> Option<u64> {
+        match (self, other) {
+            (Position::Lsn(own), Position::Lsn(other)) => Some(other.0.saturating_sub(own.0)),
+            _ if self.covers(other) => Some(0),
+            (Position::Binlog(own), Position::Binlog(other))
+                if own.server == other.server && own.file == other.file =>
+            {
+                Some(other.offset.saturating_sub(own.offset))
+            }
+            _ => None,
+        }
+    }
+
+    /// The place in a binlog, if it is one.
+    pub fn binlog(&self) -> Option<&BinlogPosition> {
+        match self {
+            Position::Binlog(place) => Some(place),
+            Position::Lsn(_) => None,
+        }
     }
 }
 
@@ -56,6 +173,7 @@ impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Position::Lsn(lsn) => lsn.fmt(f),
+            Position::Binlog(place) => place.fmt(f),
         }
     }
 }
@@ -69,7 +187,11 @@ impl Serialize for Position {
 impl<'de> Deserialize<'de> for Position {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        text.parse().map(Position::Lsn).map_err(serde::de::Error::custom)
+        let parsed = match text.contains('@') {
+            true => text.parse().map(|place| Position::Binlog(Arc::new(place))),
+            false => text.parse().map(Position::Lsn),
+        };
+        parsed.map_err(serde::de::Error::custom)
     }
 }
 
@@ -90,6 +212,48 @@ mod tests {
         }
         for text in ["", "0", "0/", "/0", "0/G", "0/123456789"] {
             assert!(text.parse::<Lsn>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn binlog_positions_are_ordered_in_one_server_and_by_gtids_between_servers() {
+        let position = |text: &str| {
+            let text = serde_json::Value::String(text.to_owned());
+            serde_json::from_value::<Position>(text).expect("a position")
+        };
+        let (a, b) = (
+            "3e11fa47-71ca-11e1-9e33-c80aa9429562",
+            "4e11fa47-71ca-11e1-9e33-c80aa9429562",
+        );
+        let at = |gtids: &str, server: &str, place: &str| position(&format!("{gtids}@{server}:{place}"));
+        for (own, other, covers) in [
+            (at("", a, "binlog.000009:900"), at("", a, "binlog.000010:4"), false),
+            (at("", a, "binlog.000010:4"), at("", a, "binlog.000009:900"), true),
+            (at("", a, "binlog.000010:4"), at("", b, "binlog.000009:900"), false),
+            (
+                at(&format!("{a}:1-9"), b, "x.000001:4"),
+                at(&format!("{a}:1-8"), a, "x.000002:4"),
+                true,
+            ),
+            (
+                at(&format!("{a}:1-8"), b, "x.000003:4"),
+                at(&format!("{a}:1-9"), a, "x.000002:4"),
+                false,
+            ),
+            (
+                at("0-1-8,1-1-3", "1", "x.000003:4"),
+                at("0-2-7", "2", "x.000009:4"),
+                true,
+            ),
+            (
+                at("0-1-8", "1", "x.000003:4"),
+                at("0-2-7,1-1-3", "2", "x.000009:4"),
+                false,
+            ),
+            (position("0/10"), at("", a, "binlog.000001:4"), false),
+        ] {
+            assert_eq!(own.covers(&other), covers, "{own} {other}");
+            assert_eq!(position(&own.to_string()), own);
         }
     }
 }

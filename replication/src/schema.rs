@@ -114,12 +114,38 @@ impl LakeType {
 }
 
 /// A column's type as the source knows it: enough to decode its values.
-/// For PostgreSQL, `pg_attribute`'s `atttypid`, `atttypmod` and `attndims`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum SourceType {
+    Postgres(PostgresType),
+    MySql(MySqlType),
+}
+
+impl Default for SourceType {
+    fn default() -> Self {
+        SourceType::Postgres(PostgresType::default())
+    }
+}
+
+/// `pg_attribute`'s `atttypid`, `atttypmod` and `attndims`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceType {
+pub struct PostgresType {
     pub oid: u32,
     pub modifier: i32,
     pub dimensions: i32,
+}
+
+/// `information_schema.COLUMNS`' `COLUMN_TYPE` and `CHARACTER_SET_NAME`, and
+/// what an ALTER TABLE is judged by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MySqlType {
+    pub column_type: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub charset: Option<String>,
+    #[serde(default)]
+    pub nullable: bool,
+    #[serde(default)]
+    pub auto_increment: bool,
 }
 
 /// One column of a table.
@@ -128,7 +154,8 @@ pub struct Column {
     pub name: String,
     pub ty: LakeType,
     /// What stays when the column is renamed, and is never used again when it
-    /// is dropped. For PostgreSQL, `pg_attribute.attnum`.
+    /// is dropped. PostgreSQL gives such numbers (`pg_attribute.attnum`); where
+    /// a source doesn't, we do.
     pub attribute: i32,
     pub source: SourceType,
 }

@@ -24,6 +24,7 @@ fn print(status: &Snapshot) {
     let source = &status.source;
     let confirmed = source
         .confirmed
+        .as_ref()
         .map_or("no slot yet".to_owned(), |p| format!("confirmed {p}"));
     println!(
         "source {}  slot {} ({}, {confirmed}, keeps {})",
@@ -42,7 +43,7 @@ fn print(status: &Snapshot) {
         rows.push([
             table.table.clone(),
             state,
-            table.watermark.map_or_else(dash, |p| p.to_string()),
+            table.watermark.as_ref().map_or_else(dash, |p| p.to_string()),
             table.lag_bytes.map_or_else(dash, bytes),
             table.version.map_or_else(dash, |v| v.to_string()),
             table.rows.to_string(),

@@ -97,7 +97,7 @@ impl DeltaTable {
             written.extend_from_slice(&patched.keys);
             if let Some(position) = patched.high {
                 self.provisional
-                    .extend(patched.provisional.iter().map(|key| (*key, position)));
+                    .extend(patched.provisional.iter().map(|key| (*key, position.clone())));
                 high = Some(high.filter(|h| h.covers(&position)).unwrap_or(position));
             }
         }

@@ -93,7 +93,8 @@ pub struct SnapshotProgress {
     pub parts: Vec<PartProgress>,
 }
 
-/// How far one physical table is copied. Blocks are its heap pages.
+/// How far one physical table is copied. Blocks are its heap pages, or
+/// ranges of its keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartProgress {
     pub relation: u32,
@@ -102,6 +103,10 @@ pub struct PartProgress {
     pub file: u32,
     /// Blocks when the snapshot began; rows in later ones come by the stream.
     pub end_block: u64,
+    /// Where blocks are ranges of keys: the key that each but the first
+    /// begins with, as SQL.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub bounds: Vec<String>,
     /// Block ranges that are in the lake, ascending and apart.
     pub done: Vec<(u64, u64)>,
 }
@@ -289,6 +294,7 @@ mod tests {
             relation: 1,
             file: 1,
             end_block: 10,
+            bounds: Vec::new(),
             done: Vec::new(),
         };
         assert_eq!(part.remaining(), [(0, 10)]);

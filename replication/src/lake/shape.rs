@@ -66,6 +66,12 @@ pub struct Origin {
     pub stamps: BTreeMap<i32, u32>,
     /// The last attribute number that was given.
     pub attribute_max: i32,
+    /// The name of the key, and the default charset of columns to come, where
+    /// the log names them (MySQL).
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub key_name: String,
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub charset: String,
 }
 
 impl Shape {
@@ -152,7 +158,7 @@ impl Shape {
                 physical,
                 field,
                 ty: delta_type(&column.ty, None),
-                source: column.source,
+                source: column.source.clone(),
             });
         }
         if self.mapped {

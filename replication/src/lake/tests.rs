@@ -584,7 +584,7 @@ async fn a_reader_follows_the_log() {
         assert_eq!(reader.refresh().await.expect("refresh"), Refreshed::Current);
         assert_eq!(rows(&reader).await, model, "round {round}");
         assert_eq!(
-            (reader.version(), reader.record().watermark),
+            (reader.version(), reader.record().watermark.clone()),
             (table.version(), position(round as u64 + 2))
         );
         check_found(&mut reader, &model, &mut cache).await;

@@ -34,8 +34,7 @@ use crate::lake::{DeltaTable, FileFormat, Lake, Request, Shape, SnapshotProgress
 use crate::metrics::Metrics;
 use crate::position::Position;
 use crate::schema::TableId;
-use crate::source::postgres::{OTHER_KEY, Postgres, SourceTable, Stream};
-use crate::source::{SourceEvent, Throttle};
+use crate::source::{ChangeStream, Source, SourceEvent, SourceTable, Throttle};
 
 /// How often time-driven things are looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -96,16 +95,21 @@ impl Open {
 }
 
 impl Route {
-    pub fn new(table: &SourceTable, commands: mpsc::Sender<Command>, place: String, lake_table: &DeltaTable) -> Self {
+    pub fn new(
+        table: &impl SourceTable,
+        commands: mpsc::Sender<Command>,
+        place: String,
+        lake_table: &DeltaTable,
+    ) -> Self {
         let record = lake_table.record();
         Self {
-            id: table.id.clone(),
-            relation: table.relation,
+            id: table.id().clone(),
+            relation: table.relation(),
             commands: Some(commands),
             place,
             state: record.state,
-            durable: record.watermark,
-            catch_up_to: record.catch_up_to,
+            durable: record.watermark.clone(),
+            catch_up_to: record.catch_up_to.clone(),
             progress: record.snapshot.clone().unwrap_or_default(),
             shape: lake_table.shape().clone(),
             format: lake_table.file_format(),
@@ -123,10 +127,10 @@ impl Route {
 
     /// Everything of the table up to here is durable; `None` if all of it is.
     pub fn pending(&self) -> Option<Position> {
-        self.held
-            .or(self.stalled_at)
-            .or_else(|| self.in_flight.front().copied())
-            .or_else(|| self.open.as_ref().map(|open| open.start))
+        let held = self.held.as_ref().or(self.stalled_at.as_ref());
+        held.or(self.in_flight.front())
+            .or(self.open.as_ref().map(|open| &open.start))
+            .cloned()
     }
 
     /// Hands its writer a command, if there is room.
@@ -160,10 +164,10 @@ impl Route {
     }
 }
 
-pub struct Apply {
-    pub stream: Stream,
+pub struct Apply<S: Source> {
+    pub stream: S::Stream,
     /// For looks at the catalogue.
-    pub source: Postgres,
+    pub source: S,
     pub lake: Lake,
     /// Our name in the lake.
     pub pipeline: String,
@@ -175,14 +179,14 @@ pub struct Apply {
     pub column_mapping: bool,
     pub routes: Vec<Route>,
     pub writers: JoinSet<Result<(usize, DeltaTable)>>,
-    pub tasks: mpsc::UnboundedSender<Task>,
+    pub tasks: mpsc::UnboundedSender<Task<S::Tables>>,
     pub halts: mpsc::UnboundedReceiver<(usize, Halt)>,
     pub windows: mpsc::Receiver<Window>,
-    pub seen: mpsc::Receiver<Seen>,
+    pub seen: mpsc::Receiver<Seen<S::Table>>,
     /// What waits for the stream to come to its position.
-    pub ahead: Option<Seen>,
+    pub ahead: Option<Seen<S::Table>>,
     /// A later one.
-    pub newest: Option<Seen>,
+    pub newest: Option<Seen<S::Table>>,
     /// Asks for a look at the catalogue.
     pub look: Arc<Notify>,
     /// Requests that are being carried out.
@@ -212,7 +216,7 @@ enum Next {
     Done,
 }
 
-impl Apply {
+impl<S: Source> Apply<S> {
     /// Runs until shutdown, until the target of `--once` is reached, or until
     /// something fails.
     pub async fn run(mut self) -> Result<()> {
@@ -262,7 +266,10 @@ impl Apply {
             let target = self.confirmable();
             let moved = target != confirmed;
             // The slot must never pass what the lake knows of.
-            let known = self.control.covers(&target, &self.routes_durable());
+            let known = match S::KEEPS_POSITION {
+                true => self.control.covers(&target, &self.routes_durable()),
+                false => self.control.record().confirm_limit == target,
+            };
             if moved && !known && last_heartbeat.elapsed() >= HEARTBEAT_INTERVAL {
                 self.control.raise(target).await?;
                 last_heartbeat = Instant::now();
@@ -270,10 +277,10 @@ impl Apply {
             }
             if answer || (moved && known) || last_status.elapsed() >= STATUS_INTERVAL {
                 if known {
-                    confirmed = target;
+                    confirmed = target.clone();
                 }
                 let ask = self.wants_position(&waiting);
-                self.stream.confirm(confirmed, ask).await?;
+                self.stream.confirm(&confirmed, ask).await?;
                 last_status = Instant::now();
                 answer = false;
             }
@@ -293,7 +300,7 @@ impl Apply {
                     if self.wants_position(&waiting) && last_status.elapsed() >= TICK {
                         answer = true;
                     }
-                    self.publish_lag(&confirmed);
+                    self.publish_lag();
                 }
                 _ = self.shutdown.changed(), if stopping.is_none() => {
                     info!("stopping: committing what is complete");
@@ -303,10 +310,10 @@ impl Apply {
         }
         self.drain().await?;
         let target = self.confirmable();
-        if !self.control.covers(&target, &self.routes_durable()) {
-            self.control.raise(target).await?;
+        if !S::KEEPS_POSITION || !self.control.covers(&target, &self.routes_durable()) {
+            self.control.raise(target.clone()).await?;
         }
-        self.stream.confirm(target, false).await?;
+        self.stream.confirm(&target, false).await?;
         info!(position = %target, "confirmed");
         self.stream.end().await;
         Ok(())
@@ -338,19 +345,21 @@ impl Apply {
             let boundary = match self.stream.next_event()? {
                 None => return Ok(Next::Read),
                 Some(SourceEvent::Changed { table }) => {
-                    let start = self.stream.position();
-                    self.route(table)?.open.get_or_insert_with(|| Open::now(start));
+                    if self.route(table)?.open.is_none() {
+                        let open = Open::now(self.stream.position());
+                        self.route(table)?.open = Some(open);
+                    }
                     false
                 }
                 Some(SourceEvent::Described { table }) => return Ok(Next::Judge(table)),
-                Some(SourceEvent::Heartbeat { reply_wanted, .. }) => {
+                Some(SourceEvent::Heartbeat { reply_wanted }) => {
                     *answer |= reply_wanted;
                     true
                 }
-                Some(SourceEvent::Commit { .. }) => true,
+                Some(SourceEvent::Commit) => true,
                 Some(SourceEvent::Begin) => false,
-                Some(SourceEvent::Stalled { table, error }) if error.code() == Some(OTHER_KEY) => {
-                    self.copy_anew(table, "it had another key for a while")?;
+                Some(SourceEvent::Unfit { table, reason }) => {
+                    self.copy_anew(table, &reason)?;
                     false
                 }
                 Some(SourceEvent::Stalled { table, error }) => {
@@ -370,8 +379,11 @@ impl Apply {
 
     /// Whether the stream has told all that a look at the catalogue has seen.
     fn at_look(&self) -> bool {
+        if self.stream.in_transaction() {
+            return false;
+        }
         let position = self.stream.position();
-        !self.stream.in_transaction() && self.ahead.as_ref().is_some_and(|seen| position.covers(&seen.position))
+        self.ahead.as_ref().is_some_and(|seen| position.covers(&seen.position))
     }
 
     /// Closes the batches and windows that are due. False if the budget does
@@ -384,14 +396,14 @@ impl Apply {
             return if full { self.stage_largest() } else { Ok(true) };
         }
         let position = self.stream.position();
-        let target_reached = self.until.is_some_and(|until| position.covers(&until));
+        let target_reached = self.until.as_ref().is_some_and(|until| position.covers(until));
         let mut i = 0;
         while let Some(window) = waiting.get(i) {
-            let (table, high) = (window.table, window.high);
+            let (table, passed) = (window.table, position.covers(&window.high));
             let route = self.route(table)?;
             if route.is_closed() || route.stalled_at.is_some() {
                 waiting.swap_remove(i);
-            } else if !position.covers(&high) {
+            } else if !passed {
                 i += 1;
             } else if self.can_send(table, 2) {
                 let window = waiting.swap_remove(i);
@@ -412,7 +424,7 @@ impl Apply {
             let caught_up = route.open.is_none()
                 && route.in_flight.is_empty()
                 && route.stalled_at.is_none()
-                && route.catch_up_to.is_some_and(|to| position.covers(&to));
+                && route.catch_up_to.as_ref().is_some_and(|to| position.covers(to));
             if (due || caught_up) && !self.close(table)? && (full || stopping) {
                 return Ok(false);
             }
@@ -432,7 +444,7 @@ impl Apply {
             Taken::NoRoom => return Ok(false),
         };
         let route = self.route(table)?;
-        let start = route.open.take().map_or(watermark, |open| open.start);
+        let start = route.open.take().map_or_else(|| watermark.clone(), |open| open.start);
         route.in_flight.push_back(start);
         route.try_send(Command::Commit { batch, watermark })?;
         Ok(true)
@@ -447,7 +459,7 @@ impl Apply {
         let command = Command::Chunk {
             chunk: window.chunk,
             progress: window.progress,
-            watermark,
+            watermark: watermark.clone(),
             merged: window.merged,
         };
         let route = self.route(table)?;
@@ -513,7 +525,7 @@ impl Apply {
             return Ok(());
         }
         let at = route.pending().unwrap_or(position);
-        route.stalled_at = Some(at);
+        route.stalled_at = Some(at.clone());
         route.open = None;
         error!(table = %route.id, %error, cause = error.cause(), hint = error.hint(), position = %at,
             "table stalled: it gets no more changes and holds the slot's log from here on");
@@ -552,14 +564,14 @@ impl Apply {
 
     /// Whether `--once` is done.
     fn finished(&self, waiting: &[Window]) -> bool {
-        let Some(until) = self.until else { return false };
+        let Some(until) = &self.until else { return false };
         let done = |route: &Route| match route.is_closed() {
             true => route.ending.is_none(),
             false => route.pending().is_none() && route.state == State::Streaming && route.paused.is_none(),
         };
         waiting.is_empty()
             && self.ahead.is_none()
-            && self.stream.position().covers(&until)
+            && self.stream.position().covers(until)
             && !self.stream.in_transaction()
             && self.routes.iter().all(done)
     }
@@ -576,7 +588,7 @@ impl Apply {
     }
 
     fn routes_durable(&self) -> Vec<Position> {
-        self.routes.iter().map(|route| route.durable).collect()
+        self.routes.iter().map(|route| route.durable.clone()).collect()
     }
 
     /// Whether something waits for the stream's position to move.
@@ -585,12 +597,15 @@ impl Apply {
         let ahead = self.ahead.as_ref().is_some_and(|seen| !position.covers(&seen.position));
         !waiting.is_empty()
             || ahead
-            || self.until.is_some_and(|until| !position.covers(&until))
+            || self.until.as_ref().is_some_and(|until| !position.covers(until))
             || self.routes.iter().any(|route| route.catch_up_to.is_some())
     }
 
-    fn publish_lag(&self, confirmed: &Position) {
-        let lag = confirmed.bytes_until(&self.stream.position());
+    fn publish_lag(&self) {
+        let lag = self
+            .confirmable()
+            .bytes_until(&self.stream.position())
+            .unwrap_or_default();
         self.metrics.update(|m| {
             m.streaming = true;
             m.lag_bytes = lag;

@@ -5,19 +5,21 @@
 //! gone, or further than that, was dropped or made anew: what lies between is
 //! lost to us.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use super::control::Control;
 use super::tables::Entry;
 use crate::error::{Error, Result};
 use crate::lake::{Lake, Opened, State, TableRecord, table_path};
 use crate::position::Position;
-use crate::source::postgres::{Discovery, Membership, Postgres, Published, PublishedTable, Slot};
+use crate::schema::TableId;
+use crate::source::{Discovery, Membership, Slot, Source, SourceTable};
 
 /// What the lake has of the source's tables.
-pub struct Standing {
+pub struct Standing<T> {
     pub control: Option<Control>,
-    pub entries: Vec<Entry>,
+    pub entries: Vec<Entry<T>>,
+    pub slot: Option<Slot>,
     pub gaps: Gaps,
 }
 
@@ -33,41 +35,50 @@ pub struct Gaps {
     pub drop_slot: bool,
 }
 
-impl Standing {
+impl<T: SourceTable> Standing<T> {
     /// `slot` was read before: what it confirms, the lake has known earlier.
-    pub async fn read(
-        source: &mut Postgres,
-        slot: Option<&Slot>,
+    pub async fn read<S: Source<Table = T>>(
+        source: &mut S,
+        slot: Option<Slot>,
         lake: &Lake,
-        discovery: &Discovery,
+        discovery: &Discovery<T>,
         pipeline: &str,
     ) -> Result<Self> {
         let control = Control::open(lake.pipeline()?, pipeline).await?;
+        let slot = match &control {
+            Some(control) if !S::KEEPS_POSITION => source.slot_at(&control.record().confirm_limit).await?,
+            _ => slot,
+        };
         let mut entries = Vec::with_capacity(discovery.tables.len());
         for table in &discovery.tables {
             entries.push(Entry::read(lake, table.clone(), pipeline).await?);
         }
-        let found = Found {
+        let found = Found::<S> {
             entries: &entries,
-            slot,
+            slot: slot.as_ref(),
             control: control.as_ref(),
-            published: &discovery.published,
+            places: &discovery.places,
             log_end: source.log_end().await?,
         };
         let gaps = found.gaps(lake, pipeline).await?;
-        Ok(Self { control, entries, gaps })
+        Ok(Self {
+            control,
+            entries,
+            slot,
+            gaps,
+        })
     }
 }
 
-struct Found<'a> {
-    entries: &'a [Entry],
+struct Found<'a, S: Source> {
+    entries: &'a [Entry<S::Table>],
     slot: Option<&'a Slot>,
     control: Option<&'a Control>,
-    published: &'a Published,
+    places: &'a BTreeMap<TableId, String>,
     log_end: Position,
 }
 
-impl Found<'_> {
+impl<S: Source> Found<'_, S> {
     /// Looks for changes that were lost.
     async fn gaps(&self, lake: &Lake, pipeline: &str) -> Result<Gaps> {
         let mut gaps = Gaps::default();
@@ -83,12 +94,12 @@ impl Found<'_> {
             } else if !record.state.is_live() {
                 // The others are copied anew whatever happened.
                 continue;
-            } else if record.relation == entry.table.relation && !self.log_end.covers(&record.watermark) {
+            } else if record.relation == entry.table.relation() && !self.log_end.covers(&record.watermark) {
                 format!(
                     "the source's log ends at {}, before the table's watermark {}: it was restored from a backup",
                     self.log_end, record.watermark
                 )
-            } else if let Some(what) = left.filter(|_| record.relation == entry.table.relation) {
+            } else if let Some(what) = left.filter(|_| record.relation == entry.table.relation()) {
                 lost_after(what, record)
             } else if let Some(what) = &of_slot {
                 lost_after(what, record)
@@ -98,7 +109,7 @@ impl Found<'_> {
             gaps.tables.push((number, reason));
         }
         gaps.slot = of_slot.is_some();
-        gaps.drop_slot |= self.slot.is_some_and(|slot| slot.lost);
+        gaps.drop_slot |= self.slot.is_some_and(|slot| slot.lost.is_some());
         Ok(gaps)
     }
 
@@ -107,20 +118,18 @@ impl Found<'_> {
         let Some(slot) = self.slot else {
             return Ok(Some("the replication slot is gone".to_owned()));
         };
-        if slot.lost {
-            return Ok(Some(
-                "the server has removed log that the replication slot needed (see max_slot_wal_keep_size)".to_owned(),
-            ));
+        if let Some(lost) = &slot.lost {
+            return Ok(Some(lost.clone()));
         }
-        let limit = self.control.map(|control| control.record().confirm_limit);
+        let limit = self.control.map(|control| &control.record().confirm_limit);
         let opened = self
             .entries
             .iter()
             .flat_map(|entry| entry.opened.iter().chain(&entry.copy));
         let known = limit
             .into_iter()
-            .chain(opened.map(|opened| opened.record.watermark))
-            .any(|position: Position| position.covers(&slot.confirmed));
+            .chain(opened.map(|opened| &opened.record.watermark))
+            .any(|position: &Position| position.covers(&slot.confirmed));
         if known || self.known_elsewhere(slot, lake, pipeline).await? {
             return Ok(None);
         }
@@ -136,7 +145,7 @@ impl Found<'_> {
         let Some(record) = self.control.map(Control::record) else {
             return Ok(false);
         };
-        let read: HashSet<String> = self.entries.iter().map(|e| table_path(&e.table.id)).collect();
+        let read: HashSet<String> = self.entries.iter().map(|e| table_path(e.table.id())).collect();
         for folder in record.tables.keys().chain(&record.former) {
             if read.contains(folder) {
                 continue;
@@ -160,16 +169,15 @@ impl Found<'_> {
 }
 
 /// What became of a table's place in the publication, if it has missed changes.
-fn left(found: &Found<'_>, entry: &Entry) -> Option<&'static str> {
-    let now = found.published.tables.get(&entry.table.id);
+fn left<S: Source>(found: &Found<'_, S>, entry: &Entry<S::Table>) -> Option<&'static str> {
+    let now = found.places.get(entry.table.id());
     let before = found
         .control
-        .and_then(|c| c.record().tables.get(&table_path(&entry.table.id)))
-        .filter(|before| PublishedTable::since(now, before) == Membership::Left)?;
-    let publication = |place: &str| place.split('.').next().map(str::to_owned);
+        .and_then(|c| c.record().tables.get(&table_path(entry.table.id())))
+        .filter(|before| S::membership(now.map(String::as_str), before) == Membership::Left)?;
     let same = match now {
-        Some(now) => publication(&now.place) == publication(before),
-        None => !found.published.tables.is_empty(),
+        Some(now) => S::same_publication(now, before),
+        None => !found.places.is_empty(),
     };
     Some(if same { LEFT } else { REMADE })
 }
@@ -187,7 +195,7 @@ fn lost_after(what: &str, record: &TableRecord) -> String {
 }
 
 /// Records that tables have missed changes, and says what to do.
-pub async fn stop(entries: &mut [Entry], gaps: &[(usize, String)]) -> Result<Error> {
+pub async fn stop<T>(entries: &mut [Entry<T>], gaps: &[(usize, String)]) -> Result<Error> {
     let mut names = Vec::new();
     for (number, reason) in gaps {
         let Some(opened) = entries.get_mut(*number).and_then(|entry| entry.opened.as_mut()) else {

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::lake::{Lake, Opened, Request, State, table_path};
 use crate::schema::TableId;
-use crate::source::postgres::{Postgres, selected};
+use crate::source::{Source, SourceTable, selected};
 
 /// How often a running sidecar's work is looked at.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -28,16 +28,21 @@ pub struct Progress {
 ///
 /// Errors: a pattern without a table, or nothing that needs a snapshot.
 pub async fn snapshot(config: &Config, patterns: &[String]) -> Result<Asked> {
-    let mut source = Postgres::connect(&config.source).await?;
+    for_source!(config, S => ask::<S>(config, patterns).await)
+}
+
+async fn ask<S: Source>(config: &Config, patterns: &[String]) -> Result<Asked> {
+    let mut source = S::connect(&config.source).await?;
     let discovery = source.discover().await?;
     let pipeline = source.identify().await?.pipeline;
     let lake = Lake::open(&config.lake.url)?;
     let slot = source.slot().await?;
-    let Standing { entries, gaps, .. } =
-        Standing::read(&mut source, slot.as_ref(), &lake, &discovery, &pipeline).await?;
+    let Standing {
+        entries, slot, gaps, ..
+    } = Standing::read(&mut source, slot, &lake, &discovery, &pipeline).await?;
     let mut tables = Vec::new();
     for (number, entry) in entries.iter().enumerate() {
-        let id = &entry.table.id;
+        let id = entry.table.id();
         let wanted = if patterns.is_empty() {
             gaps.tables.iter().any(|(gap, _)| *gap == number)
         } else {
@@ -53,7 +58,7 @@ pub async fn snapshot(config: &Config, patterns: &[String]) -> Result<Asked> {
     for pattern in patterns {
         let one = std::slice::from_ref(pattern);
         if !tables.iter().any(|(id, _)| selected(one, id)) {
-            let names: Vec<String> = discovery.tables.iter().map(|t| t.id.to_string()).collect();
+            let names: Vec<String> = discovery.tables.iter().map(|t| t.id().to_string()).collect();
             return Err(Error::operator(format!("no replicated table is called {pattern}"))
                 .with_hint(format!("source.tables selects {}", names.join(", "))));
         }
@@ -88,8 +93,13 @@ pub struct Asked {
 impl Asked {
     /// Whether a sidecar has started meanwhile.
     pub async fn is_running(&self, config: &Config) -> Result<bool> {
-        let mut source = Postgres::connect(&config.source).await?;
-        Ok(source.slot().await?.is_some_and(|slot| slot.active))
+        for_source!(config, S => self.slot_is_active::<S>(config).await)
+    }
+
+    async fn slot_is_active<S: Source>(&self, config: &Config) -> Result<bool> {
+        let mut source = S::connect(&config.source).await?;
+        let slot = super::slot(&mut source, &self.lake, &self.pipeline).await?;
+        Ok(slot.is_some_and(|slot| slot.active))
     }
 
     pub fn tables(&self) -> impl Iterator<Item = &TableId> {

@@ -28,7 +28,7 @@ use crate::lake::{Chunk, FileFormat, PartProgress, SnapshotProgress, WrittenFile
 use crate::metrics::{Metrics, SnapshotNumbers};
 use crate::position::Position;
 use crate::schema::TableId;
-use crate::source::postgres::{GONE, Part, Reader, TableSource, Visibility, blocks_for};
+use crate::source::{Begun, Part, Reader, Saw, SourceTable, TableSource};
 
 /// What a chunk reads at the source, in bytes. Larger chunks make larger
 /// files, smaller ones repeat less after a kill; the keys of one chunk are in
@@ -78,10 +78,10 @@ impl Progress {
 }
 
 /// One table to copy.
-pub struct Task {
+pub struct Task<T> {
     pub number: usize,
     pub id: TableId,
-    pub source: TableSource,
+    pub source: T,
     pub format: FileFormat,
     pub encoder: KeyEncoder,
     /// Where an earlier run got to.
@@ -96,8 +96,8 @@ pub enum Halt {
 }
 
 /// Runs all copies of a pipeline.
-pub struct Snapshotter {
-    pub tasks: mpsc::UnboundedReceiver<Task>,
+pub struct Snapshotter<T> {
+    pub tasks: mpsc::UnboundedReceiver<Task<T>>,
     pub windows: mpsc::Sender<Window>,
     pub halts: mpsc::UnboundedSender<(usize, Halt)>,
     /// Chunks read at the same time.
@@ -107,10 +107,10 @@ pub struct Snapshotter {
 
 /// The snapshots of chunks that are not merged yet, by chunk; `None` before
 /// they are known.
-type Open = Arc<Mutex<BTreeMap<u64, Option<Visibility>>>>;
+type Open = Arc<Mutex<BTreeMap<u64, Option<Saw>>>>;
 
-struct Copy {
-    task: Task,
+struct Copy<T: TableSource> {
+    task: Task<T>,
     parts: Vec<Part>,
     plan: u64,
     planned: Arc<Vec<PartProgress>>,
@@ -121,7 +121,7 @@ struct Copy {
     busy: usize,
     merging: usize,
     open: Open,
-    readers: Vec<Reader>,
+    readers: Vec<T::Reader>,
     progress: SnapshotProgress,
     started: Instant,
     rows_before: u64,
@@ -130,16 +130,16 @@ struct Copy {
 }
 
 /// How a job ended.
-enum Ended {
-    Planned(Box<(Reader, Vec<(u32, u64)>)>),
-    Read(Box<ReadChunk>),
+enum Ended<R> {
+    Planned(Box<(R, Vec<PartProgress>)>),
+    Read(Box<ReadChunk<R>>),
     /// The part's blocks are not those of the plan.
-    Rewritten(Box<Reader>),
+    Rewritten(Box<R>),
     Halted(Halt),
 }
 
-struct ReadChunk {
-    reader: Reader,
+struct ReadChunk<R> {
+    reader: R,
     chunk: u64,
     rows: u64,
     progress: Progress,
@@ -149,11 +149,11 @@ struct ReadChunk {
 /// A chunk that was merged, or `false` if its table is not followed any more.
 type Merged = BoxFuture<'static, (usize, u64, Progress, bool)>;
 
-impl Snapshotter {
+impl<T: TableSource> Snapshotter<T> {
     /// Runs until the stream's loop is gone.
     pub async fn run(mut self) -> Result<()> {
-        let mut copies: Vec<Copy> = Vec::new();
-        let mut jobs: JoinSet<(usize, Result<Ended>)> = JoinSet::new();
+        let mut copies: Vec<Copy<T>> = Vec::new();
+        let mut jobs: JoinSet<(usize, Result<Ended<T::Reader>>)> = JoinSet::new();
         let mut merges: FuturesUnordered<Merged> = FuturesUnordered::new();
         loop {
             let limit = self.parallelism.load(Ordering::Relaxed);
@@ -211,7 +211,7 @@ impl Snapshotter {
         }
     }
 
-    fn is_complete(&self, copy: &Copy) -> bool {
+    fn is_complete(&self, copy: &Copy<T>) -> bool {
         let complete = !copy.unplanned && copy.left.is_empty() && copy.busy == 0 && copy.merging == 0;
         if complete {
             self.forget(copy);
@@ -222,7 +222,7 @@ impl Snapshotter {
         complete
     }
 
-    fn show(&self, copy: &Copy) {
+    fn show(&self, copy: &Copy<T>) {
         let numbers = SnapshotNumbers {
             rows: copy.rows_before + copy.rows_read,
             rows_since_start: copy.rows_read,
@@ -235,7 +235,7 @@ impl Snapshotter {
         });
     }
 
-    fn forget(&self, copy: &Copy) {
+    fn forget(&self, copy: &Copy<T>) {
         self.metrics.update(|m| {
             m.snapshots.remove(&copy.task.id);
         });
@@ -248,8 +248,8 @@ enum JobEnd {
     Nothing,
 }
 
-impl Copy {
-    fn new(task: Task) -> Self {
+impl<T: TableSource> Copy<T> {
+    fn new(task: Task<T>) -> Self {
         if task.progress.parts.is_empty() {
             info!(table = %task.id, "starting snapshot");
         } else {
@@ -257,7 +257,7 @@ impl Copy {
                 rows = task.progress.rows, "resuming snapshot");
         }
         Self {
-            parts: task.source.table().parts.clone(),
+            parts: task.source.table().parts().to_vec(),
             plan: 0,
             planned: Arc::default(),
             left: VecDeque::new(),
@@ -284,12 +284,12 @@ impl Copy {
         !self.left.is_empty() && (more || self.merging == 0)
     }
 
-    fn job(&mut self, windows: &mpsc::Sender<Window>, readers: usize) -> BoxFuture<'static, Result<Ended>> {
+    fn job(&mut self, windows: &mpsc::Sender<Window>, readers: usize) -> BoxFuture<'static, Result<Ended<T::Reader>>> {
         self.busy += 1;
         let (source, reader) = (self.task.source.clone(), self.readers.pop());
         if self.unplanned {
             let parts = self.parts.clone();
-            return plan(source, reader, parts).boxed();
+            return plan(source, reader, parts, self.progress.parts.clone()).boxed();
         }
         let range = self.take_range(readers);
         let chunk = self.next_chunk;
@@ -298,10 +298,7 @@ impl Copy {
         let job = ChunkJob {
             number: self.task.number,
             chunk,
-            part: range.and_then(|(part, ..)| self.parts.get(part).cloned()),
-            file: range
-                .and_then(|(part, ..)| self.planned.get(part))
-                .map_or(0, |p| p.file),
+            part: range.and_then(|(part, ..)| Some((self.parts.get(part)?.clone(), self.planned.get(part)?.clone()))),
             progress: Progress {
                 plan: self.plan,
                 parts: self.planned.clone(),
@@ -321,7 +318,10 @@ impl Copy {
         let (part, from, to) = self.left.pop_front()?;
         let blocks = self.planned.get(part).map_or(0, |p| p.end_block);
         let bytes = self.task.source.throttle().chunk_bytes(CHUNK_BYTES, readers);
-        let size = self.parts.get(part).map_or(1, |part| blocks_for(part, bytes, blocks));
+        let size = self
+            .parts
+            .get(part)
+            .map_or(1, |part| T::blocks_for(part, bytes, blocks));
         let middle = from.saturating_add(size).min(to);
         if middle < to {
             self.left.push_front((part, middle, to));
@@ -329,12 +329,12 @@ impl Copy {
         Some((part, from, middle))
     }
 
-    fn end_job(&mut self, ended: Ended) -> JobEnd {
+    fn end_job(&mut self, ended: Ended<T::Reader>) -> JobEnd {
         match ended {
             Ended::Planned(planned) => {
-                let (reader, files) = *planned;
+                let (reader, plan) = *planned;
                 self.readers.push(reader);
-                self.set_plan(&files);
+                self.set_plan(plan);
                 JobEnd::Nothing
             }
             Ended::Read(read) => {
@@ -364,19 +364,16 @@ impl Copy {
 
     /// What is to read: all blocks of files that nobody read yet, and what is
     /// left of the others. Rows read again are recognised by key.
-    fn set_plan(&mut self, files: &[(u32, u64)]) {
+    fn set_plan(&mut self, plan: Vec<PartProgress>) {
         self.plan += 1;
         self.unplanned = false;
         let before = &self.progress.parts;
-        let mut planned = Vec::with_capacity(files.len());
-        for (part, (file, blocks)) in self.parts.iter().zip(files) {
-            let own = before.iter().find(|p| p.relation == part.relation && p.file == *file);
-            let progress = own.cloned().unwrap_or(PartProgress {
-                relation: part.relation,
-                file: *file,
-                end_block: *blocks,
-                done: Vec::new(),
-            });
+        let mut planned = Vec::with_capacity(plan.len());
+        for part in plan {
+            let own = before
+                .iter()
+                .find(|p| p.relation == part.relation && p.file == part.file);
+            let progress = own.cloned().unwrap_or(part);
             for (from, to) in progress.remaining() {
                 self.left.push_back((planned.len(), from, to));
             }
@@ -390,26 +387,30 @@ impl Copy {
     }
 }
 
-async fn plan(source: TableSource, reader: Option<Reader>, parts: Vec<Part>) -> Result<Ended> {
+async fn plan<T: TableSource>(
+    source: T,
+    reader: Option<T::Reader>,
+    parts: Vec<Part>,
+    before: Vec<PartProgress>,
+) -> Result<Ended<T::Reader>> {
     let result = async {
         let mut reader = match reader {
             Some(reader) => reader,
             None => source.reader().await?,
         };
         reader.wait_for_writers().await?;
-        let Some(start) = reader.begin(&parts).await? else {
-            return Ok(Ended::Halted(Halt::Changed));
-        };
-        reader.end().await?;
-        Ok(Ended::Planned(Box::new((reader, start.files))))
+        Ok(match reader.plan(&parts, &before).await? {
+            Some(plan) => Ended::Planned(Box::new((reader, plan))),
+            None => Ended::Halted(Halt::Changed),
+        })
     };
-    halt(result.await)
+    halt::<T>(result.await)
 }
 
 /// Sorts out what only one table is concerned with.
-fn halt(result: Result<Ended>) -> Result<Ended> {
+fn halt<T: TableSource>(result: Result<Ended<T::Reader>>) -> Result<Ended<T::Reader>> {
     match result {
-        Err(error) if error.code().is_some_and(|code| GONE.contains(&code)) => Ok(Ended::Halted(Halt::Changed)),
+        Err(error) if T::is_gone(&error) => Ok(Ended::Halted(Halt::Changed)),
         Err(error) if error.class() == Class::NeedsOperator => Ok(Ended::Halted(Halt::Failed(error))),
         other => other,
     }
@@ -418,8 +419,7 @@ fn halt(result: Result<Ended>) -> Result<Ended> {
 struct ChunkJob {
     number: usize,
     chunk: u64,
-    part: Option<Part>,
-    file: u32,
+    part: Option<(Part, PartProgress)>,
     progress: Progress,
     format: FileFormat,
     encoder: KeyEncoder,
@@ -428,44 +428,41 @@ struct ChunkJob {
 }
 
 impl ChunkJob {
-    async fn run(self, source: TableSource, reader: Option<Reader>) -> Result<Ended> {
-        halt(self.read(source, reader).await)
+    async fn run<T: TableSource>(self, source: T, reader: Option<T::Reader>) -> Result<Ended<T::Reader>> {
+        halt::<T>(self.read(source, reader).await)
     }
 
-    async fn read(self, source: TableSource, reader: Option<Reader>) -> Result<Ended> {
+    async fn read<T: TableSource>(self, source: T, reader: Option<T::Reader>) -> Result<Ended<T::Reader>> {
         let mut reader = match reader {
             Some(reader) => reader,
             None => source.reader().await?,
         };
-        let parts: Vec<Part> = self.part.iter().cloned().collect();
-        let Some(start) = reader.begin(&parts).await? else {
-            return Ok(Ended::Halted(Halt::Changed));
+        let part = self.part.as_ref().map(|(part, plan)| (part, plan));
+        let start = match reader.begin(part).await? {
+            Begun::Chunk(start) => start,
+            Begun::Changed => return Ok(Ended::Halted(Halt::Changed)),
+            Begun::Rewritten => {
+                lock(&self.open).remove(&self.chunk);
+                return Ok(Ended::Rewritten(Box::new(reader)));
+            }
         };
-        if !reader.has_columns() {
-            return Ok(Ended::Halted(Halt::Changed));
-        }
-        if start.files.first().is_some_and(|(file, _)| *file != self.file) {
-            reader.end().await?;
-            lock(&self.open).remove(&self.chunk);
-            return Ok(Ended::Rewritten(Box::new(reader)));
-        }
-        lock(&self.open).insert(self.chunk, Some(start.visibility.clone()));
-        let files = match (&self.part, self.progress.range) {
-            (Some(part), Some((_, from, to))) => self.copy(&mut reader, part, from, to).await?,
+        lock(&self.open).insert(self.chunk, Some(start.saw.clone()));
+        let files = match (part, self.progress.range) {
+            (Some((part, plan)), Some((_, from, to))) => self.copy(&mut reader, part, plan, from, to).await?,
             _ => Vec::new(),
         };
         reader.end().await?;
         let rows = files.iter().map(|(file, _)| u64::from(file.rows)).sum::<u64>();
         let (done, merged) = oneshot::channel();
-        let (own, all) = (start.visibility.clone(), self.all_open());
+        let (saw, own, all) = (start.saw.clone(), start.saw, self.all_open());
         let window = Window {
             table: self.number,
             high: start.high,
             chunk: Chunk {
                 files,
-                saw: Box::new(move |transaction| start.visibility.saw(transaction)),
+                saw: Box::new(move |transaction| saw(transaction)),
                 all_saw: Box::new(move |transaction| {
-                    own.saw(transaction) && all.iter().all(|v| v.as_ref().is_some_and(|v| v.saw(transaction)))
+                    own(transaction) && all.iter().all(|saw| saw.as_ref().is_some_and(|saw| saw(transaction)))
                 }),
             },
             progress: self.progress.clone(),
@@ -486,15 +483,22 @@ impl ChunkJob {
 
     /// The snapshots of the other chunks under way. Those that begin later see
     /// more than this one.
-    fn all_open(&self) -> Vec<Option<Visibility>> {
+    fn all_open(&self) -> Vec<Option<Saw>> {
         let open = lock(&self.open);
         let others = open.iter().filter(|(chunk, _)| **chunk != self.chunk);
-        others.map(|(_, visibility)| visibility.clone()).collect()
+        others.map(|(_, saw)| saw.clone()).collect()
     }
 
     /// Reads blocks into a data file. Decoding here and encoding in a task of
     /// its own run side by side.
-    async fn copy(&self, reader: &mut Reader, part: &Part, from: u64, to: u64) -> Result<Vec<(WrittenFile, Vec<Key>)>> {
+    async fn copy<R: Reader>(
+        &self,
+        reader: &mut R,
+        part: &Part,
+        plan: &PartProgress,
+        from: u64,
+        to: u64,
+    ) -> Result<Vec<(WrittenFile, Vec<Key>)>> {
         let mut writer = self.format.writer()?;
         let encoder = self.encoder.clone();
         let (batches, mut received) = mpsc::channel::<RecordBatch>(2);
@@ -507,7 +511,7 @@ impl ChunkJob {
             Ok::<_, Error>((writer, keys))
         });
         let read = async {
-            reader.read(part, from, to).await?;
+            reader.read(part, plan, from, to).await?;
             while let Some(batch) = reader.next_batch().await? {
                 batches
                     .send(batch)

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::lake::{Lake, Opened, SnapshotProgress, table_path};
 use crate::position::Position;
-use crate::source::postgres::{Postgres, Slot};
+use crate::source::{Slot, Source, SourceTable};
 
 /// A table of [`status`].
 #[derive(Clone, Debug, serde::Serialize)]
@@ -47,24 +47,28 @@ pub struct Status {
 /// Where everything stands, from the lake and the source's catalogue alone:
 /// works beside a running sidecar and without one.
 pub async fn status(config: &Config) -> Result<Status> {
-    let mut source = Postgres::connect(&config.source).await?;
+    for_source!(config, S => status_of::<S>(config).await)
+}
+
+async fn status_of<S: Source>(config: &Config) -> Result<Status> {
+    let mut source = S::connect(&config.source).await?;
     let discovery = source.discover().await?;
     let pipeline = source.identify().await?.pipeline;
-    // The slot first: a table's watermark can only be later than it.
-    let slot = source.slot().await?;
     let lake = Lake::open(&config.lake.url)?;
+    // The slot first: a table's watermark can only be later than it.
+    let slot = super::slot(&mut source, &lake, &pipeline).await?;
     let mut opened = Vec::new();
     for table in &discovery.tables {
-        let read = Opened::read(lake.table(&table.id)?, &pipeline).await;
+        let read = Opened::read(lake.table(table.id())?, &pipeline).await;
         let copy = match &read {
-            Ok(Some(opened)) => lake.copy_of(&table_path(&table.id), &opened.record).await,
+            Ok(Some(opened)) => lake.copy_of(&table_path(table.id()), &opened.record).await,
             _ => None,
         };
-        opened.push((table.id.to_string(), read, copy));
+        opened.push((table.id().to_string(), read, copy));
     }
     if let Ok(Some(control)) = Control::open(lake.pipeline()?, &pipeline).await {
         let record = control.record();
-        let listed: Vec<String> = discovery.tables.iter().map(|t| table_path(&t.id)).collect();
+        let listed: Vec<String> = discovery.tables.iter().map(|t| table_path(t.id())).collect();
         for folder in record.former.iter().chain(record.tables.keys()) {
             if listed.contains(folder) {
                 continue;
@@ -78,16 +82,20 @@ pub async fn status(config: &Config) -> Result<Status> {
         }
     }
     let log_end = source.log_end().await?;
-    let tables = opened
-        .into_iter()
-        .map(|(table, opened, copy)| table_status(table, opened, copy.as_ref(), slot.as_ref(), &log_end))
-        .collect();
+    let mut tables = Vec::with_capacity(opened.len());
+    for (table, opened, copy) in opened {
+        let mut status = table_status(table, opened, copy.as_ref(), slot.as_ref());
+        if let Some(watermark) = &status.watermark {
+            status.lag_bytes = source.log_bytes(watermark, &log_end).await?;
+        }
+        tables.push(status);
+    }
     Ok(Status {
         source: SourceStatus {
             address: source.address(),
             slot: config.source.slot.clone(),
             slot_active: slot.as_ref().is_some_and(|s| s.active),
-            confirmed: slot.as_ref().map(|s| s.confirmed),
+            confirmed: slot.as_ref().map(|s| s.confirmed.clone()),
             log_end,
             retained_bytes: slot.as_ref().map_or(0, |s| s.retained_bytes),
         },
@@ -101,7 +109,6 @@ fn table_status(
     opened: Result<Option<Opened>>,
     copy: Option<&Opened>,
     slot: Option<&Slot>,
-    log_end: &Position,
 ) -> TableStatus {
     let mut status = TableStatus {
         table,
@@ -131,16 +138,15 @@ fn table_status(
     let record = &lake_table.record;
     status.state = record.state.as_str();
     status.reason.clone_from(&record.reason);
-    let mut watermark = record.watermark;
+    let mut watermark = record.watermark.clone();
     if record.state.is_live()
         && let Some(slot) = slot.filter(|slot| slot.confirmed.covers(&watermark))
     {
         // The slot is confirmed only where every table has everything, so an
         // idle table is as far as the slot.
-        watermark = slot.confirmed;
+        watermark = slot.confirmed.clone();
     }
     status.watermark = Some(watermark);
-    status.lag_bytes = Some(watermark.bytes_until(log_end));
     status.version = Some(lake_table.version());
     status.rows = lake_table.rows();
     status.files = lake_table.file_count();

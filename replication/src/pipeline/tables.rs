@@ -27,7 +27,9 @@ use crate::config::OnGap;
 use crate::error::{Class, Error, Result};
 use crate::lake::{DeltaTable, Lake, Opened, Shape, State, TableRecord, table_path};
 use crate::schema::TableId;
-use crate::source::postgres::{Discovery, Look, Membership, Part, PublishedTable, SourceTable, Verdict, WENT_AWAY};
+use crate::source::{
+    ChangeStream, Discovery, Judgement, Look, Membership, Part, Source, SourceTable, Verdict, WENT_AWAY,
+};
 
 /// Why a table is copied that a request names.
 const ASKED: &str = "a new snapshot was asked for";
@@ -35,8 +37,8 @@ const ASKED: &str = "a new snapshot was asked for";
 const REMADE: &str = "it was dropped and made anew at the source";
 
 /// A table that is about to be followed.
-pub struct Entry {
-    pub table: SourceTable,
+pub struct Entry<T> {
+    pub table: T,
     /// As it is in the lake.
     pub opened: Option<Opened>,
     /// What is gathered to replace its content.
@@ -45,9 +47,9 @@ pub struct Entry {
     pub why: Option<String>,
 }
 
-impl Entry {
-    pub async fn read(lake: &Lake, table: SourceTable, pipeline: &str) -> Result<Self> {
-        let folder = table_path(&table.id);
+impl<T: SourceTable> Entry<T> {
+    pub async fn read(lake: &Lake, table: T, pipeline: &str) -> Result<Self> {
+        let folder = table_path(table.id());
         let opened = Opened::read(lake.log(&folder)?, pipeline).await?;
         // A copy that can't be read is begun anew.
         let copy = match &opened {
@@ -69,7 +71,7 @@ impl Entry {
             .opened
             .as_ref()
             .is_some_and(|o| !matches!(o.record.state, State::Snapshotting | State::Resnapshotting));
-        if settled && asked.contains(&self.table.id.to_string()) {
+        if settled && asked.contains(&self.table.id().to_string()) {
             self.why.get_or_insert_with(|| ASKED.to_owned());
         }
     }
@@ -101,10 +103,10 @@ pub enum Ending {
     Copy { relation: u32, reason: String },
 }
 
-impl Apply {
+impl<S: Source> Apply<S> {
     /// Follows a table from now on: creates it, goes on with it, or begins or
     /// goes on to copy it anew. Its place in the publication is noted already.
-    pub async fn enter(&mut self, entry: Entry, place: String) -> Result<()> {
+    pub async fn enter(&mut self, entry: Entry<S::Table>, place: String) -> Result<()> {
         let Entry {
             table,
             opened,
@@ -112,17 +114,20 @@ impl Apply {
             why,
         } = entry;
         let Some(opened) = opened else {
-            let shape = Shape::new(&table.schema, &table.origin());
-            let record = self.new_record(&table).await?;
-            info!(table = %table.id, "creating lake table");
-            let log = self.lake.table(&table.id)?;
-            let lake_table = DeltaTable::create(log, table.schema.clone(), shape, record).await?;
+            let Some((table, record)) = self.new_record(table).await? else {
+                // The next look says what has become of it.
+                return Ok(());
+            };
+            let shape = Shape::new(table.schema(), &table.origin());
+            info!(table = %table.id(), "creating lake table");
+            let log = self.lake.table(table.id())?;
+            let lake_table = DeltaTable::create(log, table.schema().clone(), shape, record).await?;
             return self.follow(Arc::new(table), lake_table, place);
         };
         let record = &opened.record;
         let why = match record.state {
             _ if why.is_some() => why,
-            _ if record.relation != table.relation && copy.is_none() => Some(REMADE.to_owned()),
+            _ if record.relation != table.relation() && copy.is_none() => Some(REMADE.to_owned()),
             state if state.is_live() => None,
             State::Dropped => Some("it is at the source again".to_owned()),
             State::Excluded => Some("it is selected again".to_owned()),
@@ -132,7 +137,7 @@ impl Apply {
         };
         let reason = match why {
             Some(reason) => reason,
-            None => match table.as_recorded(&opened.shape, self.source.types()?) {
+            None => match self.source.as_recorded(&table, &opened.shape)? {
                 Some(recorded) => {
                     let lake_table = self.ready(&recorded, opened).await?;
                     return self.follow(Arc::new(recorded), lake_table, place);
@@ -143,26 +148,25 @@ impl Apply {
         self.begin_copy(table, opened, copy, reason, place).await
     }
 
-    async fn new_record(&mut self, table: &SourceTable) -> Result<TableRecord> {
-        // It needs no change from before its copy begins.
-        let watermark = self.source.log_end().await?;
-        Ok(TableRecord::new(
-            self.pipeline.clone(),
-            table.id.to_string(),
-            table.relation,
-            self.epoch,
-            watermark,
-        ))
+    /// The record of a table that needs no change from before now, with the
+    /// table as it is now; `None` if it is gone.
+    async fn new_record(&mut self, table: S::Table) -> Result<Option<(S::Table, TableRecord)>> {
+        let Some((table, watermark)) = self.source.begin(table).await? else {
+            return Ok(None);
+        };
+        let (pipeline, name) = (self.pipeline.clone(), table.id().to_string());
+        let record = TableRecord::new(pipeline, name, table.relation(), self.epoch, watermark);
+        Ok(Some((table, record)))
     }
 
     /// Indexes a table and claims it for this epoch.
-    async fn ready(&self, table: &SourceTable, opened: Opened) -> Result<DeltaTable> {
+    async fn ready(&self, table: &S::Table, opened: Opened) -> Result<DeltaTable> {
         let started = Instant::now();
-        let mut lake_table = DeltaTable::new(table.schema.clone(), opened);
+        let mut lake_table = DeltaTable::new(table.schema().clone(), opened);
         let rows = lake_table.build_index().await?;
         let epoch = self.epoch;
         lake_table.commit("CLAIM", |record| record.epoch = epoch).await?;
-        info!(table = %table.id, rows, watermark = %lake_table.record().watermark, index_bytes = lake_table.bytes(),
+        info!(table = %table.id(), rows, watermark = %lake_table.record().watermark, index_bytes = lake_table.bytes(),
             elapsed_ms = started.elapsed().as_millis() as u64, "opened lake table");
         Ok(lake_table)
     }
@@ -170,17 +174,17 @@ impl Apply {
     /// Goes on with a copy where an earlier run left it, if it still fits.
     async fn resume_copy(
         &mut self,
-        table: SourceTable,
+        table: S::Table,
         mut opened: Opened,
         copy: Option<Opened>,
         place: String,
     ) -> Result<()> {
         let reason = opened.record.reason.clone().unwrap_or_default();
         let fits = |copy: &&Opened| {
-            copy.record.relation == table.relation && copy.record.state.is_live() && copy.record.copy.is_none()
+            copy.record.relation == table.relation() && copy.record.state.is_live() && copy.record.copy.is_none()
         };
         let recorded = match copy.as_ref().filter(fits) {
-            Some(copy) => table.as_recorded(&copy.shape, self.source.types()?),
+            Some(copy) => self.source.as_recorded(&table, &copy.shape)?,
             None => None,
         };
         let (recorded, copy) = match (recorded, copy) {
@@ -196,16 +200,16 @@ impl Apply {
     /// Begins to gather new content for a table. Readers keep the old one.
     async fn begin_copy(
         &mut self,
-        table: SourceTable,
+        table: S::Table,
         mut opened: Opened,
         old: Option<Opened>,
         reason: String,
         place: String,
     ) -> Result<()> {
-        warn!(table = %table.id, reason, "copying the table anew; readers keep its content of now until the copy is whole");
+        warn!(table = %table.id(), reason, "copying the table anew; readers keep its content of now until the copy is whole");
         let (epoch, copy) = (self.epoch, uuid::Uuid::new_v4().to_string());
         if let Some(old) = &old {
-            self.control.know(old.record.watermark).await?;
+            self.control.know(old.record.watermark.clone()).await?;
         }
         opened
             .mark("RESNAPSHOT", |record| {
@@ -218,16 +222,19 @@ impl Apply {
         if let Some(old) = old {
             old.discard().await;
         }
-        let shape = opened.shape.replacing(&table.schema, &table.origin());
-        let record = self.new_record(&table).await?;
-        let log = self.lake.copy(&table_path(&table.id), &copy)?;
-        let lake_table = DeltaTable::create(log, table.schema.clone(), shape, record).await?;
+        let Some((table, record)) = self.new_record(table).await? else {
+            // It is on record that it has to be copied, once it is there again.
+            return Ok(());
+        };
+        let shape = opened.shape.replacing(table.schema(), &table.origin());
+        let log = self.lake.copy(&table_path(table.id()), &copy)?;
+        let lake_table = DeltaTable::create(log, table.schema().clone(), shape, record).await?;
         self.follow(Arc::new(table), lake_table.replacing(opened), place)
     }
 
-    fn follow(&mut self, table: Arc<SourceTable>, lake_table: DeltaTable, place: String) -> Result<()> {
+    fn follow(&mut self, table: Arc<S::Table>, lake_table: DeltaTable, place: String) -> Result<()> {
         let record = lake_table.record();
-        let number = self.stream.add(table.clone(), record.watermark);
+        let number = self.stream.add(table.clone(), record.watermark.clone());
         if number != self.routes.len() {
             return Err(Error::bug("streams and routes are out of step"));
         }
@@ -235,7 +242,8 @@ impl Apply {
         let (commands, receiver) = mpsc::channel(2);
         let table_source = self.source.table_source(table.clone(), self.throttle.clone());
         let snapshotting = record.state == State::Snapshotting;
-        self.routes.push(Route::new(&table, commands, place, &lake_table));
+        self.routes
+            .push(Route::new(table.as_ref(), commands, place, &lake_table));
         let writer = Writer {
             number,
             table: lake_table,
@@ -255,10 +263,7 @@ impl Apply {
     fn copy_rows(&mut self, number: usize, parts: Option<Vec<Part>>) -> Result<()> {
         let table = self.table(number)?;
         let table = match parts {
-            Some(parts) => Arc::new(SourceTable {
-                parts,
-                ..table.as_ref().clone()
-            }),
+            Some(parts) => Arc::new(table.with_parts(parts)),
             None => table,
         };
         let source = self.source.table_source(table, self.throttle.clone());
@@ -276,7 +281,7 @@ impl Apply {
             .map_err(|_| Error::transient("the snapshotter has ended"))
     }
 
-    fn table(&self, number: usize) -> Result<Arc<SourceTable>> {
+    fn table(&self, number: usize) -> Result<Arc<S::Table>> {
         let table = self.stream.table(number).cloned();
         table.ok_or_else(|| Error::bug("a table that the stream doesn't have"))
     }
@@ -321,7 +326,7 @@ impl Apply {
             },
         };
         if let Some(copy) = &copy {
-            self.control.know(copy.record.watermark).await?;
+            self.control.know(copy.record.watermark.clone()).await?;
         }
         stop(&mut opened, self.epoch, state, &reason).await?;
         if let Some(copy) = copy {
@@ -344,22 +349,21 @@ impl Apply {
         &mut self,
         id: &TableId,
         relation: u32,
-    ) -> Result<Result<(SourceTable, String), (State, String)>> {
+    ) -> Result<Result<(S::Table, String), (State, String)>> {
         let gone = || {
             let reason = "it is gone at the source, or has another name";
             (State::Dropped, reason.to_owned())
         };
         let mut tried = false;
         loop {
-            let (now, published) = match self.source.look(relation).await? {
-                Look::Table(now, published) if now.id == *id => (*now, published),
+            let (now, place) = match self.source.look(id, relation).await? {
+                Look::Table(now, place) if now.id() == id => (*now, place),
                 Look::Refused(refusal) if refusal.table == *id => {
                     return Ok(Err(stalled(&refusal.reason, &refusal.hint)));
                 }
                 _ => return Ok(Err(gone())),
             };
-            if let Some(published) = published {
-                let place = published.token();
+            if let Some(place) = place {
                 self.control
                     .enter(BTreeMap::from([(table_path(id), place.clone())]))
                     .await?;
@@ -373,7 +377,7 @@ impl Apply {
                 tables: vec![now],
                 ..Discovery::default()
             };
-            match self.source.ensure_publication(&wanted).await {
+            match self.source.ensure_published(&wanted).await {
                 Ok(()) => {}
                 Err(error) if error.class() == Class::NeedsOperator => {
                     return Ok(Err(stalled(&error.to_string(), error.hint().unwrap_or_default())));
@@ -387,27 +391,18 @@ impl Apply {
 
     /// The stream has described a table's columns: what follows has them.
     pub async fn judge(&mut self, number: usize) -> Result<()> {
-        let before = self.table(number)?;
-        let Some(described) = self.stream.described(number).cloned() else {
-            return Ok(());
-        };
-        let as_before = before.is_described_by(&described);
-        match self.source.look(before.relation).await? {
-            Look::Table(now, _) => {
-                let verdict = before.judge(&described, &now, self.source.types()?);
-                self.carry_out(number, verdict).await
-            }
-            // The next look at the catalogue says what has become of it.
-            _ if as_before => Ok(()),
-            Look::Refused(refusal) => {
+        match self.source.judge(&self.stream, number).await? {
+            Judgement::Nothing => Ok(()),
+            Judgement::Columns(verdict) => self.carry_out(number, verdict).await,
+            Judgement::Refused(refusal) => {
                 let (state, reason) = stalled(&refusal.reason, &refusal.hint);
                 self.end(number, Ending::Mark(state, reason))
             }
-            Look::Gone => self.copy_anew(number, "its columns changed"),
+            Judgement::Gone(reason) => self.end(number, Ending::Mark(State::Dropped, reason)),
         }
     }
 
-    async fn carry_out(&mut self, number: usize, verdict: Verdict) -> Result<()> {
+    async fn carry_out(&mut self, number: usize, verdict: Verdict<S::Table>) -> Result<()> {
         let before = self.table(number)?;
         let (table, evolve) = match verdict {
             Verdict::Same(table) => (table, false),
@@ -415,17 +410,14 @@ impl Apply {
             Verdict::Copy(reason) => return self.copy_anew(number, &reason),
         };
         // The name is the table's for as long as it is followed.
-        let table = Arc::new(SourceTable {
-            id: before.id.clone(),
-            ..table
-        });
+        let table = Arc::new(table.with_id(before.id().clone()));
         if !evolve && table.decodes_like(&before) && table.origin() == before.origin() {
             return self.stream.refresh(number, table);
         }
         let mut shape = self.route(number)?.shape.clone();
         if evolve {
             let was_mapped = shape.mapped;
-            shape.evolve(&table.schema, &table.origin())?;
+            shape.evolve(table.schema(), &table.origin())?;
             let reason = if shape.is_ambiguous() {
                 Some("a new column has the name of another one in its files")
             } else if shape.mapped && !was_mapped && !self.column_mapping {
@@ -436,17 +428,17 @@ impl Apply {
             if let Some(reason) = reason {
                 return self.copy_anew(number, reason);
             }
-            info!(table = %table.id, columns = table.columns.len(), mapped = shape.mapped, "the table's columns changed");
+            info!(table = %table.id(), columns = table.schema().columns.len(), mapped = shape.mapped, "the table's columns changed");
         }
         self.alter(number, table, shape).await
     }
 
     /// Tells writer and stream of the table's new form.
-    async fn alter(&mut self, number: usize, table: Arc<SourceTable>, shape: Shape) -> Result<()> {
+    async fn alter(&mut self, number: usize, table: Arc<S::Table>, shape: Shape) -> Result<()> {
         self.flush(number).await?;
         let points = Arc::new(self.source.table_source(table.clone(), self.throttle.clone()));
         let command = Command::Evolve {
-            schema: table.schema.clone(),
+            schema: table.schema().clone(),
             origin: table.origin(),
             points,
         };
@@ -455,8 +447,8 @@ impl Apply {
         let altered = self.stream.commit_position();
         let start = self.stream.position();
         let route = self.route(number)?;
-        route.format = route.format.clone().with_shape(&shape, &table.schema);
-        route.encoder = route.encoder.with_schema(&table.schema);
+        route.format = route.format.clone().with_shape(&shape, table.schema());
+        route.encoder = route.encoder.with_schema(table.schema());
         route.shape = shape;
         route.altered = Some(altered);
         route.open.get_or_insert_with(|| Open::now(start));
@@ -490,7 +482,7 @@ impl Apply {
 
     /// Takes on at once what need not wait for the stream: requests and new
     /// tables. The rest waits until the stream is where the look was.
-    pub async fn look_ahead(&mut self, mut seen: Seen) -> Result<()> {
+    pub async fn look_ahead(&mut self, mut seen: Seen<S::Table>) -> Result<()> {
         self.requests.append(&mut seen.requests);
         let asked: HashSet<String> = self.requests.iter().flat_map(|r| r.tables.iter().cloned()).collect();
         for number in 0..self.routes.len() {
@@ -513,7 +505,7 @@ impl Apply {
 
     /// Brings the set of tables to what the source had. The stream has told
     /// everything up to then.
-    pub async fn reconcile(&mut self, seen: Seen) -> Result<()> {
+    pub async fn reconcile(&mut self, seen: Seen<S::Table>) -> Result<()> {
         for number in 0..self.routes.len() {
             let route = self.route(number)?;
             // What was entered meanwhile, the catalogue's answer can't know.
@@ -524,21 +516,21 @@ impl Apply {
         self.enter_new(&seen).await
     }
 
-    async fn reconcile_table(&mut self, number: usize, seen: &Seen) -> Result<()> {
+    async fn reconcile_table(&mut self, number: usize, seen: &Seen<S::Table>) -> Result<()> {
         let route = self.route(number)?;
         let (id, relation, place) = (route.id.clone(), route.relation, route.place.clone());
-        let Some(now) = seen.discovery.tables.iter().find(|table| table.id == id) else {
+        let Some(now) = seen.discovery.tables.iter().find(|table| *table.id() == id) else {
             let (state, reason) = gone(&id.to_string(), relation, &seen.discovery);
             return self.end(number, Ending::Mark(state, reason));
         };
-        if now.relation != relation {
+        if now.relation() != relation {
             let ending = Ending::Copy {
-                relation: now.relation,
+                relation: now.relation(),
                 reason: REMADE.to_owned(),
             };
             return self.end(number, ending);
         }
-        match PublishedTable::since(seen.discovery.published.tables.get(&id), &place) {
+        match S::membership(seen.discovery.places.get(&id).map(String::as_str), &place) {
             Membership::Same => {}
             Membership::Reformed => return self.copy_anew(number, gaps::REFORMED),
             Membership::Left => {
@@ -553,7 +545,8 @@ impl Apply {
         if self
             .route(number)?
             .altered
-            .is_some_and(|altered| !seen.from.covers(&altered))
+            .as_ref()
+            .is_some_and(|altered| !seen.from.covers(altered))
         {
             return Ok(());
         }
@@ -578,7 +571,7 @@ impl Apply {
     }
 
     /// Follows what the stream doesn't tell of partitions.
-    async fn reconcile_parts(&mut self, number: usize, now: &SourceTable) -> Result<()> {
+    async fn reconcile_parts(&mut self, number: usize, now: &S::Table) -> Result<()> {
         let before = self.table(number)?;
         let changes = before.part_changes(now);
         if changes.gone {
@@ -594,17 +587,13 @@ impl Apply {
         if !filled.is_empty() && self.route(number)?.state == State::Snapshotting {
             return self.copy_anew(number, "a partition was attached during its snapshot");
         }
-        let table = SourceTable {
-            parts: now.parts.clone(),
-            storage: now.storage.clone(),
-            ..before.as_ref().clone()
-        };
+        let table = before.with_parts_of(now);
         let shape = self.route(number)?.shape.clone();
         self.alter(number, Arc::new(table), shape).await?;
         if filled.is_empty() {
             return Ok(());
         }
-        info!(table = %before.id, partitions = filled.len(), "copying new partitions");
+        info!(table = %before.id(), partitions = filled.len(), "copying new partitions");
         let route = self.route(number)?;
         route.send(Command::Extend).await?;
         route.state = State::Snapshotting;
@@ -613,13 +602,13 @@ impl Apply {
     }
 
     /// Follows the tables that nobody follows yet.
-    async fn enter_new(&mut self, seen: &Seen) -> Result<()> {
+    async fn enter_new(&mut self, seen: &Seen<S::Table>) -> Result<()> {
         let followed = |id: &TableId| {
             let by = |route: &Route| route.id == *id && (!route.is_closed() || route.ending.is_some());
             self.routes.iter().any(by)
         };
         let found = seen.discovery.tables.iter();
-        let new: Vec<SourceTable> = found.filter(|table| !followed(&table.id)).cloned().collect();
+        let new: Vec<S::Table> = found.filter(|table| !followed(table.id())).cloned().collect();
         if new.is_empty() {
             return Ok(());
         }
@@ -629,7 +618,7 @@ impl Apply {
             tables: new,
             ..Discovery::default()
         };
-        match self.source.ensure_publication(&wanted).await {
+        match self.source.ensure_published(&wanted).await {
             Ok(()) => {}
             Err(error) if error.class() == Class::NeedsOperator || error.code() == Some(WENT_AWAY) => {
                 // The others go on; it is tried again at the next look.
@@ -642,11 +631,10 @@ impl Apply {
         let mut places = BTreeMap::new();
         for table in wanted.tables {
             // With what the publication says of it now.
-            let Look::Table(table, Some(published)) = self.source.look(table.relation).await? else {
+            let Look::Table(table, Some(place)) = self.source.look(table.id(), table.relation()).await? else {
                 continue;
             };
-            let place = published.token();
-            places.insert(table_path(&table.id), place.clone());
+            places.insert(table_path(table.id()), place.clone());
             let mut entry = Entry::read(&self.lake, *table, &self.pipeline).await?;
             if entry.opened.as_ref().is_some_and(|o| o.record.state.is_live()) {
                 entry.why = Some("it was not followed for a while".to_owned());
@@ -678,7 +666,7 @@ impl Apply {
 
 /// What has become of a table that is not among those to replicate any more,
 /// by its name and relation.
-pub fn gone(table: &str, relation: u32, discovery: &Discovery) -> (State, String) {
+pub fn gone<T>(table: &str, relation: u32, discovery: &Discovery<T>) -> (State, String) {
     let named = |id: &TableId| id.to_string() == table;
     match discovery.refused.iter().find(|refusal| named(&refusal.table)) {
         Some(refusal) => stalled(&refusal.reason, &refusal.hint),

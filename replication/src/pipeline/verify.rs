@@ -38,8 +38,7 @@ use crate::lake::{DeltaTable, Lake, Opened, Shape, State, TableRecord};
 use crate::metrics::Metrics;
 use crate::position::Position;
 use crate::schema::{TableId, TableSchema};
-use crate::source::Throttle;
-use crate::source::postgres::{Discovery, Postgres, SourceTable, selected};
+use crate::source::{Discovery, Slot, Source, SourceTable, Throttle, selected};
 
 /// How long a changed column may take to the lake.
 const SHAPE_PATIENCE: Duration = Duration::from_secs(15);
@@ -63,7 +62,11 @@ pub struct VerifyOptions {
 /// Errors: nothing could be compared at all. What stops one table is in its
 /// report.
 pub async fn verify(config: &Config, options: &VerifyOptions, metrics: Arc<Metrics>) -> Result<Report> {
-    let mut source = Postgres::connect(&config.source).await?;
+    for_source!(config, S => verify_with::<S>(config, options, metrics).await)
+}
+
+async fn verify_with<S: Source>(config: &Config, options: &VerifyOptions, metrics: Arc<Metrics>) -> Result<Report> {
+    let mut source = S::connect(&config.source).await?;
     let discovery = source.discover().await?;
     let pipeline = source.identify().await?.pipeline;
     let chosen = choose(&discovery, &options.tables)?;
@@ -90,19 +93,19 @@ pub async fn verify(config: &Config, options: &VerifyOptions, metrics: Arc<Metri
     Ok(Report::of(tables))
 }
 
-type Chosen = (TableId, Result<Arc<SourceTable>, (String, String)>);
+type Chosen<T> = (TableId, Result<Arc<T>, (String, String)>);
 
 /// The tables that patterns name. Errors: a pattern that names none.
-fn choose(discovery: &Discovery, patterns: &[String]) -> Result<Vec<Chosen>> {
+fn choose<T: SourceTable>(discovery: &Discovery<T>, patterns: &[String]) -> Result<Vec<Chosen<T>>> {
     let usable = discovery
         .tables
         .iter()
-        .map(|table| (table.id.clone(), Ok(Arc::new(table.clone()))));
+        .map(|table| (table.id().clone(), Ok(Arc::new(table.clone()))));
     let refused = discovery
         .refused
         .iter()
         .map(|r| (r.table.clone(), Err((r.reason.clone(), r.hint.clone()))));
-    let all: Vec<Chosen> = usable.chain(refused).collect();
+    let all: Vec<Chosen<T>> = usable.chain(refused).collect();
     if patterns.is_empty() {
         if all.is_empty() {
             return Err(Error::operator("no table of the source is selected by source.tables")
@@ -125,8 +128,8 @@ fn choose(discovery: &Discovery, patterns: &[String]) -> Result<Vec<Chosen>> {
     Ok(all.into_iter().filter(|(id, _)| selected(patterns, id)).collect())
 }
 
-struct Verifier {
-    source: Postgres,
+struct Verifier<S: Source> {
+    source: S,
     lake: Lake,
     pipeline: String,
     throttle: Arc<Throttle>,
@@ -139,12 +142,12 @@ struct Verifier {
     stood_still_at: Option<Position>,
 }
 
-impl Verifier {
-    async fn table(&mut self, mut table: Arc<SourceTable>) -> TableReport {
+impl<S: Source> Verifier<S> {
+    async fn table(&mut self, mut table: Arc<S::Table>) -> TableReport {
         let started = Instant::now();
         let mut attempt = 1;
         let mut report = loop {
-            let mut report = TableReport::new(&table.id, self.sample);
+            let mut report = TableReport::new(table.id(), self.sample);
             let Err(stop) = self.attempt(&mut table, &mut report).await else {
                 break report;
             };
@@ -158,7 +161,7 @@ impl Verifier {
                 continue;
             }
             break match stop {
-                Stop::Replaced => TableReport::new(&table.id, self.sample).unverified(
+                Stop::Replaced => TableReport::new(table.id(), self.sample).unverified(
                     "the table was replaced while it was compared",
                     Some("verify again once it is at rest"),
                 ),
@@ -172,7 +175,7 @@ impl Verifier {
             };
         };
         self.metrics.update(|m| {
-            m.snapshots.remove(&table.id);
+            m.snapshots.remove(table.id());
         });
         let differences = report.differences();
         if differences > 0 {
@@ -180,24 +183,25 @@ impl Verifier {
         }
         let elapsed = started.elapsed();
         report.elapsed_ms = elapsed.as_millis() as u64;
-        debug!(table = %table.id, outcome = ?report.outcome, rows = report.rows, in_flight = report.in_flight, differences,
+        debug!(table = %table.id(), outcome = ?report.outcome, rows = report.rows, in_flight = report.in_flight, differences,
             elapsed_ms = report.elapsed_ms, rows_per_s = (report.rows as f64 / elapsed.as_secs_f64().max(0.001)) as u64, "verified");
         report
     }
 
+    /// How far the lake is known to be, whatever tables say.
+    async fn slot(&mut self) -> Result<Option<Slot>> {
+        super::slot(&mut self.source, &self.lake, &self.pipeline).await
+    }
+
     /// The table as the source has it by now, and whether it is another.
-    async fn discover_again(&mut self, table: &SourceTable) -> Option<(Arc<SourceTable>, bool)> {
+    async fn discover_again(&mut self, table: &S::Table) -> Option<(Arc<S::Table>, bool)> {
         let discovery = self.source.discover().await.ok()?;
-        let again = discovery.tables.into_iter().find(|t| t.id == table.id)?;
-        let parts = |table: &SourceTable| table.parts.iter().map(|p| p.relation).collect::<Vec<_>>();
-        let changed = again.schema != table.schema
-            || again.relation != table.relation
-            || again.filter != table.filter
-            || parts(&again) != parts(table);
+        let again = discovery.tables.into_iter().find(|t| t.id() == table.id())?;
+        let changed = again.differs(table);
         Some((Arc::new(again), changed))
     }
 
-    async fn attempt(&mut self, table: &mut Arc<SourceTable>, report: &mut TableReport) -> Result<(), Stop> {
+    async fn attempt(&mut self, table: &mut Arc<S::Table>, report: &mut TableReport) -> Result<(), Stop> {
         let opened = self.open(table).await?;
         let Some(opened) = opened else {
             return Err(Error::operator("it has no lake table yet")
@@ -208,24 +212,27 @@ impl Verifier {
             return Err(not_whole(&opened.record).into());
         }
         report.version = Some(opened.version());
-        if !opened.shape.is_of(&table.schema) {
+        if !opened.shape.is_of(table.schema()) {
             report.outcome = Outcome::Different;
-            report.reason = Some(columns_differ(&opened.shape, &table.schema));
+            report.reason = Some(columns_differ(&opened.shape, table.schema()));
             return Ok(());
         }
-        let lake = DeltaTable::new(table.schema.clone(), opened);
+        let lake = DeltaTable::new(table.schema().clone(), opened);
         Comparison::new(self, table.clone(), lake, report).run().await
     }
 
     /// Opens the lake's table; columns that differ get some time to become
     /// equal, on both sides.
-    async fn open(&mut self, table: &mut Arc<SourceTable>) -> Result<Option<Opened>> {
+    async fn open(&mut self, table: &mut Arc<S::Table>) -> Result<Option<Opened>> {
         let started = Instant::now();
         loop {
-            let opened = Opened::read(self.lake.table(&table.id)?, &self.pipeline).await?;
+            let opened = Opened::read(self.lake.table(table.id())?, &self.pipeline).await?;
+            if let Some(opened) = &opened {
+                *table = Arc::new(self.source.numbered(table, &opened.shape)?);
+            }
             let settled = opened
                 .as_ref()
-                .is_none_or(|o| !is_whole(&o.record) || o.shape.is_of(&table.schema));
+                .is_none_or(|o| !is_whole(&o.record) || o.shape.is_of(table.schema()));
             if settled || started.elapsed() > SHAPE_PATIENCE {
                 return Ok(opened);
             }

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::lake::{Lake, Request};
 use crate::position::Position;
-use crate::source::postgres::{Discovery, Postgres};
+use crate::source::{Discovery, Source};
 
 /// How often the catalogue is looked at.
 const CATALOGUE_INTERVAL: Duration = Duration::from_secs(10);
@@ -19,19 +19,19 @@ const CATALOGUE_INTERVAL: Duration = Duration::from_secs(10);
 const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The source as it was at a position.
-pub struct Seen {
+pub struct Seen<T> {
     /// When it was begun to be read.
     pub since: Instant,
     /// A position that the catalogue's answer is not older than.
     pub from: Position,
-    pub discovery: Discovery,
+    pub discovery: Discovery<T>,
     /// A position past all that the catalogue's answer shows.
     pub position: Position,
     pub requests: Vec<Request>,
 }
 
-impl Seen {
-    pub async fn read(source: &mut Postgres, requests: Vec<Request>) -> Result<Self> {
+impl<T> Seen<T> {
+    pub async fn read<S: Source<Table = T>>(source: &mut S, requests: Vec<Request>) -> Result<Self> {
         let since = Instant::now();
         let from = source.log_end().await?;
         let discovery = source.discover().await?;
@@ -45,18 +45,18 @@ impl Seen {
     }
 }
 
-pub struct Watch {
-    pub source: Postgres,
+pub struct Watch<S: Source> {
+    pub source: S,
     pub lake: Lake,
     pub config: watch::Receiver<Config>,
     /// Asks for a look at once.
     pub now: Arc<Notify>,
-    pub seen: mpsc::Sender<Seen>,
+    pub seen: mpsc::Sender<Seen<S::Table>>,
     /// Requests that were told already.
     pub told: HashSet<String>,
 }
 
-impl Watch {
+impl<S: Source> Watch<S> {
     /// Runs until the stream's loop is gone.
     pub async fn run(mut self) -> Result<()> {
         let mut next = tokio::time::Instant::now() + CATALOGUE_INTERVAL;

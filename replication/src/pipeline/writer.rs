@@ -141,7 +141,7 @@ impl Writer {
         let committed = self
             .table
             .commit(operation, |record| {
-                record.watermark = watermark;
+                record.watermark = watermark.clone();
                 if let Some((progress, rows)) = progress
                     && record.state == State::Snapshotting
                 {
@@ -159,7 +159,7 @@ impl Writer {
             table: self.number,
             watermark,
             state: record.state,
-            catch_up_to: record.catch_up_to,
+            catch_up_to: record.catch_up_to.clone(),
             snapshot: record.snapshot.clone(),
             changes: committed.upserts + committed.deletes,
         };
@@ -192,10 +192,14 @@ fn advance(record: &mut TableRecord) {
         record.state = State::CatchingUp;
         record.snapshot = None;
     }
-    if record.catch_up_to.is_some_and(|to| record.watermark.covers(&to)) {
+    if record
+        .catch_up_to
+        .as_ref()
+        .is_some_and(|to| record.watermark.covers(to))
+    {
         record.catch_up_to = None;
     }
-    match (record.state, record.catch_up_to) {
+    match (record.state, &record.catch_up_to) {
         (State::CatchingUp, None) => record.state = State::Streaming,
         (State::Streaming, Some(_)) => record.state = State::CatchingUp,
         _ => {}
@@ -217,6 +221,7 @@ mod tests {
                 relation: 1,
                 file: 1,
                 end_block: 10,
+                bounds: Vec::new(),
                 done: vec![(0, done)],
             }],
         });

@@ -6,7 +6,6 @@ mod pgoutput;
 mod row_versions;
 mod snapshot;
 mod stream;
-mod tls;
 mod types;
 mod wire;
 
@@ -17,32 +16,26 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use tokio::sync::Mutex;
 
-pub use self::alteration::Verdict;
-pub use self::catalog::{
-    Discovery, Membership, Part, Published, PublishedTable, Refusal, SourceTable, Types, selected,
-};
-pub use self::row_versions::RowVersions;
-pub use self::snapshot::{ChunkStart, Reader, Visibility, blocks_for};
-pub use self::stream::{OTHER_KEY, Stream};
-
-use self::catalog::{number, sql_name, text};
+use self::catalog::{Published, PublishedTable, SourceTable, Types, number, sql_name, text};
+use self::snapshot::{Reader, blocks_for};
+use self::stream::Stream;
 use self::wire::{Endpoint, Wire, quote_identifier, quote_literal};
 use crate::config::SourceConfig;
 use crate::error::{Class, Error, Result};
-use crate::lake::{PointRead, PointReader};
+use crate::lake::{PointRead, PointReader, Shape};
 use crate::position::{Lsn, Position};
 use crate::schema::TableId;
-use crate::source::Throttle;
+use crate::source::{
+    ChangeStream, Discovery, Finding, Identity, Judgement, Look, Membership, Part, Slot, Source, Throttle, Verdict,
+    WENT_AWAY,
+};
 
 /// The oldest server with TID range scans and pgoutput version 2.
 const VERSION_MIN: u32 = 140_000;
 
-/// The code of the error that a table went away before it was published.
-pub const WENT_AWAY: &str = "went away";
-
 /// What the server says of a table, column or schema that is gone.
 /// Codes: PostgreSQL manual, appendix "PostgreSQL Error Codes".
-pub const GONE: [&str; 3] = ["42P01", "42703", "3F000"];
+const GONE: [&str; 3] = ["42P01", "42703", "3F000"];
 
 /// Keys asked for in one point read.
 const POINT_READ_KEYS: usize = 1000;
@@ -55,81 +48,14 @@ pub struct Postgres {
     types: Option<Types>,
 }
 
-/// Who the server is.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    /// `postgres:<system identifier>:<database>:<slot>`: a pipeline's name in
-    /// the lake.
-    pub pipeline: String,
-    pub timeline: u32,
-}
+impl Source for Postgres {
+    type Table = SourceTable;
+    type Stream = Stream;
+    type Tables = TableSource;
 
-/// A slot as `pg_replication_slots` has it.
-#[derive(Clone, Debug)]
-pub struct Slot {
-    pub confirmed: Position,
-    pub active: bool,
-    /// WAL that the server keeps for it, in bytes.
-    pub retained_bytes: u64,
-    /// Whether the server has removed log that it needed.
-    pub lost: bool,
-}
+    const KEEPS_POSITION: bool = true;
 
-/// What has become of one table of the source.
-#[derive(Debug)]
-pub enum Look {
-    /// With what the publication says of it, if it has it.
-    Table(Box<SourceTable>, Option<PublishedTable>),
-    Refused(Refusal),
-    /// Dropped, or not selected any more.
-    Gone,
-}
-
-/// One thing that `check` looked at.
-#[derive(Clone, Debug)]
-pub struct Finding {
-    pub ok: bool,
-    pub what: String,
-    pub hint: Option<String>,
-}
-
-impl Finding {
-    pub fn ok(what: impl Into<String>) -> Self {
-        Self {
-            ok: true,
-            what: what.into(),
-            hint: None,
-        }
-    }
-
-    fn bad(what: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self {
-            ok: false,
-            what: what.into(),
-            hint: Some(hint.into()),
-        }
-    }
-
-    /// What an error says, as something to change.
-    pub fn from_error(error: &Error) -> Self {
-        Self {
-            ok: false,
-            what: error.to_string(),
-            hint: error.hint().map(str::to_owned),
-        }
-    }
-
-    fn into_error(self) -> Error {
-        let error = Error::operator(self.what);
-        match self.hint {
-            Some(hint) => error.with_hint(hint),
-            None => error,
-        }
-    }
-}
-
-impl Postgres {
-    pub async fn connect(config: &SourceConfig) -> Result<Self> {
+    async fn connect(config: &SourceConfig) -> Result<Self> {
         let endpoint = Endpoint::parse(config.url.expose())?;
         let wire = Wire::connect(&endpoint, false).await?;
         Ok(Self {
@@ -140,12 +66,11 @@ impl Postgres {
         })
     }
 
-    /// Host and port, without secrets.
-    pub fn address(&self) -> String {
+    fn address(&self) -> String {
         self.endpoint.address()
     }
 
-    pub async fn identify(&mut self) -> Result<Identity> {
+    async fn identify(&mut self) -> Result<Identity> {
         let rows = self
             .wire
             .query("SELECT (pg_control_system()).system_identifier, (pg_control_checkpoint()).timeline_id")
@@ -164,8 +89,7 @@ impl Postgres {
         })
     }
 
-    /// The end of the log now: everything visible now lies before.
-    pub async fn log_end(&mut self) -> Result<Position> {
+    async fn log_end(&mut self) -> Result<Position> {
         let rows = self
             .wire
             .query(
@@ -178,18 +102,198 @@ impl Postgres {
         Ok(Position::Lsn(snapshot::wal_end(&text(row, 0), number(row, 1)?)?))
     }
 
-    /// Sets which tables are selected from now on.
-    pub fn select(&mut self, patterns: Vec<String>) {
+    async fn log_bytes(&mut self, from: &Position, to: &Position) -> Result<Option<u64>> {
+        Ok(from.bytes_until(to))
+    }
+
+    fn select(&mut self, patterns: Vec<String>) {
         self.config.tables = patterns;
     }
 
-    pub async fn discover(&mut self) -> Result<Discovery> {
+    async fn discover(&mut self) -> Result<Discovery<SourceTable>> {
         self.types = Some(Types::read(&mut self.wire, &self.config).await?);
         self.read_catalogue(None).await
     }
 
+    /// Looks at one relation as it is now.
+    async fn look(&mut self, _: &TableId, relation: u32) -> Result<Look<SourceTable>> {
+        let mut fresh = false;
+        loop {
+            if self.types.is_none() || fresh {
+                self.types = Some(Types::read(&mut self.wire, &self.config).await?);
+            }
+            let mut found = self.read_catalogue(Some(relation)).await?;
+            if let Some(table) = found.tables.pop() {
+                let place = found.places.remove(&table.id);
+                return Ok(Look::Table(Box::new(table), place));
+            }
+            match found.refused.into_iter().next() {
+                None => return Ok(Look::Gone),
+                // Perhaps for a type that is new.
+                Some(_) if !fresh => fresh = true,
+                Some(refusal) => return Ok(Look::Refused(refusal)),
+            }
+        }
+    }
+
+    async fn begin(&mut self, table: SourceTable) -> Result<Option<(SourceTable, Position)>> {
+        Ok(Some((table, self.log_end().await?)))
+    }
+
+    fn as_recorded(&self, table: &SourceTable, shape: &Shape) -> Result<Option<SourceTable>> {
+        Ok(table.as_recorded(shape, self.types()?))
+    }
+
+    fn numbered(&self, table: &SourceTable, _: &Shape) -> Result<SourceTable> {
+        Ok(table.clone())
+    }
+
+    async fn judge(&mut self, stream: &Stream, table: usize) -> Result<Judgement<SourceTable>> {
+        let (Some(before), Some(described)) = (stream.table(table), stream.described(table)) else {
+            return Ok(Judgement::Nothing);
+        };
+        Ok(match self.look(&before.id, before.relation).await? {
+            Look::Table(now, _) => Judgement::Columns(before.judge(described, &now, self.types()?)),
+            // The next look at the catalogue says what has become of it.
+            _ if before.is_described_by(described) => Judgement::Nothing,
+            Look::Refused(refusal) => Judgement::Refused(refusal),
+            Look::Gone => Judgement::Columns(Verdict::Copy("its columns changed".into())),
+        })
+    }
+
+    fn membership(now: Option<&str>, before: &str) -> Membership {
+        catalog::membership(now, before)
+    }
+
+    fn same_publication(a: &str, b: &str) -> bool {
+        catalog::same_publication(a, b)
+    }
+
+    async fn check(&mut self, discovery: &Discovery<SourceTable>) -> Result<Vec<Finding>> {
+        let mut findings = vec![
+            self.check_server().await?,
+            self.check_wal_level().await?,
+            self.check_role().await?,
+        ];
+        findings.extend(self.check_tables(discovery));
+        findings.push(self.check_publication(discovery).await?);
+        findings.push(self.check_slot().await?);
+        Ok(findings)
+    }
+
+    /// The configured slot. Errors: it is not one of ours to use, or the
+    /// server has dropped its log.
+    async fn slot(&mut self) -> Result<Option<Slot>> {
+        let name = self.config.slot.clone();
+        let rows = self
+            .wire
+            .query(&format!(
+                "SELECT plugin, database, active, coalesce(wal_status, ''), confirmed_flush_lsn, \
+                 coalesce(pg_current_wal_lsn() - restart_lsn, 0) FROM pg_replication_slots WHERE slot_name = {}",
+                quote_literal(&name)
+            ))
+            .await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        if text(row, 0) != "pgoutput" || text(row, 1) != self.endpoint.database {
+            return Err(Error::operator(format!(
+                "slot {name:?} is of plugin {:?} in database {:?}, not of pgoutput in {:?}",
+                text(row, 0),
+                text(row, 1),
+                self.endpoint.database
+            ))
+            .with_hint("set source.slot to a name of its own; it is created"));
+        }
+        let lost = text(row, 3) == "lost";
+        // A slot has no position while it is being created, even by a backend
+        // whose client is gone.
+        let confirmed = text(row, 4);
+        let unfinished = confirmed.is_empty() && !lost;
+        Ok(Some(Slot {
+            confirmed: Position::Lsn(if confirmed.is_empty() {
+                Lsn(0)
+            } else {
+                confirmed.parse()?
+            }),
+            active: unfinished || text(row, 2) == "t",
+            retained_bytes: text(row, 5).parse::<f64>().map_or(0, |b| b.max(0.0) as u64),
+            lost: lost.then(|| {
+                "the server has removed log that the replication slot needed (see max_slot_wal_keep_size)".to_owned()
+            }),
+        }))
+    }
+
+    async fn in_use(&mut self) -> Result<bool> {
+        Ok(self.slot().await?.is_some_and(|slot| slot.active))
+    }
+
+    async fn slot_at(&mut self, _: &Position) -> Result<Option<Slot>> {
+        Ok(None)
+    }
+
+    /// Creates the slot. Returns the position where its log begins.
+    async fn create_slot(&mut self) -> Result<Position> {
+        let name = quote_literal(&self.config.slot);
+        tracing::info!(
+            slot = self.config.slot,
+            "creating the replication slot; this waits for running transactions to end"
+        );
+        let sql = format!("SELECT lsn FROM pg_create_logical_replication_slot({name}, 'pgoutput')");
+        let lsn = self.wire.scalar(&sql).await.map_err(|e| {
+            let hint = match e.hint() {
+                Some(hint) if e.class() != Class::NeedsOperator => hint.to_owned(),
+                _ => format!("give the role REPLICATION, or let an administrator run: {sql};"),
+            };
+            Error::operator(format!("cannot create slot {name}"))
+                .with_hint(hint)
+                .with_source(e)
+        })?;
+        Ok(Position::Lsn(lsn.parse()?))
+    }
+
+    /// Drops the slot, which is of no use any more.
+    async fn drop_slot(&mut self) -> Result<()> {
+        tracing::info!(slot = self.config.slot, "dropping the replication slot to make it anew");
+        let sql = format!("SELECT pg_drop_replication_slot({})", quote_literal(&self.config.slot));
+        self.wire.query(&sql).await.map(|_| ())
+    }
+
+    /// Makes the publication hold all the tables.
+    async fn ensure_published(&mut self, discovery: &Discovery<SourceTable>) -> Result<()> {
+        let name = self.config.publication.clone();
+        let published = self.published().await?;
+        let Some((sql, tables)) = publication_sql(&name, &published, discovery) else {
+            return Ok(());
+        };
+        tracing::info!(publication = name, tables = tables.len(), "publishing tables");
+        self.wire.query(&sql).await.map(|_| ()).map_err(|e| {
+            if e.code().is_some_and(|code| GONE.contains(&code)) {
+                return Error::transient("a table went away before it was published")
+                    .with_code(WENT_AWAY)
+                    .with_source(e);
+            }
+            Error::operator(format!("cannot publish the selected tables in {name:?}"))
+                .with_hint(format!("let the tables' owner run: {sql};"))
+                .with_source(e)
+        })
+    }
+
+    async fn stream(&self, from: &Position) -> Result<Stream> {
+        Stream::start(&self.endpoint, &self.config.slot, &self.config.publication, from).await
+    }
+
+    fn table_source(&self, table: Arc<SourceTable>, throttle: Arc<Throttle>) -> TableSource {
+        TableSource {
+            endpoint: self.endpoint.clone(),
+            table,
+            throttle,
+            points: Arc::new(Mutex::new(None)),
+        }
+    }
+}
+
+impl Postgres {
     /// Reads publication and catalogue as of one moment.
-    async fn read_catalogue(&mut self, only: Option<u32>) -> Result<Discovery> {
+    async fn read_catalogue(&mut self, only: Option<u32>) -> Result<Discovery<SourceTable>> {
         self.wire
             .query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             .await?;
@@ -203,53 +307,11 @@ impl Postgres {
         found
     }
 
-    /// Looks at one relation as it is now.
-    pub async fn look(&mut self, relation: u32) -> Result<Look> {
-        let mut fresh = false;
-        loop {
-            if self.types.is_none() || fresh {
-                self.types = Some(Types::read(&mut self.wire, &self.config).await?);
-            }
-            let mut found = self.read_catalogue(Some(relation)).await?;
-            if let Some(table) = found.tables.pop() {
-                let published = found.published.tables.remove(&table.id);
-                return Ok(Look::Table(Box::new(table), published));
-            }
-            match found.refused.into_iter().next() {
-                None => return Ok(Look::Gone),
-                // Perhaps for a type that is new.
-                Some(_) if !fresh => fresh = true,
-                Some(refusal) => return Ok(Look::Refused(refusal)),
-            }
-        }
-    }
-
     /// The types as last read.
-    pub fn types(&self) -> Result<&Types> {
+    fn types(&self) -> Result<&Types> {
         self.types
             .as_ref()
             .ok_or_else(|| Error::bug("the source's types were not read yet"))
-    }
-
-    /// Looks at everything on the source's side that would fail later.
-    pub async fn check(&mut self, discovery: &Discovery) -> Result<Vec<Finding>> {
-        let mut findings = vec![
-            self.check_server().await?,
-            self.check_wal_level().await?,
-            self.check_role().await?,
-        ];
-        findings.extend(self.check_tables(discovery));
-        findings.push(self.check_publication(discovery).await?);
-        findings.push(self.check_slot().await?);
-        Ok(findings)
-    }
-
-    /// Like [`Postgres::check`], but the first thing wrong is the error.
-    pub async fn require(&mut self, discovery: &Discovery) -> Result<()> {
-        match self.check(discovery).await?.into_iter().find(|f| !f.ok) {
-            Some(finding) => Err(finding.into_error()),
-            None => Ok(()),
-        }
     }
 
     async fn check_server(&mut self) -> Result<Finding> {
@@ -309,7 +371,7 @@ impl Postgres {
         })
     }
 
-    fn check_tables(&self, discovery: &Discovery) -> Vec<Finding> {
+    fn check_tables(&self, discovery: &Discovery<SourceTable>) -> Vec<Finding> {
         let mut findings: Vec<Finding> = discovery
             .refused
             .iter()
@@ -332,7 +394,7 @@ impl Postgres {
         findings
     }
 
-    async fn check_publication(&mut self, discovery: &Discovery) -> Result<Finding> {
+    async fn check_publication(&mut self, discovery: &Discovery<SourceTable>) -> Result<Finding> {
         let name = self.config.publication.clone();
         let published = self.published().await?;
         if published.publishes_all == Some(false) {
@@ -402,92 +464,6 @@ impl Postgres {
         }
     }
 
-    /// The configured slot. Errors: it is not one of ours to use, or the
-    /// server has dropped its log.
-    pub async fn slot(&mut self) -> Result<Option<Slot>> {
-        let name = self.config.slot.clone();
-        let rows = self
-            .wire
-            .query(&format!(
-                "SELECT plugin, database, active, coalesce(wal_status, ''), confirmed_flush_lsn, \
-                 coalesce(pg_current_wal_lsn() - restart_lsn, 0) FROM pg_replication_slots WHERE slot_name = {}",
-                quote_literal(&name)
-            ))
-            .await?;
-        let Some(row) = rows.first() else { return Ok(None) };
-        if text(row, 0) != "pgoutput" || text(row, 1) != self.endpoint.database {
-            return Err(Error::operator(format!(
-                "slot {name:?} is of plugin {:?} in database {:?}, not of pgoutput in {:?}",
-                text(row, 0),
-                text(row, 1),
-                self.endpoint.database
-            ))
-            .with_hint("set source.slot to a name of its own; it is created"));
-        }
-        let lost = text(row, 3) == "lost";
-        // A slot has no position while it is being created, even by a backend
-        // whose client is gone.
-        let confirmed = text(row, 4);
-        let unfinished = confirmed.is_empty() && !lost;
-        Ok(Some(Slot {
-            confirmed: Position::Lsn(if confirmed.is_empty() {
-                Lsn(0)
-            } else {
-                confirmed.parse()?
-            }),
-            active: unfinished || text(row, 2) == "t",
-            retained_bytes: text(row, 5).parse::<f64>().map_or(0, |b| b.max(0.0) as u64),
-            lost,
-        }))
-    }
-
-    /// Drops the slot, which is of no use any more.
-    pub async fn drop_slot(&mut self) -> Result<()> {
-        tracing::info!(slot = self.config.slot, "dropping the replication slot to make it anew");
-        let sql = format!("SELECT pg_drop_replication_slot({})", quote_literal(&self.config.slot));
-        self.wire.query(&sql).await.map(|_| ())
-    }
-
-    /// Creates the slot. Returns the position where its log begins.
-    pub async fn create_slot(&mut self) -> Result<Position> {
-        let name = quote_literal(&self.config.slot);
-        tracing::info!(
-            slot = self.config.slot,
-            "creating the replication slot; this waits for running transactions to end"
-        );
-        let sql = format!("SELECT lsn FROM pg_create_logical_replication_slot({name}, 'pgoutput')");
-        let lsn = self.wire.scalar(&sql).await.map_err(|e| {
-            let hint = match e.hint() {
-                Some(hint) if e.class() != Class::NeedsOperator => hint.to_owned(),
-                _ => format!("give the role REPLICATION, or let an administrator run: {sql};"),
-            };
-            Error::operator(format!("cannot create slot {name}"))
-                .with_hint(hint)
-                .with_source(e)
-        })?;
-        Ok(Position::Lsn(lsn.parse()?))
-    }
-
-    /// Makes the publication hold all the tables.
-    pub async fn ensure_publication(&mut self, discovery: &Discovery) -> Result<()> {
-        let name = self.config.publication.clone();
-        let published = self.published().await?;
-        let Some((sql, tables)) = publication_sql(&name, &published, discovery) else {
-            return Ok(());
-        };
-        tracing::info!(publication = name, tables = tables.len(), "publishing tables");
-        self.wire.query(&sql).await.map(|_| ()).map_err(|e| {
-            if e.code().is_some_and(|code| GONE.contains(&code)) {
-                return Error::transient("a table went away before it was published")
-                    .with_code(WENT_AWAY)
-                    .with_source(e);
-            }
-            Error::operator(format!("cannot publish the selected tables in {name:?}"))
-                .with_hint(format!("let the tables' owner run: {sql};"))
-                .with_source(e)
-        })
-    }
-
     /// What the publication says of its tables. One that is still to be
     /// created will publish partitions as their root.
     async fn published(&mut self) -> Result<Published> {
@@ -536,27 +512,13 @@ impl Postgres {
             tables,
         })
     }
-
-    pub async fn stream(&self, from: Position) -> Result<Stream> {
-        Stream::start(&self.endpoint, &self.config.slot, &self.config.publication, from).await
-    }
-
-    /// A factory of connections for snapshots and point reads of one table.
-    pub fn table_source(&self, table: Arc<SourceTable>, throttle: Arc<Throttle>) -> TableSource {
-        TableSource {
-            endpoint: self.endpoint.clone(),
-            table,
-            throttle,
-            points: Arc::new(Mutex::new(None)),
-        }
-    }
 }
 
 /// The statement that makes a publication whole, and the tables it adds.
 fn publication_sql<'a>(
     name: &str,
     published: &Published,
-    discovery: &'a Discovery,
+    discovery: &'a Discovery<SourceTable>,
 ) -> Option<(String, Vec<&'a SourceTable>)> {
     let exists = published.publishes_all.is_some();
     let missing = |table: &&SourceTable| !published.tables.contains_key(&table.id);
@@ -593,19 +555,32 @@ pub struct TableSource {
     points: Arc<Mutex<Option<Reader>>>,
 }
 
-impl TableSource {
-    pub async fn reader(&self) -> Result<Reader> {
+impl crate::source::TableSource for TableSource {
+    type Table = SourceTable;
+    type Reader = Reader;
+
+    async fn reader(&self) -> Result<Reader> {
         Reader::connect(&self.endpoint, self.table.clone(), self.throttle.clone()).await
     }
 
-    pub fn table(&self) -> &Arc<SourceTable> {
+    fn table(&self) -> &Arc<SourceTable> {
         &self.table
     }
 
-    pub fn throttle(&self) -> &Throttle {
+    fn throttle(&self) -> &Throttle {
         &self.throttle
     }
 
+    fn blocks_for(part: &Part, bytes: u64, blocks: u64) -> u64 {
+        blocks_for(part, bytes, blocks)
+    }
+
+    fn is_gone(error: &Error) -> bool {
+        error.code().is_some_and(|code| GONE.contains(&code))
+    }
+}
+
+impl TableSource {
     async fn read_points(&self, keys: RecordBatch) -> Result<PointRead> {
         let mut slot = self.points.lock().await;
         let mut reader = match slot.take() {

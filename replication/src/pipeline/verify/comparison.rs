@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::lake::{DeltaTable, FileCache, Location, Mismatch, Place, Refreshed, Seen};
 use crate::position::Position;
-use crate::source::postgres::{Reader, RowVersions, SourceTable, TableSource};
+use crate::source::{Reader, RowVersions, Source, SourceTable, TableSource};
 
 /// Candidates looked at together; fewer if their rows are wide.
 const CANDIDATES: usize = 10_000;
@@ -78,13 +78,13 @@ impl Kind {
 }
 
 /// One table on its way.
-pub struct Comparison<'a> {
-    verifier: &'a mut Verifier,
-    table: Arc<SourceTable>,
+pub struct Comparison<'a, S: Source> {
+    verifier: &'a mut Verifier<S>,
+    table: Arc<S::Table>,
     lake: DeltaTable,
-    source: TableSource,
+    source: S::Tables,
     /// For rows by key.
-    reader: Option<Reader>,
+    reader: Option<<S::Tables as TableSource>::Reader>,
     seen: Seen,
     cache: FileCache,
     /// Key columns, in key order.
@@ -95,15 +95,15 @@ pub struct Comparison<'a> {
     report: &'a mut TableReport,
 }
 
-impl<'a> Comparison<'a> {
+impl<'a, S: Source> Comparison<'a, S> {
     pub fn new(
-        verifier: &'a mut Verifier,
-        table: Arc<SourceTable>,
+        verifier: &'a mut Verifier<S>,
+        table: Arc<S::Table>,
         lake: DeltaTable,
         report: &'a mut TableReport,
     ) -> Self {
         Self {
-            candidates_max: candidates_max(table.parts.iter().map(|part| part.bytes).sum(), lake.rows()),
+            candidates_max: candidates_max(table.parts().iter().map(|part| part.bytes).sum(), lake.rows()),
             source: verifier.source.table_source(table.clone(), verifier.throttle.clone()),
             cache: FileCache::new(verifier.cache_bytes),
             verifier,
@@ -120,14 +120,14 @@ impl<'a> Comparison<'a> {
     pub async fn run(mut self) -> Result<(), Stop> {
         let chunks: u64 = self
             .table
-            .parts
+            .parts()
             .iter()
             .map(|part| part.bytes.div_ceil(CHUNK_BYTES))
             .sum();
         let chunks = usize::try_from(chunks).unwrap_or(usize::MAX);
         let parallel = self.verifier.parallelism.min(chunks.max(1));
         let scan = Arc::new(Scan {
-            id: self.table.id.clone(),
+            id: self.table.id().clone(),
             source: self.source.clone(),
             readers: parallel,
             sample: self.verifier.sample,
@@ -144,7 +144,7 @@ impl<'a> Comparison<'a> {
         drop(batches);
         // The first chunks are read meanwhile.
         self.lake.build_index().await?;
-        debug!(table = %self.table.id, version = self.lake.version(), rows = self.lake.rows(), "indexed lake table");
+        debug!(table = %self.table.id(), version = self.lake.version(), rows = self.lake.rows(), "indexed lake table");
         while let Some(batches) = received.recv().await {
             self.part(batches).await?;
         }
@@ -201,7 +201,7 @@ impl<'a> Comparison<'a> {
     fn keys(&self, batches: &[RecordBatch], at: &[Place]) -> Result<RecordBatch> {
         let columns: Vec<ArrayRef> = self
             .table
-            .schema
+            .schema()
             .key
             .iter()
             .map(|column| {
@@ -212,9 +212,9 @@ impl<'a> Comparison<'a> {
             .map_err(arrow_bug)?;
         let schema = self
             .table
-            .schema
+            .schema()
             .arrow()
-            .project(&self.table.schema.key)
+            .project(&self.table.schema().key)
             .map_err(arrow_bug)?;
         RecordBatch::try_new(schema.into(), columns).map_err(arrow_bug)
     }
@@ -247,7 +247,7 @@ impl<'a> Comparison<'a> {
             let hashes = self.hashes(&keys)?;
             let mut wrong = self.wrong(&hashes, &before).await?;
             if !wrong.is_empty() {
-                self.wait_for(before.high, wrong.len()).await?;
+                self.wait_for(&before.high, wrong.len()).await?;
                 wrong = self.wrong(&hashes, &before).await?;
             }
             self.count_equal(&hashes, &before, &wrong)?;
@@ -257,7 +257,10 @@ impl<'a> Comparison<'a> {
             let numbers: UInt32Array = wrong.iter().map(|w| w.key as u32).collect();
             let suspects = take_record_batch(&keys, &numbers).map_err(arrow_bug)?;
             // From here on the source shows all that the lake has.
-            let committed = self.reader().await?.wait_for_commits().await?;
+            let committed = {
+                let watermark = self.lake.record().watermark.clone();
+                self.reader().await?.wait_for_commits(&watermark).await?
+            };
             let after = self.read(&suspects).await?;
             let now = self.versions(&after)?;
             let mut again = Vec::new();
@@ -278,7 +281,7 @@ impl<'a> Comparison<'a> {
             if again.is_empty() {
                 return Ok(());
             }
-            debug!(table = %self.table.id, round, rows = again.len(), "rows to look at again");
+            debug!(table = %self.table.id(), round, rows = again.len(), "rows to look at again");
             places = placed;
             keys = take_record_batch(&suspects, &UInt32Array::from(again)).map_err(arrow_bug)?;
         }
@@ -286,7 +289,7 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    async fn reader(&mut self) -> Result<&mut Reader> {
+    async fn reader(&mut self) -> Result<&mut <S::Tables as TableSource>::Reader> {
         if self.reader.is_none() {
             self.reader = Some(self.source.reader().await?);
         }
@@ -362,20 +365,21 @@ impl<'a> Comparison<'a> {
     }
 
     /// Waits until the lake has everything up to `high`.
-    async fn wait_for(&mut self, high: Position, unequal: usize) -> Result<(), Stop> {
+    async fn wait_for(&mut self, high: &Position, unequal: usize) -> Result<(), Stop> {
         let mut last = None;
         let mut moved = Instant::now();
         loop {
             // The slot first: a version read after it has all that it confirms.
-            let slot = self.verifier.source.slot().await?;
+            let slot = self.verifier.slot().await?;
             self.refresh().await?;
-            let watermark = self.lake.record().watermark;
-            let confirmed = slot.as_ref().map(|slot| slot.confirmed);
-            if watermark.covers(&high) || confirmed.is_some_and(|confirmed| confirmed.covers(&high)) {
+            let watermark = self.lake.record().watermark.clone();
+            let confirmed = slot.as_ref().map(|slot| slot.confirmed.clone());
+            if watermark.covers(high) || confirmed.as_ref().is_some_and(|confirmed| confirmed.covers(high)) {
                 return Ok(());
             }
-            if last != Some((watermark, confirmed)) {
-                last = Some((watermark, confirmed));
+            let now = Some((watermark.clone(), confirmed.clone()));
+            if last != now {
+                last = now;
                 moved = Instant::now();
             }
             let active = slot.as_ref().is_some_and(|slot| slot.active);
@@ -411,7 +415,7 @@ impl<'a> Comparison<'a> {
             Kind::Different(_, columns) => {
                 let columns = columns
                     .iter()
-                    .filter_map(|column| self.table.schema.columns.get(*column));
+                    .filter_map(|column| self.table.schema().columns.get(*column));
                 let names = columns.map(|column| column.name.clone()).collect();
                 self.report.different.add(keys, row, names)?;
             }

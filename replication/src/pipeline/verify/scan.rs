@@ -8,9 +8,10 @@ use arrow::array::RecordBatch;
 use tokio::sync::mpsc;
 
 use crate::error::{Error, Result};
+use crate::lake::PartProgress;
 use crate::metrics::{Metrics, SnapshotNumbers};
 use crate::schema::TableId;
-use crate::source::postgres::{Part, Reader, TableSource, blocks_for};
+use crate::source::{Begun, Part, Reader, SourceTable, TableSource};
 
 /// What a chunk reads at the source, in bytes. A transaction is open for that
 /// long, and several chunks are in memory.
@@ -26,9 +27,9 @@ const PIECE_BLOCKS: u64 = 1024;
 type Range = (u64, u64);
 
 /// One table's scan, shared by its readers.
-pub struct Scan {
+pub struct Scan<T> {
     pub id: TableId,
-    pub source: TableSource,
+    pub source: T,
     /// How many share the throttle.
     pub readers: usize,
     /// The share of the table to read.
@@ -48,8 +49,7 @@ pub struct Progress {
 
 /// A physical table on its way.
 struct PartScan {
-    /// The physical file that the blocks are of.
-    file: u32,
+    plan: Arc<PartProgress>,
     /// What is left to read, the first last.
     left: Vec<Range>,
     blocks: u64,
@@ -58,29 +58,26 @@ struct PartScan {
 /// Blocks that a reader takes at a time, all of one part.
 struct Chunk {
     part: usize,
-    file: u32,
+    plan: Arc<PartProgress>,
     ranges: Vec<Range>,
 }
 
-impl Scan {
+impl<T: TableSource> Scan<T> {
     /// Finds out what there is to read. Then any number of readers may.
     pub async fn plan(&self) -> Result<()> {
         let mut reader = self.source.reader().await?;
-        let start = reader
-            .begin(&self.source.table().parts)
-            .await?
-            .ok_or_else(|| self.changed())?;
-        reader.end().await?;
+        let plan = reader.plan(self.source.table().parts(), &[]).await?;
+        let plan = plan.ok_or_else(|| self.changed())?;
         let mut progress = self.lock();
         progress.started = Some(Instant::now());
-        progress.parts = start.files.iter().map(|file| self.plan_part(*file)).collect();
+        progress.parts = plan.into_iter().map(|part| self.scan_part(part)).collect();
         Ok(())
     }
 
-    fn plan_part(&self, (file, blocks): (u32, u64)) -> PartScan {
-        let left = block_ranges(blocks, self.sample, self.seed);
+    fn scan_part(&self, plan: PartProgress) -> PartScan {
+        let left = block_ranges(plan.end_block, self.sample, self.seed);
         PartScan {
-            file,
+            plan: Arc::new(plan),
             blocks: total(&left),
             left,
         }
@@ -106,33 +103,37 @@ impl Scan {
     /// once is sent on before.
     async fn read_chunk(
         &self,
-        reader: &mut Reader,
+        reader: &mut T::Reader,
         chunk: &Chunk,
         batches: &mpsc::Sender<Vec<RecordBatch>>,
     ) -> Result<Vec<RecordBatch>> {
         let part = self.part(chunk.part)?;
-        let start = reader.begin(std::slice::from_ref(part)).await?;
-        let start = start.filter(|_| reader.has_columns()).ok_or_else(|| self.changed())?;
         let (mut read, mut bytes, mut rows) = (Vec::new(), 0, 0);
-        match start.files.first() {
-            Some(file) if file.0 != chunk.file => self.again(chunk, *file),
-            _ => {
-                for (from, to) in &chunk.ranges {
-                    reader.read(part, *from, *to).await?;
-                    while let Some(batch) = reader.next_batch().await? {
-                        rows += batch.num_rows() as u64;
-                        bytes += batch.get_array_memory_size();
-                        read.push(batch);
-                        if bytes >= CHUNK_ROWS_BYTES {
-                            bytes = 0;
-                            // The comparison that is gone has said why.
-                            let _ = batches.send(std::mem::take(&mut read)).await;
-                        }
-                    }
-                }
-                self.done(total(&chunk.ranges), rows);
+        match reader.begin(Some((part, &chunk.plan))).await? {
+            Begun::Chunk(_) => {}
+            Begun::Changed => return Err(self.changed()),
+            Begun::Rewritten => {
+                // Rows may have moved to blocks that were read.
+                let plan = reader.plan(std::slice::from_ref(part), &[]).await?;
+                let plan = plan.and_then(|mut plan| plan.pop()).ok_or_else(|| self.changed())?;
+                self.again(chunk, plan);
+                return Ok(read);
             }
         }
+        for (from, to) in &chunk.ranges {
+            reader.read(part, &chunk.plan, *from, *to).await?;
+            while let Some(batch) = reader.next_batch().await? {
+                rows += batch.num_rows() as u64;
+                bytes += batch.get_array_memory_size();
+                read.push(batch);
+                if bytes >= CHUNK_ROWS_BYTES {
+                    bytes = 0;
+                    // The comparison that is gone has said why.
+                    let _ = batches.send(std::mem::take(&mut read)).await;
+                }
+            }
+        }
+        self.done(total(&chunk.ranges), rows);
         reader.end().await?;
         Ok(read)
     }
@@ -149,7 +150,7 @@ impl Scan {
         let part = self.part(number).ok()?;
         // A sample reads few blocks of many.
         let share = self.sample.unwrap_or(1.0).max(f64::MIN_POSITIVE);
-        let mut blocks = blocks_for(part, bytes, (scan.blocks as f64 / share) as u64);
+        let mut blocks = T::blocks_for(part, bytes, (scan.blocks as f64 / share) as u64);
         let mut ranges = Vec::new();
         while blocks > 0
             && let Some((from, to)) = scan.left.pop()
@@ -163,18 +164,18 @@ impl Scan {
         }
         Some(Chunk {
             part: number,
-            file: scan.file,
+            plan: scan.plan.clone(),
             ranges,
         })
     }
 
-    /// A part was rewritten: rows may have moved to blocks that were read.
-    fn again(&self, chunk: &Chunk, file: (u32, u64)) {
+    /// Begins a part anew, unless another reader has.
+    fn again(&self, chunk: &Chunk, plan: PartProgress) {
         let mut progress = self.lock();
         if let Some(part) = progress.parts.get_mut(chunk.part)
-            && part.file == chunk.file
+            && Arc::ptr_eq(&part.plan, &chunk.plan)
         {
-            *part = self.plan_part(file);
+            *part = self.scan_part(plan);
         }
     }
 
@@ -196,7 +197,7 @@ impl Scan {
     }
 
     fn part(&self, number: usize) -> Result<&Part> {
-        let part = self.source.table().parts.get(number);
+        let part = self.source.table().parts().get(number);
         part.ok_or_else(|| Error::bug("a scan names a part that isn't there"))
     }
 

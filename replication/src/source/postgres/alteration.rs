@@ -12,36 +12,16 @@
 //! Both leave traces in the catalogue, and mean a copy too.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
-use super::catalog::{Attribute, Part, SourceColumn, SourceTable, Types};
+use super::catalog::{Attribute, SourceColumn, SourceTable, Types};
 use super::pgoutput::RelationColumn;
 use crate::lake::{Origin, Shape, delta_type};
-use crate::schema::SourceType;
-
-/// What the stream doesn't tell of a table that is published as its root.
-#[derive(Debug, Default)]
-pub struct PartChanges {
-    /// Some were dropped or detached.
-    pub gone: bool,
-    /// Some were truncated or rewritten.
-    pub rewritten: bool,
-    /// Created or attached.
-    pub new: Vec<Part>,
-}
+use crate::schema::{PostgresType, SourceType, TableId, TableSchema};
+use crate::source::{Part, PartChanges, SourceTable as _, Verdict};
 
 /// A relation's columns as the stream last described them.
 pub type Described = Vec<(String, u32, i32)>;
-
-/// What to do about a table's columns.
-#[derive(Debug)]
-pub enum Verdict {
-    /// The lake's columns stay; decoding may have to change.
-    Same(SourceTable),
-    /// The lake's columns change, its rows don't.
-    Evolve(SourceTable),
-    /// The table has to be copied, for this reason.
-    Copy(String),
-}
 
 pub fn described(columns: &[RelationColumn<'_>]) -> Described {
     columns
@@ -50,26 +30,52 @@ pub fn described(columns: &[RelationColumn<'_>]) -> Described {
         .collect()
 }
 
-impl SourceTable {
-    pub fn origin(&self) -> Origin {
+impl crate::source::SourceTable for SourceTable {
+    fn id(&self) -> &TableId {
+        &self.id
+    }
+
+    fn relation(&self) -> u32 {
+        self.relation
+    }
+
+    fn schema(&self) -> &Arc<TableSchema> {
+        &self.schema
+    }
+
+    fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    fn origin(&self) -> Origin {
         Origin {
             storage: self.storage.clone(),
             stamps: self.stamps(),
             attribute_max: self.attribute_max,
+            ..Origin::default()
         }
     }
 
-    fn stamps(&self) -> BTreeMap<i32, u32> {
-        let own = |a: &&Attribute| self.columns.iter().any(|c| c.attribute == a.number);
-        self.attributes
-            .iter()
-            .filter(own)
-            .map(|a| (a.number, a.stamp))
-            .collect()
+    fn with_id(self, id: TableId) -> Self {
+        Self { id, ..self }
+    }
+
+    fn with_parts(&self, parts: Vec<Part>) -> Self {
+        Self { parts, ..self.clone() }
+    }
+
+    /// Whether changes of both are decoded the same way.
+    fn decodes_like(&self, other: &Self) -> bool {
+        let same = |(a, b): (&SourceColumn, &SourceColumn)| a.name == b.name && a.ty == b.ty && a.codec == b.codec;
+        self.columns.len() == other.columns.len() && self.columns.iter().zip(&other.columns).all(same)
+    }
+
+    fn judge_now(&self, now: &Self) -> Verdict<Self> {
+        self.compare(now.clone(), now)
     }
 
     /// Its partitions that are not those of the rows in the lake.
-    pub fn part_changes(&self, now: &SourceTable) -> PartChanges {
+    fn part_changes(&self, now: &Self) -> PartChanges {
         if !now.is_partitioned() {
             return PartChanges::default();
         }
@@ -85,6 +91,33 @@ impl SourceTable {
         changes
     }
 
+    fn with_parts_of(&self, now: &Self) -> Self {
+        Self {
+            parts: now.parts.clone(),
+            storage: now.storage.clone(),
+            ..self.clone()
+        }
+    }
+
+    fn differs(&self, other: &Self) -> bool {
+        let parts = |table: &Self| table.parts.iter().map(|p| p.relation).collect::<Vec<_>>();
+        other.schema != self.schema
+            || other.relation != self.relation
+            || other.filter != self.filter
+            || parts(other) != parts(self)
+    }
+}
+
+impl SourceTable {
+    fn stamps(&self) -> BTreeMap<i32, u32> {
+        let own = |a: &&Attribute| self.columns.iter().any(|c| c.attribute == a.number);
+        self.attributes
+            .iter()
+            .filter(own)
+            .map(|a| (a.number, a.stamp))
+            .collect()
+    }
+
     /// Whether a relation is described by just these columns.
     pub fn is_described_by(&self, described: &Described) -> bool {
         let same = |((name, oid, modifier), own): (&(String, u32, i32), &SourceColumn)| {
@@ -93,18 +126,15 @@ impl SourceTable {
         described.len() == self.columns.len() && described.iter().zip(&self.columns).all(same)
     }
 
-    /// Whether changes of both are decoded the same way.
-    pub fn decodes_like(&self, other: &SourceTable) -> bool {
-        let same = |(a, b): (&SourceColumn, &SourceColumn)| a.name == b.name && a.ty == b.ty && a.codec == b.codec;
-        self.columns.len() == other.columns.len() && self.columns.iter().zip(&other.columns).all(same)
-    }
-
     /// The table with the columns that the lake has of it, for decoding what
     /// came before later changes. `None` if that can't be known any more.
     pub fn as_recorded(&self, shape: &Shape, types: &Types) -> Option<Self> {
         let mut columns = Vec::with_capacity(shape.columns.len());
         for own in &shape.columns {
-            let codec = types.codec(own.source, shape.key.contains(&own.attribute)).ok()?;
+            let SourceType::Postgres(ty) = own.source else {
+                return None;
+            };
+            let codec = types.codec(ty, shape.key.contains(&own.attribute)).ok()?;
             if delta_type(codec.lake_type(), None) != own.ty {
                 return None;
             }
@@ -112,7 +142,7 @@ impl SourceTable {
             columns.push(SourceColumn {
                 name: own.name.clone(),
                 attribute: own.attribute,
-                ty: own.source,
+                ty,
                 type_name: now.map_or_else(|| "text".to_owned(), |c| c.type_name.clone()),
                 codec,
             });
@@ -130,7 +160,7 @@ impl SourceTable {
 
     /// Judges the columns that the stream describes, with the catalogue as it
     /// is now.
-    pub fn judge(&self, described: &Described, now: &SourceTable, types: &Types) -> Verdict {
+    pub fn judge(&self, described: &Described, now: &SourceTable, types: &Types) -> Verdict<Self> {
         let Some(attributes) = align(self, described, now) else {
             return Verdict::Copy("columns were dropped and added in a way that its log doesn't tell apart".into());
         };
@@ -140,7 +170,7 @@ impl SourceTable {
             let known = [&now.columns, &self.columns]
                 .into_iter()
                 .find_map(|columns| columns.iter().find(|c| c.attribute == *attribute));
-            let ty = SourceType {
+            let ty = PostgresType {
                 oid: *oid,
                 modifier: *modifier,
                 dimensions: known.map_or(0, |c| c.ty.dimensions),
@@ -174,13 +204,7 @@ impl SourceTable {
         self.compare(table, now)
     }
 
-    /// Judges the columns that the catalogue has now. The stream must have
-    /// told everything up to then.
-    pub fn judge_now(&self, now: &SourceTable) -> Verdict {
-        self.compare(now.clone(), now)
-    }
-
-    fn compare(&self, mut table: SourceTable, now: &SourceTable) -> Verdict {
+    fn compare(&self, mut table: SourceTable, now: &SourceTable) -> Verdict<Self> {
         if table.schema.key_attributes() != self.schema.key_attributes() {
             return Verdict::Copy("its key changed".into());
         }
@@ -338,7 +362,7 @@ mod tests {
         let columns = pairs(columns).into_iter().map(|(name, attribute)| SourceColumn {
             name,
             attribute,
-            ty: SourceType {
+            ty: PostgresType {
                 oid: INT4,
                 modifier: -1,
                 dimensions: 0,

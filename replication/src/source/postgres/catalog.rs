@@ -8,7 +8,8 @@ use super::types::{Codec, Infinity as Policy, TypeCatalog, TypeOptions};
 use super::wire::{TextRow, Wire, quote_identifier};
 use crate::config::{Infinity, SourceConfig};
 use crate::error::{Error, Result};
-use crate::schema::{Column, SourceType, TableId, TableSchema};
+use crate::schema::{Column, PostgresType, SourceType, TableId, TableSchema};
+use crate::source::{Discovery, Membership, Part, Refusal, selected};
 
 /// One column as the stream and a COPY send it.
 #[derive(Clone, Debug)]
@@ -16,7 +17,7 @@ pub struct SourceColumn {
     pub name: String,
     /// `pg_attribute.attnum`.
     pub attribute: i32,
-    pub ty: SourceType,
+    pub ty: PostgresType,
     /// For casts of literals in point reads.
     pub type_name: String,
     pub codec: Codec,
@@ -40,15 +41,6 @@ pub struct SourceTable {
     pub attributes: Vec<Attribute>,
     /// The last attribute number that was given when `columns` were these.
     pub attribute_max: i32,
-}
-
-/// A physical table.
-#[derive(Clone, Debug)]
-pub struct Part {
-    pub id: TableId,
-    pub relation: u32,
-    /// Heap and TOAST, in bytes.
-    pub bytes: u64,
 }
 
 /// What the catalogue tells of a column besides its type.
@@ -96,33 +88,13 @@ impl SourceColumn {
             name: self.name.clone(),
             ty: self.codec.lake_type().clone(),
             attribute: self.attribute,
-            source: self.ty,
+            source: SourceType::Postgres(self.ty),
         }
     }
 }
 
 pub fn sql_name(id: &TableId) -> String {
     format!("{}.{}", quote_identifier(&id.schema), quote_identifier(&id.name))
-}
-
-/// A table that was selected but can't be replicated as it is.
-#[derive(Clone, Debug)]
-pub struct Refusal {
-    pub table: TableId,
-    pub reason: String,
-    pub hint: String,
-}
-
-#[derive(Clone, Default)]
-pub struct Discovery {
-    pub tables: Vec<SourceTable>,
-    pub refused: Vec<Refusal>,
-    /// Things worth knowing that stop nothing.
-    pub notes: Vec<String>,
-    /// Every user table's name, selected or not.
-    pub names: HashMap<u32, TableId>,
-    /// What the publication said at the same moment.
-    pub published: Published,
 }
 
 /// What a publication says of its tables.
@@ -154,31 +126,30 @@ impl PublishedTable {
     pub fn token(&self) -> String {
         format!("{} {}", self.place, self.form)
     }
+}
 
-    /// How a table that had this token is published now.
-    pub fn since(now: Option<&Self>, token: &str) -> Membership {
-        let Some(now) = now else { return Membership::Left };
-        let (place, form) = token.split_once(' ').unwrap_or((token, ""));
-        let publication = |place: &str| place.split('.').next().map(str::to_owned);
-        if now.place == place && now.form == form {
-            Membership::Same
-        } else if publication(&now.place) == publication(place) && now.form != form {
-            // SET TABLE gives a table another entry, too.
-            Membership::Reformed
-        } else {
-            Membership::Left
-        }
+/// What became of a table that had the place `before`, a token.
+pub fn membership(now: Option<&str>, before: &str) -> Membership {
+    let Some(now) = now else { return Membership::Left };
+    let (place, form) = split(now);
+    let (place_before, form_before) = split(before);
+    if place == place_before && form == form_before {
+        Membership::Same
+    } else if same_publication(now, before) && form != form_before {
+        // SET TABLE gives a table another entry, too.
+        Membership::Reformed
+    } else {
+        Membership::Left
     }
 }
 
-/// What became of a table's place in the publication.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Membership {
-    Same,
-    /// It has another row filter or column list.
-    Reformed,
-    /// It is out, or was out for a while.
-    Left,
+/// Whether two tokens are of one publication.
+pub fn same_publication(a: &str, b: &str) -> bool {
+    a.split('.').next() == b.split('.').next()
+}
+
+fn split(token: &str) -> (&str, &str) {
+    token.split_once(' ').unwrap_or((token, ""))
 }
 
 const TABLES: &str = "\
@@ -259,7 +230,7 @@ impl Types {
         }
     }
 
-    pub fn codec(&self, ty: SourceType, is_key: bool) -> Result<Codec, String> {
+    pub fn codec(&self, ty: PostgresType, is_key: bool) -> Result<Codec, String> {
         // A key that policy changed would no longer tell two rows apart.
         let infinity = if is_key { Policy::Error } else { self.options.infinity };
         let options = TypeOptions {
@@ -278,7 +249,7 @@ pub async fn discover(
     types: &Types,
     published: Published,
     only: Option<u32>,
-) -> Result<Discovery> {
+) -> Result<Discovery<SourceTable>> {
     let filter = only.map_or(String::new(), |oid| format!(" AND c.oid = {oid}"));
     let columns = by_relation(
         wire.query(&format!("{COLUMNS}{filter} ORDER BY c.oid, a.attnum"))
@@ -328,7 +299,8 @@ pub async fn discover(
             }),
         }
     }
-    found.published = published;
+    let token = |(id, table): (&TableId, &PublishedTable)| (id.clone(), table.token());
+    found.places = published.tables.iter().map(token).collect();
     Ok(found)
 }
 
@@ -471,7 +443,7 @@ fn resolve(
             ));
             continue;
         }
-        let ty = SourceType {
+        let ty = PostgresType {
             oid: number(row, 3).map_err(bad_catalog)?,
             modifier: number(row, 4).map_err(bad_catalog)?,
             dimensions: number(row, 5).map_err(bad_catalog)?,
@@ -568,73 +540,4 @@ pub fn number<T: std::str::FromStr>(row: &TextRow, column: usize) -> Result<T> {
     text(row, column)
         .parse()
         .map_err(|_| Error::bug(format!("expected a number in column {column} of a catalogue query")))
-}
-
-/// Whether a table is chosen: by any pattern (none means all), and by no `!` pattern.
-pub fn selected(patterns: &[String], id: &TableId) -> bool {
-    let name = id.to_string();
-    let mut positive = patterns.iter().filter(|p| !p.starts_with('!')).peekable();
-    let chosen = positive.peek().is_none() || positive.any(|p| glob(p, &name));
-    chosen
-        && !patterns
-            .iter()
-            .filter_map(|p| p.strip_prefix('!'))
-            .any(|p| glob(p, &name))
-}
-
-/// `*` is any run of characters, `?` is one.
-fn glob(pattern: &str, text: &str) -> bool {
-    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
-    let (mut p, mut t) = (0, 0);
-    let mut star = None;
-    while t < text.len() {
-        match pattern.get(p) {
-            Some('*') => {
-                star = Some((p, t));
-                p += 1;
-            }
-            Some(c) if *c == '?' || *c == text[t] => {
-                p += 1;
-                t += 1;
-            }
-            _ => match star {
-                // The last star takes one character more.
-                Some((star_p, star_t)) => {
-                    star = Some((star_p, star_t + 1));
-                    p = star_p + 1;
-                    t = star_t + 1;
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern.get(p..).is_some_and(|rest| rest.iter().all(|c| *c == '*'))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns_choose_and_exclude() {
-        for (patterns, table, expected) in [
-            (&[][..], "public.t", true),
-            (&["public.*"], "public.t", true),
-            (&["public.*"], "other.t", false),
-            (&["!public.secret*"], "public.secrets", false),
-            (&["!public.secret*"], "public.t", true),
-            (&["*", "!*.log_?"], "a.log_1", false),
-            (&["*", "!*.log_?"], "a.log_10", true),
-            (&["*.a*b*c"], "x.aXbYbc", true),
-            (&["*.a*b*c"], "x.aXbYb", false),
-        ] {
-            let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
-            let (schema, name) = table.split_once('.').expect("two parts");
-            assert_eq!(
-                selected(&patterns, &TableId::new(schema, name)),
-                expected,
-                "{patterns:?} {table}"
-            );
-        }
-    }
 }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::{AsArray, RecordBatch, StringArray};
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 
 use super::catalog::text;
@@ -13,7 +13,7 @@ use super::snapshot::Reader;
 use super::types::Codec;
 use super::wire::TextRow;
 use crate::error::{Error, Result};
-use crate::position::Position;
+use crate::source::RowVersions;
 
 /// Keys asked for in one statement.
 const STATEMENT_KEYS: usize = 1000;
@@ -26,25 +26,15 @@ const STANDBY_TIME: Duration = Duration::from_secs(30);
 /// The version of a row: no two versions of a table's rows share it.
 const VERSION: &str = ", tableoid::oid::text || ' ' || xmin::text || ' ' || ctid::text";
 
-/// Rows of one snapshot of the source.
-pub struct RowVersions {
-    /// With the table's full schema.
-    pub rows: Vec<RecordBatch>,
-    /// One for each batch, one value for each row.
-    pub versions: Vec<StringArray>,
-    /// A position past all that the snapshot sees.
-    pub high: Position,
-}
-
 impl Reader {
     /// Reads rows by key in a transaction of its own. `keys` has the key
     /// columns in key order.
-    pub async fn read_versions(&mut self, keys: &RecordBatch) -> Result<RowVersions> {
+    pub(super) async fn versions(&mut self, keys: &RecordBatch) -> Result<RowVersions> {
         let columns = self.table.schema.columns.len();
         let mut fields = self.table.schema.arrow().fields().to_vec();
         fields.push(Arc::new(Field::new("version", DataType::Utf8, true)));
         let schema = Arc::new(Schema::new(fields));
-        let start = self.begin_by_key().await?;
+        let start = self.open_by_key().await?;
         if !self.has_columns() {
             return Err(Error::transient(format!(
                 "the columns of {} have changed",
@@ -66,7 +56,7 @@ impl Reader {
             let mut builders: Vec<_> = self.table.columns.iter().map(|c| c.codec.builder()).collect();
             builders.push(Codec::text().builder());
             self.copy_as(&sql, schema.clone(), builders).await?;
-            while let Some(mut batch) = self.next_batch().await? {
+            while let Some(mut batch) = self.next_rows().await? {
                 let versions = batch.remove_column(columns);
                 found.versions.push(versions.as_string::<i32>().clone());
                 found.rows.push(
@@ -76,7 +66,7 @@ impl Reader {
                 );
             }
         }
-        self.end().await?;
+        self.close().await?;
         Ok(found)
     }
 
@@ -86,7 +76,7 @@ impl Reader {
     /// A transaction's commit is in the log, and may be in the lake, before
     /// others can see it: for a moment, or for as long as a synchronous standby
     /// takes. Until then it holds its lock on the table.
-    pub async fn wait_for_commits(&mut self) -> Result<bool> {
+    pub(super) async fn commits(&mut self) -> Result<bool> {
         let started = Instant::now();
         let mut waiting: Option<HashSet<(String, String)>> = None;
         let mut pause = Duration::from_millis(5);

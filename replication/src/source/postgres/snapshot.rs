@@ -20,14 +20,15 @@ use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
-use super::catalog::{Part, SourceTable, number, sql_name, text};
+use super::catalog::{SourceTable, number, sql_name, text};
 use super::stream::bad_value;
 use super::types::ColumnBuilder;
 use super::wire::{Endpoint, TextRow, Wire, quote_identifier, quote_literal};
 use crate::batch::TxId;
 use crate::error::{Error, Result};
+use crate::lake::PartProgress;
 use crate::position::{Lsn, Position};
-use crate::source::Throttle;
+use crate::source::{Begun, ChunkStart, Part, RowVersions, Throttle};
 
 /// Rows in one Arrow batch of a COPY.
 const BATCH_ROWS: usize = 8 << 10;
@@ -70,20 +71,19 @@ impl Visibility {
     /// that the stream tells.
     pub fn saw(&self, transaction: TxId) -> bool {
         // The full id is the one nearest to xmax.
-        let distance = transaction.wrapping_sub(self.xmax as u32) as i32;
+        let distance = (transaction as u32).wrapping_sub(self.xmax as u32) as i32;
         let full = self.xmax.wrapping_add_signed(i64::from(distance));
         full < self.xmin || (full < self.xmax && !self.in_progress.contains(&full))
     }
 }
 
-/// What a chunk's transaction found out before reading.
+/// What a transaction found out before reading.
 #[derive(Debug)]
-pub struct ChunkStart {
-    pub visibility: Visibility,
-    /// The stream has told everything the chunk can see once it is here.
+pub struct Start {
+    visibility: Visibility,
     pub high: Position,
     /// The physical files of the parts asked for, and their sizes in blocks.
-    pub files: Vec<(u32, u64)>,
+    files: Vec<(u32, u64)>,
 }
 
 /// Reads one table.
@@ -122,7 +122,7 @@ impl Reader {
 
     /// Waits until every transaction that holds a writer's lock on the table
     /// now has ended. New ones are not waited for.
-    pub async fn wait_for_writers(&mut self) -> Result<()> {
+    async fn wait_for_lock_holders(&mut self) -> Result<()> {
         let holders = |rows: Vec<TextRow>| rows.iter().map(|row| text(row, 0)).collect::<HashSet<_>>();
         let mut waiting = holders(self.writers().await?);
         let started = Instant::now();
@@ -163,7 +163,7 @@ impl Reader {
 
     /// Opens a transaction over some parts of the table. `None` if the table
     /// doesn't have its columns any more.
-    pub async fn begin(&mut self, parts: &[Part]) -> Result<Option<ChunkStart>> {
+    async fn open(&mut self, parts: &[Part]) -> Result<Option<Start>> {
         let mut locks = vec![format!("ONLY {}", self.table.sql_name())];
         locks.extend(parts.iter().map(|part| format!("ONLY {}", sql_name(&part.id))));
         self.wire
@@ -182,7 +182,7 @@ impl Reader {
         let row = rows
             .first()
             .ok_or_else(|| Error::bug("the server returned no snapshot"))?;
-        let start = ChunkStart {
+        let start = Start {
             visibility: Visibility::parse(&text(row, 0))
                 .ok_or_else(|| Error::bug("cannot parse pg_current_snapshot()"))?,
             high: Position::Lsn(wal_end(&text(row, 1), number(row, 2)?)?),
@@ -248,35 +248,23 @@ impl Reader {
     }
 
     /// Whether the open transaction has all the table's columns.
-    pub fn has_columns(&self) -> bool {
+    pub(super) fn has_columns(&self) -> bool {
         self.names.iter().all(Option::is_some)
     }
 
-    /// Starts reading blocks `from..to` of a part in the open transaction; then
-    /// call [`Reader::next_batch`] until there is none.
-    pub async fn read(&mut self, part: &Part, from: u64, to: u64) -> Result<()> {
-        let sql = format!(
-            "COPY (SELECT {} FROM ONLY {} WHERE ctid >= '({from},0)'::tid AND ctid < '({to},0)'::tid{}) TO STDOUT (FORMAT binary)",
-            self.select_list(),
-            sql_name(&part.id),
-            self.filter(),
-        );
-        self.copy(&sql).await
-    }
-
-    /// Ends the chunk's transaction.
-    pub async fn end(&mut self) -> Result<()> {
+    /// Ends the open transaction.
+    pub(super) async fn close(&mut self) -> Result<()> {
         self.wire.query("COMMIT").await.map(|_| ())
     }
 
     /// Opens a transaction for reading rows by key.
-    pub(super) async fn begin_by_key(&mut self) -> Result<ChunkStart> {
+    pub(super) async fn open_by_key(&mut self) -> Result<Start> {
         let parts = if self.table.is_partitioned() {
             Vec::new()
         } else {
             self.table.parts.clone()
         };
-        self.begin(&parts)
+        self.open(&parts)
             .await?
             .ok_or_else(|| Error::transient(format!("{} is being replaced", self.table.id)))
     }
@@ -284,7 +272,7 @@ impl Reader {
     /// Reads rows by key in a transaction of its own. `keys` has the key
     /// columns in key order.
     pub async fn read_keys(&mut self, keys: &RecordBatch) -> Result<(RecordBatch, Position)> {
-        let start = self.begin_by_key().await?;
+        let start = self.open_by_key().await?;
         let mut batches = Vec::new();
         // Without its key's columns a row can't be found; what becomes of the
         // table then lies before the end of this read, too.
@@ -292,11 +280,11 @@ impl Reader {
         if key.clone().all(|i| self.names.get(*i).is_some_and(Option::is_some)) {
             let sql = self.key_query(keys, "")?;
             self.copy(&sql).await?;
-            while let Some(batch) = self.next_batch().await? {
+            while let Some(batch) = self.next_rows().await? {
                 batches.push(batch);
             }
         }
-        self.end().await?;
+        self.close().await?;
         let rows = arrow::compute::concat_batches(&self.arrow, &batches)
             .map_err(|e| Error::bug("rows of one COPY differ in schema").with_source(e))?;
         Ok((rows, start.high))
@@ -371,7 +359,7 @@ impl Reader {
     }
 
     /// The next rows of the COPY, or `None` once it is complete.
-    pub async fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
+    pub(super) async fn next_rows(&mut self) -> Result<Option<RecordBatch>> {
         let (mut rows, mut bytes) = (0, 0);
         while self.copying && rows < BATCH_ROWS && bytes < BATCH_BYTES {
             let Some(frame) = self.wire.copy_frame().await? else {
@@ -402,6 +390,72 @@ impl Reader {
         RecordBatch::try_new(self.copied.clone(), arrays)
             .map(Some)
             .map_err(|e| Error::bug(format!("a chunk of {} does not fit its schema", self.table.id)).with_source(e))
+    }
+}
+
+impl crate::source::Reader for Reader {
+    async fn wait_for_writers(&mut self) -> Result<()> {
+        self.wait_for_lock_holders().await
+    }
+
+    async fn plan(&mut self, parts: &[Part], _: &[PartProgress]) -> Result<Option<Vec<PartProgress>>> {
+        let Some(start) = self.open(parts).await? else {
+            return Ok(None);
+        };
+        self.close().await?;
+        let plan = |(part, (file, blocks)): (&Part, &(u32, u64))| PartProgress {
+            relation: part.relation,
+            file: *file,
+            end_block: *blocks,
+            bounds: Vec::new(),
+            done: Vec::new(),
+        };
+        Ok(Some(parts.iter().zip(&start.files).map(plan).collect()))
+    }
+
+    async fn begin(&mut self, part: Option<(&Part, &PartProgress)>) -> Result<Begun> {
+        let parts: Vec<Part> = part.iter().map(|(part, _)| (*part).clone()).collect();
+        let Some(start) = self.open(&parts).await? else {
+            return Ok(Begun::Changed);
+        };
+        if !self.has_columns() {
+            return Ok(Begun::Changed);
+        }
+        if part.is_some_and(|(_, plan)| start.files.first().is_some_and(|(file, _)| *file != plan.file)) {
+            self.close().await?;
+            return Ok(Begun::Rewritten);
+        }
+        let visibility = start.visibility;
+        Ok(Begun::Chunk(ChunkStart {
+            saw: Arc::new(move |transaction| visibility.saw(transaction)),
+            high: start.high,
+        }))
+    }
+
+    async fn read(&mut self, part: &Part, _: &PartProgress, from: u64, to: u64) -> Result<()> {
+        let sql = format!(
+            "COPY (SELECT {} FROM ONLY {} WHERE ctid >= '({from},0)'::tid AND ctid < '({to},0)'::tid{}) TO STDOUT (FORMAT binary)",
+            self.select_list(),
+            sql_name(&part.id),
+            self.filter(),
+        );
+        self.copy(&sql).await
+    }
+
+    async fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
+        self.next_rows().await
+    }
+
+    async fn end(&mut self) -> Result<()> {
+        self.close().await
+    }
+
+    async fn read_versions(&mut self, keys: &RecordBatch) -> Result<RowVersions> {
+        self.versions(keys).await
+    }
+
+    async fn wait_for_commits(&mut self, _: &Position) -> Result<bool> {
+        self.commits().await
     }
 }
 
@@ -493,7 +547,7 @@ mod tests {
     fn visibility_is_exact_across_the_32_bit_wrap() {
         let v = Visibility::parse("100:105:101,103").expect("snapshot");
         for (xid, seen) in [
-            (99, true),
+            (99_u32, true),
             (100, true),
             (101, false),
             (102, true),
@@ -502,7 +556,7 @@ mod tests {
             (105, false),
             (200, false),
         ] {
-            assert_eq!(v.saw(xid), seen, "{xid}");
+            assert_eq!(v.saw(TxId::from(xid)), seen, "{xid}");
         }
         let epoch = 3_u64 << 32;
         let v = Visibility::parse(&format!("{}:{}:{}", epoch - 2, epoch + 2, epoch + 1)).expect("snapshot");
@@ -513,7 +567,7 @@ mod tests {
             (1, false),
             (2, false),
         ] {
-            assert_eq!(v.saw(xid), seen, "{xid}");
+            assert_eq!(v.saw(TxId::from(xid)), seen, "{xid}");
         }
         for text in ["", "1", "1:2", "a:b:", "1:2:x"] {
             assert_eq!(Visibility::parse(text), None, "{text}");

@@ -21,13 +21,13 @@ use crate::batch::{ChangeBatch, Op, TxId, UnchangedCell};
 use crate::error::{Error, Result};
 use crate::position::{Lsn, Position};
 use crate::schema::TableId;
-use crate::source::SourceEvent;
+use crate::source::{ChangeStream, SourceEvent};
 
 /// Microseconds between 1970-01-01 and PostgreSQL's epoch, 2000-01-01.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
 
 /// The code of the error that the log has another key than the lake.
-pub const OTHER_KEY: &str = "other key";
+const OTHER_KEY: &str = "other key";
 
 /// What a builder takes for a row beside the values themselves.
 const ROW_OVERHEAD_BYTES: usize = 16;
@@ -53,7 +53,7 @@ struct Transaction {
 
 impl Stream {
     /// Starts decoding at the slot's confirmed position.
-    pub async fn start(endpoint: &Endpoint, slot: &str, publication: &str, from: Position) -> Result<Self> {
+    pub async fn start(endpoint: &Endpoint, slot: &str, publication: &str, from: &Position) -> Result<Self> {
         let mut wire = Wire::connect(endpoint, true).await?;
         let command = format!(
             "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '2', publication_names {}, binary 'true')",
@@ -61,7 +61,7 @@ impl Stream {
             quote_literal(&quote_identifier(publication)),
         );
         wire.start_replication(&command).await?;
-        let Position::Lsn(position) = from;
+        let position = lsn(from)?;
         Ok(Self {
             wire,
             tables: Vec::new(),
@@ -73,108 +73,9 @@ impl Stream {
         })
     }
 
-    /// Follows a table from its watermark on: what is told before, it has.
-    /// Returns its number.
-    pub fn add(&mut self, table: Arc<SourceTable>, watermark: Position) -> usize {
-        let number = self.tables.len();
-        self.routes.insert(table.relation, number);
-        self.tables.push(TableBuffer::new(table, watermark));
-        number
-    }
-
-    /// Stops following a table. What was gathered for it is gone.
-    pub fn close(&mut self, table: usize) {
-        self.routes.retain(|_, number| *number != table);
-        if let Some(buffer) = self.tables.get_mut(table) {
-            self.open_bytes -= buffer.bytes;
-            buffer.stall();
-        }
-    }
-
-    /// Keeps a table, but gives it no more changes.
-    pub fn stall(&mut self, table: usize) {
-        if let Some(buffer) = self.tables.get_mut(table) {
-            self.open_bytes -= buffer.bytes;
-            buffer.stall();
-        }
-    }
-
-    /// Takes what is newly known of a table whose changes are decoded as before.
-    pub fn refresh(&mut self, table: usize, source: Arc<SourceTable>) -> Result<()> {
-        let buffer = self.tables.get_mut(table);
-        buffer.ok_or_else(|| Error::bug("a table that isn't streamed"))?.source = source;
-        Ok(())
-    }
-
-    /// The table as its changes are decoded.
-    pub fn table(&self, table: usize) -> Option<&Arc<SourceTable>> {
-        self.tables.get(table).map(|buffer| &buffer.source)
-    }
-
     /// How the server last described a table.
     pub fn described(&self, table: usize) -> Option<&Described> {
         self.described.get(&self.table(table)?.relation)
-    }
-
-    /// Decodes a table's changes in another form from here on. Its batch has
-    /// to be taken before.
-    pub fn alter(&mut self, table: usize, source: Arc<SourceTable>) -> Result<()> {
-        match self.tables.get_mut(table) {
-            Some(buffer) if buffer.bytes == 0 => {
-                let watermark = Position::Lsn(buffer.watermark);
-                *buffer = TableBuffer::new(source, watermark);
-                Ok(())
-            }
-            _ => Err(Error::bug("a table was altered with changes in hand")),
-        }
-    }
-
-    /// Every transaction that ends at or before this has been told.
-    pub fn position(&self) -> Position {
-        Position::Lsn(self.position)
-    }
-
-    /// The commit of the open transaction, or else the position.
-    pub fn commit_position(&self) -> Position {
-        Position::Lsn(self.transaction.as_ref().map_or(self.position, |t| t.commit_lsn))
-    }
-
-    pub fn in_transaction(&self) -> bool {
-        self.transaction.is_some()
-    }
-
-    /// Bytes gathered for all tables.
-    pub fn open_bytes(&self) -> usize {
-        self.open_bytes
-    }
-
-    /// Bytes gathered for a table.
-    pub fn bytes(&self, table: usize) -> usize {
-        self.tables.get(table).map_or(0, |t| t.bytes)
-    }
-
-    /// Reads from the socket once. Safe to cancel.
-    pub async fn fill(&mut self) -> Result<()> {
-        self.wire.fill().await
-    }
-
-    /// The next event in what has been read; `None` when that is used up.
-    pub fn next_event(&mut self) -> Result<Option<SourceEvent>> {
-        while let Some(frame) = self.wire.buffered()? {
-            if frame.tag != b'd' {
-                if frame.tag == b'c' {
-                    return Err(Error::transient("the server ended the replication stream"));
-                }
-                self.wire.control(frame)?;
-                continue;
-            }
-            let event = self.data(frame);
-            self.wire.consume(frame);
-            if let Some(event) = event? {
-                return Ok(Some(event));
-            }
-        }
-        Ok(None)
     }
 
     /// One CopyData payload: XLogData or a keepalive.
@@ -205,17 +106,104 @@ impl Stream {
                 if self.transaction.is_none() {
                     self.position = self.position.max(end);
                 }
-                Ok(Some(SourceEvent::Heartbeat {
-                    position: Position::Lsn(self.position),
-                    reply_wanted: reply,
-                }))
+                Ok(Some(SourceEvent::Heartbeat { reply_wanted: reply }))
             }
             _ => Err(short_frame()),
         }
     }
+}
 
-    /// Takes what was gathered for a table, as one batch.
-    pub fn take_batch(&mut self, table: usize) -> Result<ChangeBatch> {
+impl ChangeStream for Stream {
+    type Table = SourceTable;
+
+    fn add(&mut self, table: Arc<SourceTable>, watermark: Position) -> usize {
+        let number = self.tables.len();
+        self.routes.insert(table.relation, number);
+        // Another source's position tells nothing: then all of it is news.
+        self.tables
+            .push(TableBuffer::new(table, lsn(&watermark).unwrap_or_default()));
+        number
+    }
+
+    fn close(&mut self, table: usize) {
+        self.routes.retain(|_, number| *number != table);
+        if let Some(buffer) = self.tables.get_mut(table) {
+            self.open_bytes -= buffer.bytes;
+            buffer.stall();
+        }
+    }
+
+    fn stall(&mut self, table: usize) {
+        if let Some(buffer) = self.tables.get_mut(table) {
+            self.open_bytes -= buffer.bytes;
+            buffer.stall();
+        }
+    }
+
+    fn refresh(&mut self, table: usize, source: Arc<SourceTable>) -> Result<()> {
+        let buffer = self.tables.get_mut(table);
+        buffer.ok_or_else(|| Error::bug("a table that isn't streamed"))?.source = source;
+        Ok(())
+    }
+
+    fn table(&self, table: usize) -> Option<&Arc<SourceTable>> {
+        self.tables.get(table).map(|buffer| &buffer.source)
+    }
+
+    fn alter(&mut self, table: usize, source: Arc<SourceTable>) -> Result<()> {
+        match self.tables.get_mut(table) {
+            Some(buffer) if buffer.bytes == 0 => {
+                let watermark = buffer.watermark;
+                *buffer = TableBuffer::new(source, watermark);
+                Ok(())
+            }
+            _ => Err(Error::bug("a table was altered with changes in hand")),
+        }
+    }
+
+    fn position(&self) -> Position {
+        Position::Lsn(self.position)
+    }
+
+    fn commit_position(&self) -> Position {
+        Position::Lsn(self.transaction.as_ref().map_or(self.position, |t| t.commit_lsn))
+    }
+
+    fn in_transaction(&self) -> bool {
+        self.transaction.is_some()
+    }
+
+    fn open_bytes(&self) -> usize {
+        self.open_bytes
+    }
+
+    fn bytes(&self, table: usize) -> usize {
+        self.tables.get(table).map_or(0, |t| t.bytes)
+    }
+
+    async fn fill(&mut self) -> Result<()> {
+        self.wire.fill().await
+    }
+
+    fn next_event(&mut self) -> Result<Option<SourceEvent>> {
+        while let Some(frame) = self.wire.buffered()? {
+            if frame.tag != b'd' {
+                if frame.tag == b'c' {
+                    return Err(Error::transient("the server ended the replication stream"));
+                }
+                self.wire.control(frame)?;
+                continue;
+            }
+            let event = self.data(frame);
+            self.wire.consume(frame);
+            if let Some(event) = event? {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+
+    fn take_batch(&mut self, table: usize) -> Result<ChangeBatch> {
         match self.tables.get_mut(table) {
             Some(table) => {
                 self.open_bytes -= table.bytes;
@@ -225,10 +213,8 @@ impl Stream {
         }
     }
 
-    /// Confirms that everything up to `confirmed` is durable. `ask` makes the
-    /// server answer with a keepalive at once.
-    pub async fn confirm(&mut self, confirmed: Position, ask: bool) -> Result<()> {
-        let Position::Lsn(flushed) = confirmed;
+    async fn confirm(&mut self, confirmed: &Position, ask: bool) -> Result<()> {
+        let flushed = lsn(confirmed)?;
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |d| d.as_micros() as i64)
@@ -243,8 +229,7 @@ impl Stream {
         self.wire.send_copy_data(&payload).await
     }
 
-    /// Ends the stream and its connection.
-    pub async fn end(&mut self) {
+    async fn end(&mut self) {
         self.wire.terminate().await;
     }
 }
@@ -278,15 +263,16 @@ impl Open<'_> {
                 Ok(event)
             }
             Message::Begin { commit_lsn, xid, .. } => {
-                *self.transaction = Some(Transaction { commit_lsn, id: xid });
+                *self.transaction = Some(Transaction {
+                    commit_lsn,
+                    id: u64::from(xid),
+                });
                 Ok(Some(SourceEvent::Begin))
             }
             Message::Commit { end_lsn } => {
                 *self.transaction = None;
                 *self.position = (*self.position).max(end_lsn);
-                Ok(Some(SourceEvent::Commit {
-                    position: Position::Lsn(*self.position),
-                }))
+                Ok(Some(SourceEvent::Commit))
             }
             Message::Relation(relation) => {
                 self.described.insert(relation.id, described(&relation.columns));
@@ -334,11 +320,23 @@ impl Open<'_> {
             Ok(()) => SourceEvent::Changed { table },
             Err(error) => {
                 buffer.stall();
-                SourceEvent::Stalled { table, error }
+                if error.code() == Some(OTHER_KEY) {
+                    let reason = "it had another key for a while".to_owned();
+                    SourceEvent::Unfit { table, reason }
+                } else {
+                    SourceEvent::Stalled { table, error }
+                }
             }
         };
         *self.bytes = *self.bytes - before + buffer.bytes;
         Ok(Some(event))
+    }
+}
+
+fn lsn(position: &Position) -> Result<Lsn> {
+    match position {
+        Position::Lsn(lsn) => Ok(*lsn),
+        Position::Binlog(_) => Err(Error::bug("expected an LSN, found a position in a binlog")),
     }
 }
 
@@ -358,8 +356,7 @@ struct TableBuffer {
 }
 
 impl TableBuffer {
-    fn new(source: Arc<SourceTable>, watermark: Position) -> Self {
-        let Position::Lsn(watermark) = watermark;
+    fn new(source: Arc<SourceTable>, watermark: Lsn) -> Self {
         Self {
             is_key: (0..source.columns.len())
                 .map(|i| source.schema.key.contains(&i))

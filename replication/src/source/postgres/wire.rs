@@ -23,8 +23,8 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 use url::Url;
 
-use super::tls::{self, SslMode};
 use crate::error::{Error, Result};
+use crate::source::tls::{self, SslMode};
 
 /// How long a connect may take, as libpq users expect of a dead host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

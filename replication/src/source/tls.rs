@@ -1,6 +1,7 @@
-//! libpq's `sslmode`, on rustls.
+//! libpq's `sslmode`, on rustls. MySQL's `ssl-mode` is the same by other names.
 //!
-//! Spec: PostgreSQL manual, "SSL Support", table "SSL Mode Descriptions".
+//! Spec: PostgreSQL manual, "SSL Support", table "SSL Mode Descriptions";
+//! MySQL manual, "Command Options for Encrypted Connections".
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -33,13 +34,13 @@ impl FromStr for SslMode {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "disable" => Ok(Self::Disable),
-            "allow" | "prefer" => Ok(Self::Prefer),
-            "require" => Ok(Self::Require),
+        match text.to_ascii_lowercase().replace('_', "-").as_str() {
+            "disable" | "disabled" => Ok(Self::Disable),
+            "allow" | "prefer" | "preferred" => Ok(Self::Prefer),
+            "require" | "required" => Ok(Self::Require),
             "verify-ca" => Ok(Self::VerifyCa),
-            "verify-full" => Ok(Self::VerifyFull),
-            other => Err(Error::operator(format!("unknown sslmode {other:?}"))
+            "verify-full" | "verify-identity" => Ok(Self::VerifyFull),
+            _ => Err(Error::operator(format!("unknown sslmode {text:?}"))
                 .with_hint("use disable, prefer, require, verify-ca or verify-full")),
         }
     }

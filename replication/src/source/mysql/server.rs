@@ -1,0 +1,148 @@
+//! What a server is, and where its log is.
+
+use super::catalog::{text, variables};
+use super::wire::{Flavor, Wire};
+use crate::error::{Error, Result};
+use crate::position::{BinlogPosition, Gtids, Position};
+use std::sync::Arc;
+
+/// What of a server decides how it is asked.
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub flavor: Flavor,
+    pub number: (u16, u16, u16),
+    /// What names it in positions: `server_uuid` of MySQL, `server_id` of MariaDB.
+    pub name: String,
+    pub id: u32,
+    /// Whether every transaction has a GTID; always so in MariaDB.
+    pub gtid_mode: bool,
+    pub fold_names: bool,
+    pub checksums: bool,
+    pub sql_mode: u64,
+}
+
+impl Server {
+    pub async fn read(wire: &mut Wire) -> Result<Self> {
+        let names = [
+            "server_uuid",
+            "server_id",
+            "gtid_mode",
+            "lower_case_table_names",
+            "binlog_checksum",
+        ];
+        let values = variables(wire, &names).await?;
+        let value = |name: &str| values.get(name).cloned().unwrap_or_default();
+        let (flavor, number) = (wire.server().flavor, wire.server().number);
+        Ok(Self {
+            flavor,
+            number,
+            name: match flavor {
+                Flavor::MySql => value("server_uuid"),
+                Flavor::MariaDb => value("server_id"),
+            },
+            id: value("server_id").parse().unwrap_or(0),
+            gtid_mode: flavor == Flavor::MariaDb || value("gtid_mode") == "ON",
+            fold_names: value("lower_case_table_names") != "0",
+            checksums: value("binlog_checksum").eq_ignore_ascii_case("CRC32"),
+            sql_mode: 0,
+        })
+    }
+
+    /// As versioned comments count: 90704 for 9.7.4.
+    pub fn version(&self) -> u32 {
+        let (major, minor, patch) = self.number;
+        u32::from(major) * 10_000 + u32::from(minor) * 100 + u32::from(patch)
+    }
+
+    fn status_statement(&self) -> &'static str {
+        if self.flavor == Flavor::MySql && self.number >= (8, 2, 0) {
+            "SHOW BINARY LOG STATUS"
+        } else {
+            "SHOW MASTER STATUS"
+        }
+    }
+
+    pub fn replicas_statement(&self) -> &'static str {
+        if self.flavor == Flavor::MySql && self.number >= (8, 0, 22) {
+            "SHOW REPLICAS"
+        } else {
+            "SHOW SLAVE HOSTS"
+        }
+    }
+
+    /// Every transaction that is visible now, as MySQL has it; what is in the
+    /// log by now, as MariaDB has it.
+    pub async fn gtids(&self, wire: &mut Wire) -> Result<Gtids> {
+        match self.flavor {
+            Flavor::MariaDb => Ok(Gtids::MariaDb(
+                wire.scalar("SELECT @@global.gtid_binlog_pos").await?.parse()?,
+            )),
+            Flavor::MySql if self.gtid_mode => Ok(Gtids::MySql(
+                wire.scalar("SELECT @@global.gtid_executed").await?.parse()?,
+            )),
+            Flavor::MySql => Ok(Gtids::None),
+        }
+    }
+
+    /// The end of the log: everything visible now lies before.
+    pub async fn log_end(&self, wire: &mut Wire) -> Result<Position> {
+        let gtids = self.gtids(wire).await?;
+        let rows = wire.query(self.status_statement()).await?;
+        let row = rows.first().ok_or_else(|| {
+            Error::operator("the server writes no binary log")
+                .with_hint("set log_bin in the server's configuration, and restart it")
+        })?;
+        Ok(Position::Binlog(Arc::new(BinlogPosition {
+            server: self.name.clone(),
+            file: text(row, 0),
+            offset: text(row, 1)
+                .parse()
+                .map_err(|_| Error::bug("expected a binlog position"))?,
+            gtids,
+        })))
+    }
+
+    /// Databases that the server leaves out of its log, or limits it to.
+    pub async fn filters(&self, wire: &mut Wire) -> Result<Option<String>> {
+        let rows = wire.query(self.status_statement()).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let (only, not) = (text(row, 2), text(row, 3));
+        Ok(match (only.is_empty(), not.is_empty()) {
+            (true, true) => None,
+            (false, _) => Some(format!("binlog-do-db limits the log to {only}")),
+            (true, false) => Some(format!("binlog-ignore-db leaves {not} out of the log")),
+        })
+    }
+
+    /// The files of the log with their sizes, oldest first.
+    pub async fn files(&self, wire: &mut Wire) -> Result<Vec<(String, u64)>> {
+        let rows = wire.query("SHOW BINARY LOGS").await?;
+        Ok(rows
+            .iter()
+            .map(|row| (text(row, 0), text(row, 1).parse().unwrap_or(0)))
+            .collect())
+    }
+
+    /// What of the log is gone: the transactions before the oldest file.
+    pub async fn purged(&self, wire: &mut Wire) -> Result<Gtids> {
+        match self.flavor {
+            Flavor::MySql if self.gtid_mode => {
+                Ok(Gtids::MySql(wire.scalar("SELECT @@global.gtid_purged").await?.parse()?))
+            }
+            Flavor::MySql => Ok(Gtids::None),
+            Flavor::MariaDb => {
+                let Some((file, _)) = self.files(wire).await?.into_iter().next() else {
+                    return Ok(Gtids::MariaDb(Default::default()));
+                };
+                let literal = super::wire::quote_literal(&file);
+                let rows = wire.query(&format!("SHOW BINLOG EVENTS IN {literal} LIMIT 4")).await?;
+                let list = rows
+                    .iter()
+                    .find(|row| text(row, 2) == "Gtid_list")
+                    .map(|row| text(row, 5));
+                let list = list.unwrap_or_default();
+                Ok(Gtids::MariaDb(list.trim_matches(['[', ']']).parse()?))
+            }
+        }
+    }
+}
