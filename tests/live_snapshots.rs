@@ -5,6 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::support::lake::{Follower, replacements};
+use crate::support::position::Position;
 use crate::support::server::Server;
 use crate::support::{Case, PATIENCE, assert_error, finish, text, wait_for, wait_for_exit};
 
@@ -331,10 +332,9 @@ fn a_slow_copy_holds_neither_the_slot_nor_the_other_tables_nor_the_vacuum() {
          CREATE TABLE t (id int PRIMARY KEY, pad text);
          INSERT INTO t SELECT i, repeat(md5(i::text), 6) FROM generate_series(1, 300000) i",
     );
-    let confirmed = || -> u64 {
-        case.sql("SELECT coalesce(max(confirmed_flush_lsn - '0/0'), 0) FROM pg_replication_slots WHERE slot_name = 'slow_copy'")
-            .parse()
-            .unwrap()
+    let confirmed = || {
+        let sql = "SELECT coalesce(max(confirmed_flush_lsn), '0/0') FROM pg_replication_slots WHERE slot_name = 'slow_copy'";
+        Position::parse(&case.sql(sql))
     };
     let oldest = "SELECT coalesce(max(extract(epoch FROM now() - xact_start)), 0) FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
@@ -353,10 +353,10 @@ fn a_slow_copy_holds_neither_the_slot_nor_the_other_tables_nor_the_vacuum() {
         let (position, written) = (case.database.position(), Instant::now());
         wait_for("the small table's change", || {
             oldest_s = oldest_s.max(case.sql(oldest).parse().unwrap());
-            (case.table_status("other")?.watermark >= position).then_some(())
+            (case.table_status("other")?.watermark.covers(&position)).then_some(())
         });
         lag = lag.max(written.elapsed());
-        wait_for("the slot", || (confirmed() >= position).then_some(()));
+        wait_for("the slot", || confirmed().covers(&position).then_some(()));
     }
     let copied = start.elapsed();
     println!("{rounds} rounds in {copied:?}, oldest transaction {oldest_s} s, lag at most {lag:?}");

@@ -36,7 +36,7 @@ fn excluded_or_dropped_stays(case: &Case, sidecar: &mut Sidecar, table: &str, ot
         sidecar.assert_running();
         let position = case.database.position();
         let table = case.table_status(other)?;
-        (table.state == "streaming" && table.watermark >= position).then_some(())
+        (table.state == "streaming" && table.watermark.covers(&position)).then_some(())
     });
     case.compare(&[&format!("public.{other}")]);
     let after = (

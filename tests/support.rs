@@ -1,8 +1,11 @@
 //! What a test stands on: a [`Case`] is a database with a lake beside it.
 
 pub mod lake;
+pub mod position;
 pub mod server;
 pub mod sidecar;
+pub mod sql;
+pub mod writer;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +14,7 @@ use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use server::{Database, Server};
+use server::{Database, Kind, Server};
 use sidecar::Sidecar;
 
 /// How long anything may take before the test gives up on it.
@@ -132,7 +135,7 @@ impl<'a> Case<'a> {
         let folder = cache().join(format!("run/{name}.{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         Case {
-            url: database.url("postgres", "127.0.0.1"),
+            url: database.default_url(),
             lake: folder.join("lake"),
             slot: database.name.clone(),
             tables: vec![],
@@ -148,6 +151,15 @@ impl<'a> Case<'a> {
         self.database.sql(sql)
     }
 
+    pub fn kind(&self) -> Kind {
+        self.database.server.kind
+    }
+
+    /// A table's name in messages and patterns.
+    pub fn qualified(&self, table: &str) -> String {
+        format!("{}.{table}", self.database.schema())
+    }
+
     /// Runs a file of fixtures/sql.
     pub fn fixture(&self, name: &str) {
         self.database.file(&repository().join("fixtures/sql").join(name));
@@ -157,15 +169,22 @@ impl<'a> Case<'a> {
         self.folder.join("cache")
     }
 
+    /// The patterns of `source.tables`. A log of several databases has those of other tests, too.
+    fn selected(&self) -> Vec<String> {
+        match self.tables.is_empty() && !self.kind().has_slot() {
+            true => vec![self.qualified("*")],
+            false => self.tables.clone(),
+        }
+    }
+
     pub fn write_config(&self) -> PathBuf {
         let path = self.folder.join("tributary.toml");
+        let mut source = format!("url = {:?}\ntables = {:?}\n", self.url, self.selected());
+        if self.kind().has_slot() {
+            source += &format!("slot = {0:?}\npublication = {0:?}\n", self.slot);
+        }
         let text = format!(
-            "[source]\nurl = {:?}\ntables = {:?}\nslot = {:?}\npublication = {:?}\n{}\n\
-             [lake]\nurl = \"file://{}\"\n[apply]\nmax_latency = {:?}\n[cache]\ndir = {:?}\n[snapshot]\n{}\n",
-            self.url,
-            self.tables,
-            self.slot,
-            self.slot,
+            "[source]\n{source}{}\n[lake]\nurl = \"file://{}\"\n[apply]\nmax_latency = {:?}\n[cache]\ndir = {:?}\n[snapshot]\n{}\n",
             self.source,
             self.lake.display(),
             self.max_latency,
@@ -214,16 +233,23 @@ impl<'a> Case<'a> {
     /// As [`Self::wait_until_current`], for the tables of this moment with their columns: to be used after changes of
     /// the source's tables that no row follows.
     pub fn wait_until_settled(&self, sidecar: &mut Sidecar) {
-        let columns = self.sql(
-            "SELECT c.relname || ' ' || string_agg(attname, ',' ORDER BY attnum)
-             FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
-             WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
-             GROUP BY c.oid",
-        );
+        let columns = match self.kind() {
+            Kind::Postgres(_) => self.sql(
+                "SELECT c.relname || ' ' || string_agg(attname, ',' ORDER BY attnum)
+                 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+                 WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+                 GROUP BY c.oid",
+            ),
+            _ => self.sql(
+                "SELECT concat(c.table_name, ' ', group_concat(column_name ORDER BY ordinal_position))
+                 FROM information_schema.columns c JOIN information_schema.tables t USING (table_schema, table_name)
+                 WHERE table_schema = database() AND table_type = 'BASE TABLE' GROUP BY c.table_name",
+            ),
+        };
         let columns: Vec<_> = columns.lines().filter_map(|line| line.split_once(' ')).collect();
         self.wait_until(sidecar, |status| {
             columns.iter().all(|(table, columns)| {
-                let known = |t: &lake::TableStatus| t.table == format!("public.{table}") && t.state == "streaming";
+                let known = |t: &lake::TableStatus| t.table == self.qualified(table) && t.state == "streaming";
                 status.tables.iter().any(known) && lake::column_names(&self.table(table)).join(",") == *columns
             })
         });
@@ -237,14 +263,14 @@ impl<'a> Case<'a> {
             let status = self.status();
             let current = |table: &lake::TableStatus| match table.state.as_str() {
                 "dropped" | "excluded" => true,
-                state => state == "streaming" && table.watermark >= position,
+                state => state == "streaming" && table.watermark.covers(&position),
             };
             if !status.tables.is_empty() && status.tables.iter().all(current) && settled(&status) {
                 return;
             }
             assert!(
                 start.elapsed() < PATIENCE,
-                "the lake does not reach {position:X}: {}\n{}",
+                "the lake does not reach {position:?}: {}\n{}",
                 status.text,
                 sidecar.log()
             );
@@ -256,9 +282,9 @@ impl<'a> Case<'a> {
         lake::Status::parse(&finish(self.command("status").arg("--json")))
     }
 
-    /// What `status` says of a table of the schema `public`, if it knows it.
+    /// What `status` says of a table of the case's own schema, if it knows it.
     pub fn table_status(&self, table: &str) -> Option<lake::TableStatus> {
-        let name = format!("public.{table}");
+        let name = self.qualified(table);
         self.status().tables.into_iter().find(|t| t.table == name)
     }
 
@@ -345,7 +371,7 @@ impl<'a> Case<'a> {
 
     /// The folder of a table whose name needs no encoding.
     pub fn table(&self, name: &str) -> PathBuf {
-        self.lake.join("public").join(name)
+        self.lake.join(self.database.schema()).join(name)
     }
 }
 

@@ -1,8 +1,8 @@
 """Checks every version of the lake against the workload's journal: a version whose state is `streaming` must hold
 exactly the transactions that its watermark covers.
 
-A watermark between a transaction's `before` and `after` may or may not cover it: either content is right then.
-The oracle reads every version, deltalake a sample of them.
+Where the source tells no transaction's own name, a watermark between its `before` and `after` may or may not cover
+it: either content is right then. The oracle reads every version, deltalake a sample of them.
 """
 
 import argparse
@@ -11,10 +11,10 @@ import os
 import sys
 from pathlib import Path
 
-import psycopg
-
 import lake
-from canonical import SESSION, Catalog, from_lake, leaf_text
+import positions
+import source
+from canonical import from_lake, leaf_text
 from workload import digest
 
 SHOWN = 3
@@ -34,24 +34,33 @@ class History:
                 rows[tuple(key)] = tuple(row[n] for n in self.names)
         return rows
 
-    def at(self, watermark: int) -> list[set]:
+    def at(self, watermark) -> list[set]:
         """The contents that are right at `watermark`."""
-        while self.next < len(self.transactions) and self.transactions[self.next]["after"] <= watermark:
+        while self.next < len(self.transactions) and covers(watermark, self.transactions[self.next]):
             self.apply(self.rows, self.transactions[self.next])
             self.next += 1
         contents = [set(self.rows.values())]
-        if self.next < len(self.transactions) and self.transactions[self.next]["before"] < watermark:
+        if self.next < len(self.transactions) and covers(watermark, self.transactions[self.next]) is None:
             contents.append(set(self.apply(dict(self.rows), self.transactions[self.next]).values()))
         return contents
 
 
-def streaming_versions(table: lake.Table) -> list[tuple[int, int]]:
+def covers(watermark, transaction: dict) -> bool | None:
+    """Whether a transaction of the journal lies at or before a watermark; None if that can't be told."""
+    if "gtid" in transaction:
+        return watermark.has_gtid(transaction["gtid"])
+    if watermark.covers(positions.parse(transaction["after"])):
+        return True
+    return False if positions.parse(transaction["before"]).covers(watermark) else None
+
+
+def streaming_versions(table: lake.Table) -> list[tuple]:
     """(version, watermark) of every version that equals the source at its watermark."""
     snapshot, found = lake.Snapshot(), []
     for version in table.versions():
         snapshot.apply(table.commit(version))
         if snapshot.state().get("state") == "streaming":
-            found.append((version, lake.parse_lsn(snapshot.state()["watermark"])))
+            found.append((version, positions.parse(snapshot.state()["watermark"])))
     return found
 
 
@@ -86,32 +95,29 @@ def main() -> bool:
     arguments = parser.parse_args()
     right = True
     directories = lake.tables(arguments.lake)
-    with psycopg.connect(arguments.source, autocommit=True) as connection:
-        connection.execute(SESSION)
-        catalog = Catalog(connection)
-        for file in sorted(arguments.journal.glob("*.jsonl")):
-            with open(file, encoding="utf-8") as lines:
-                transactions = [json.loads(line) for line in lines]
-            for name in transactions[0]["changes"]:
-                (relation,) = connection.execute("SELECT %s::regclass::oid", (name,)).fetchone()
-                columns = catalog.columns(relation)
-                root = directories[f"public.{name}"]
-                table, problems = lake.Table(root), []
-                versions = streaming_versions(table)
-                history = History(name, [c.name for c in columns], transactions)
-                for i, (version, watermark) in enumerate(versions):
-                    contents = history.at(watermark)
-                    readers = {"oracle": table.read}
-                    if (len(versions) - 1 - i) % -(-len(versions) // arguments.sample) == 0:
-                        readers["deltalake"] = lambda v: lake.read_deltalake(root, v)
-                    for reader, read in readers.items():
-                        if found := problem(exact_rows(read(version), columns), contents):
-                            problems.append(f"{reader}, version {version} at {watermark:X}: {found}")
-                if len(versions) < arguments.versions_min:
-                    problems.append(f"only {len(versions)} versions are streaming")
-                print(f"{name}: {len(transactions)} transactions, {len(versions)} streaming versions,", len(problems), "wrong")
-                print("".join(f"  {p:.800}\n" for p in problems[:SHOWN]), end="", flush=True)
-                right &= not problems
+    catalog = source.catalog(arguments.source)
+    for file in sorted(arguments.journal.glob("*.jsonl")):
+        with open(file, encoding="utf-8") as lines:
+            transactions = [json.loads(line) for line in lines]
+        for name in transactions[0]["changes"]:
+            columns = catalog.columns(catalog.relation(name))
+            root = directories[f"{catalog.schema}.{name}"]
+            table, problems = lake.Table(root), []
+            versions = streaming_versions(table)
+            history = History(name, [c.name for c in columns], transactions)
+            for i, (version, watermark) in enumerate(versions):
+                contents = history.at(watermark)
+                readers = {"oracle": table.read}
+                if (len(versions) - 1 - i) % -(-len(versions) // arguments.sample) == 0:
+                    readers["deltalake"] = lambda v: lake.read_deltalake(root, v)
+                for reader, read in readers.items():
+                    if found := problem(exact_rows(read(version), columns), contents):
+                        problems.append(f"{reader}, version {version} at {watermark}: {found}")
+            if len(versions) < arguments.versions_min:
+                problems.append(f"only {len(versions)} versions are streaming")
+            print(f"{name}: {len(transactions)} transactions, {len(versions)} streaming versions,", len(problems), "wrong")
+            print("".join(f"  {p:.800}\n" for p in problems[:SHOWN]), end="", flush=True)
+            right &= not problems
     return right
 
 

@@ -5,61 +5,17 @@ there is a difference.
 """
 
 import argparse
-import io
 import os
 import sys
 
-import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 
 import lake
-from canonical import SESSION, TEXT, Catalog, from_lake, from_source, schema_shape
+import source
+from canonical import from_lake, schema_shape
 
 SHOWN = 5
-# Rows of inheritance children are their own tables', those of partitions are their root's too.
-TABLES = """
-    SELECT n.nspname || '.' || c.relname, c.oid, CASE c.relkind WHEN 'r' THEN 'ONLY ' ELSE '' END || c.oid::regclass::text
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND n.nspname !~ '^pg_|^information_schema$'
-"""
-# Partitioned tables and their leaves: only one of them is in the lake.
-ORDINARY = "SELECT relkind = 'r' AND NOT relispartition FROM pg_class WHERE oid = %s"
-PUBLISHED = """
-    SELECT schemaname || '.' || tablename, attnames::text[], rowfilter FROM pg_publication_tables WHERE pubname = %s
-"""
-
-
-def read_source(connection, relation: str, columns: list) -> pa.Table:
-    """`relation` is what SQL has after FROM."""
-    select = ", ".join(c.select() for c in columns)
-    text = io.BytesIO()
-    with connection.cursor().copy(
-        f"COPY (SELECT {select} FROM {relation}) TO STDOUT (FORMAT csv, FORCE_QUOTE *)"
-    ) as copy:
-        for block in copy:
-            text.write(block)
-    text.seek(0)
-    if not text.getbuffer():
-        return pa.table([pa.array([], c.type.arrow or TEXT) for c in columns], [c.name for c in columns])
-    positions = [str(i) for i in range(len(columns))]
-    rows = pyarrow.csv.read_csv(
-        text,
-        pyarrow.csv.ReadOptions(column_names=positions, block_size=64 << 20),
-        pyarrow.csv.ParseOptions(newlines_in_values=True),
-        pyarrow.csv.ConvertOptions(
-            column_types={p: c.type.arrow or TEXT for p, c in zip(positions, columns)},
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-            true_values=["t"],
-            false_values=["f"],
-        ),
-    )
-    return pa.table(
-        [from_source(rows[p], c.type) for p, c in zip(positions, columns)], [c.name for c in columns]
-    )
 
 
 def exact(rows: pa.Table, columns: list) -> pa.Table:
@@ -93,14 +49,12 @@ def differences(expected: pa.Table, found: pa.Table, key: list[str]) -> list[str
     return problems
 
 
-def compare(catalog: Catalog, oid: int, relation: str, root, published=None) -> tuple[int, list[str]]:
+def compare(catalog, relation, root, published=None) -> tuple[int, list[str]]:
     """The table's rows at the source, and its differences. `published` is a list of columns and a condition."""
     oracle = lake.Table(root)
     delta = {f["name"]: schema_shape(f["type"]) for f in oracle.snapshot().columns()}
     names, condition = published or (None, None)
-    # Before PostgreSQL 18 the view lists generated columns, which are never published.
-    generated = names is not None and catalog.connection.info.server_version >= 180000
-    columns = [c for c in catalog.columns(oid) if (names is None or c.name in names) and (generated or not c.generated)]
+    columns = catalog.replicated(relation, names)
     problems = [
         f"column {c.name}: expected type {c.type.delta}, found {delta.get(c.name)}"
         for c in columns
@@ -110,11 +64,10 @@ def compare(catalog: Catalog, oid: int, relation: str, root, published=None) -> 
     if not problems and list(delta) != [c.name for c in columns]:
         problems.append(f"columns in another order: {list(delta)}")
     problems += lake.audit(root)
-    key = catalog.key(oid)
-    rows = f"{relation} WHERE {condition}" if condition else relation
-    expected = read_source(catalog.connection, rows, columns)
+    expected = catalog.rows(relation, columns, condition)
     if problems:
         return len(expected), problems
+    key = catalog.key(relation)
     for reader, rows in (("oracle", oracle.read()), ("deltalake", lake.read_deltalake(root))):
         problems += [f"{reader}: {p}" for p in differences(expected, exact(rows, columns), key)]
     return len(expected), problems
@@ -125,33 +78,29 @@ def main() -> bool:
     parser.add_argument("--source", required=True, help="connection string of the database")
     parser.add_argument("--lake", required=True, help="the lake's directory")
     parser.add_argument("--publication", help="compare the tables, columns and rows that it publishes")
-    parser.add_argument("tables", nargs="*", help="schema.table, default all that are not partitioned")
+    parser.add_argument("tables", nargs="*", help="[schema.]table, default all that are not partitioned")
     arguments = parser.parse_args()
     equal = True
-    with psycopg.connect(arguments.source, autocommit=True) as connection:
-        connection.execute(SESSION)
-        catalog = Catalog(connection)
-        relations = {table: found for table, *found in connection.execute(TABLES)}
-        published = {}
-        if arguments.publication:
-            rows = connection.execute(PUBLISHED, (arguments.publication,))
-            published = {table: found for table, *found in rows}
-        replicated = lake.tables(arguments.lake)
-        ordinary = [t for t, (oid, _) in relations.items() if connection.execute(ORDINARY, (oid,)).fetchone()[0]]
-        for table in arguments.tables or sorted(published or ordinary):
-            if table not in replicated:
-                rows, problems = "?", ["not in the lake"]
-            else:
-                rows, problems = compare(catalog, *relations[table], replicated[table], published.get(table))
-            equal &= not problems
-            print(f"{table}: {rows} rows", "equal" if not problems else "DIFFER")
-            print("".join(f"  {p}\n" for p in problems), end="")
-        if not arguments.tables:
-            for table in sorted(replicated.keys() - relations.keys()):
-                state = lake.Table(replicated[table]).snapshot().state().get("state")
-                if state != "dropped":
-                    equal = False
-                    print(f"{table}: not in the source, and its state is {state}")
+    catalog = source.catalog(arguments.source)
+    relations = catalog.tables()
+    published = catalog.published(arguments.publication) if arguments.publication else {}
+    replicated = lake.tables(arguments.lake)
+    named = [name if "." in name else f"{catalog.schema}.{name}" for name in arguments.tables]
+    ordinary = [table for table, relation in relations.items() if catalog.is_ordinary(relation)]
+    for table in named or sorted(published or ordinary):
+        if table not in replicated:
+            rows, problems = "?", ["not in the lake"]
+        else:
+            rows, problems = compare(catalog, relations[table], replicated[table], published.get(table))
+        equal &= not problems
+        print(f"{table}: {rows} rows", "equal" if not problems else "DIFFER")
+        print("".join(f"  {p}\n" for p in problems), end="")
+    if not named:
+        for table in sorted(replicated.keys() - relations.keys()):
+            state = lake.Table(replicated[table]).snapshot().state().get("state")
+            if state != "dropped":
+                equal = False
+                print(f"{table}: not in the source, and its state is {state}")
     return equal
 
 

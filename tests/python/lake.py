@@ -30,6 +30,8 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable, QueryBuilder
 from pyroaring import BitMap64
 
+import positions
+
 KNOWN_FEATURES = {"columnMapping", "deletionVectors", "domainMetadata", "timestampNtz"}
 DOMAIN = "tributary"
 Z85 = {c: i for i, c in enumerate("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")}
@@ -41,11 +43,6 @@ PRIMITIVES = {
     "float": pa.float32(), "double": pa.float64(), "string": pa.large_string(), "binary": pa.large_binary(),
     "date": pa.date32(), "timestamp": pa.timestamp("us", "UTC"), "timestamp_ntz": pa.timestamp("us"),
 }
-
-
-def parse_lsn(text: str) -> int:
-    high, low = text.split("/")
-    return int(high, 16) << 32 | int(low, 16)
 
 
 def tables(lake: str) -> dict[str, Path]:
@@ -248,7 +245,7 @@ def audit(root) -> list[str]:
     for version in versions:
         actions = table.commit(version)
         before = dict(snapshot.files)
-        watermark, epoch = snapshot.state().get("watermark", "0/0"), snapshot.state().get("epoch", 0)
+        watermark, epoch = snapshot.state().get("watermark"), snapshot.state().get("epoch", 0)
         batches = dict(snapshot.transactions)
 
         def report(problem):
@@ -309,7 +306,7 @@ def audit(root) -> list[str]:
                 report(f"txn version of {app} went back from {batches[app]} to {batch}")
         state = snapshot.state()
         # Other content may be that of a source restored from a backup.
-        if state and alive and parse_lsn(state["watermark"]) < parse_lsn(watermark):
+        if watermark and alive and not positions.parse(state["watermark"]).covers(positions.parse(watermark)):
             report(f"watermark went back from {watermark} to {state['watermark']}")
         if state and state["epoch"] < epoch:
             report(f"epoch went back from {epoch} to {state['epoch']}")

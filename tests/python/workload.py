@@ -1,8 +1,8 @@
 """A workload whose every committed state is known: one connection per table writes random transactions, so that
 each table's history is serial; one more writes two tables at once.
 
-The journal has a line per committed transaction: `before` and `after`, between which its commit record lies in
-the WAL, and `changes`, table → [key, row or null]. Values are in the exact form of canonical.py, long ones as
+The journal has a line per committed transaction: its `gtid`, or for PostgreSQL `before` and `after`, between which
+its commit record lies in the WAL; and `changes`, table → [key, row or null]. Values are in the exact form of canonical.py, long ones as
 a digest. check_history.py rebuilds from it what a table must hold at any watermark.
 
 Prints `ready` when the tables exist and hold their first rows; the transactions begin then, and end after --seconds.
@@ -21,7 +21,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
-import psycopg
+import source
 
 ROWS_MIN, ROWS_MAX = 300, 2500
 EPOCH = datetime(1970, 1, 1)
@@ -43,13 +43,40 @@ def decimal(r):
 
 
 def double(r):
-    value = r.choice([r.uniform(-1e9, 1e9), r.random(), 0.0, -0.0, float("nan"), float("inf")])
+    return bits_of(r.choice([r.uniform(-1e9, 1e9), r.random(), 0.0, -0.0, float("nan"), float("inf")]))
+
+
+def finite(r):
+    return bits_of(r.choice([r.uniform(-1e9, 1e9), r.random(), 0.0, 1e300]))
+
+
+def bits_of(value):
     return value, str(struct.unpack(">q", struct.pack(">d", value))[0])
 
 
 def timestamp(r):
+    value, exact = datetime6(r)
+    return value + "Z", exact
+
+
+def datetime6(r):
     value = r.randint(0, 10**16)
-    return (EPOCH + timedelta(microseconds=value)).isoformat() + "Z", str(value)
+    return (EPOCH + timedelta(microseconds=value)).isoformat(), str(value)
+
+
+def bits(r):
+    value = r.randint(0, 1)
+    return value, str(value)
+
+
+def latin(r):
+    value = "".join(r.choices("abcéüß'\\", k=r.randint(0, 9)))
+    return value, value
+
+
+def bytes_(r):
+    value = r.randbytes(r.randint(0, 40))
+    return value, digest("\\x" + value.hex())
 
 
 def text(r):
@@ -77,10 +104,14 @@ def texts(r):
     return value, digest(json.dumps(value))
 
 
+# TRUNCATE is a part of transactions, or a transaction of its own.
+WITHIN, APART = "within", "apart"
+
+
 class Table:
     """A table, the rows it holds as of the last commit, and as of the open transaction."""
 
-    def __init__(self, name, definition, key, values, new_key, truncates=False, bulk=False):
+    def __init__(self, name, definition, key, values, new_key, truncates=None, bulk=False):
         self.name, self.definition, self.key, self.values = name, definition, key, values
         self.new_key, self.truncates, self.bulk = new_key, truncates, bulk
         self.committed, self.rows, self.fresh = {}, {}, 0
@@ -129,9 +160,8 @@ class Table:
         return r.sample(sorted(self.rows), min(len(self.rows), r.randint(1, most)))
 
     def random_operation(self, cursor, r):
-        if self.truncates and r.random() < 0.02:
-            cursor.execute(f"TRUNCATE {self.name}")
-            self.rows.clear()
+        if self.truncates == WITHIN and r.random() < 0.02:
+            self.truncate(cursor)
         if self.bulk and r.random() < 0.01:
             return self.insert_many(cursor)
         if len(self.rows) < ROWS_MIN:
@@ -164,10 +194,15 @@ class Table:
                 for key, new_key in ((one, spare), (two, one), (spare, two)):
                     self.change(cursor, key, new_key, {})
 
+    def truncate(self, cursor):
+        cursor.execute(f"TRUNCATE {self.name}")
+        self.rows.clear()
+
     def insert_many(self, cursor):
         """A large transaction: rows of which only the key is set."""
         first, last = self.fresh + 1, self.fresh + 3000
-        cursor.execute(f"INSERT INTO {self.name} ({self.key[0]}) SELECT generate_series(%s::int, %s)", (first, last))
+        values = ", ".join(f"({i})" for i in range(first, last + 1))
+        cursor.execute(f"INSERT INTO {self.name} ({self.key[0]}) VALUES {values}")
         self.rows |= {self.new_key(i): dict.fromkeys(self.values) for i in range(first, last + 1)}
         self.fresh = last
 
@@ -175,12 +210,12 @@ class Table:
         """[key, row or null], key columns included, since the last commit."""
         for key in self.committed.keys() | self.rows.keys():
             row = self.rows.get(key)
-            if row is not self.committed.get(key):
+            if row != self.committed.get(key):
                 exact = [str(part) for part in key]
                 yield exact, row and dict(zip(self.key, exact)) | row
 
 
-def tables():
+def postgres_tables():
     return [
         [Table("by_int", "id int PRIMARY KEY, a int, b text, c numeric(12,2), d timestamptz", ["id"],
                {"a": integer, "b": text, "c": decimal, "d": timestamp}, lambda i: (i,), bulk=True)],
@@ -197,10 +232,34 @@ def tables():
                "ALTER TABLE by_index REPLICA IDENTITY USING INDEX by_index_code", ["id", "tenant", "code"],
                {"big": long_text, "v": text}, lambda i: (i, i % 7, f"c{i}"))],
         [Table("truncated", "id int PRIMARY KEY, v int, w text", ["id"],
-               {"v": integer, "w": text}, lambda i: (i,), truncates=True)],
+               {"v": integer, "w": text}, lambda i: (i,), truncates=WITHIN)],
         [Table("orders", "id int PRIMARY KEY, total numeric(12,2)", ["id"],
-               {"total": decimal}, lambda i: (i,), truncates=True),
-         Table("lines", "order_id int, line int, note text, PRIMARY KEY (order_id, line)", ["order_id", "line"],
+               {"total": decimal}, lambda i: (i,), truncates=WITHIN),
+         Table("order_lines", "order_id int, line int, note text, PRIMARY KEY (order_id, line)", ["order_id", "line"],
+               {"note": text}, lambda i: (i // 3, i % 3))],
+    ]
+
+
+def mysql_tables():
+    return [
+        [Table("by_int", "id int PRIMARY KEY, a int, b varchar(60), c decimal(12,2), d datetime(6)", ["id"],
+               {"a": integer, "b": text, "c": decimal, "d": datetime6}, lambda i: (i,), bulk=True)],
+        [Table("by_identity", "id bigint unsigned AUTO_INCREMENT PRIMARY KEY, n int, big longtext, doc json",
+               ["id"], {"n": integer, "big": long_text, "doc": long_json}, lambda i: (i,))],
+        [Table("by_pair", "region varchar(20), seq int, v double, w text, PRIMARY KEY (region, seq)", ["region", "seq"],
+               {"v": finite, "w": text}, lambda i: (("ü", "", "north, west")[i % 3], i))],
+        [Table("by_uuid", "id char(36) PRIMARY KEY, v text CHARACTER SET utf16, flag bit(1)", ["id"],
+               {"v": text, "flag": bits}, lambda i: (str(uuid.UUID(int=i * 2**100 + i)),))],
+        [Table("by_row", "id int PRIMARY KEY, big mediumtext, raw varbinary(40), n int, l varchar(9) CHARACTER SET latin1",
+               ["id"], {"big": long_text, "raw": bytes_, "n": integer, "l": latin}, lambda i: (i,))],
+        [Table("by_index", "id int NOT NULL, tenant int NOT NULL, code varchar(20) NOT NULL, big text, v text;"
+               "CREATE UNIQUE INDEX by_index_code ON by_index (tenant, code)", ["id", "tenant", "code"],
+               {"big": long_text, "v": text}, lambda i: (i, i % 7, f"c{i}"))],
+        [Table("truncated", "id int PRIMARY KEY, v int, w text", ["id"],
+               {"v": integer, "w": text}, lambda i: (i,), truncates=APART)],
+        [Table("orders", "id int PRIMARY KEY, total decimal(12,2)", ["id"],
+               {"total": decimal}, lambda i: (i,)),
+         Table("order_lines", "order_id int, line int, note text, PRIMARY KEY (order_id, line)", ["order_id", "line"],
                {"note": text}, lambda i: (i // 3, i % 3))],
     ]
 
@@ -209,12 +268,15 @@ class Writer:
     """Writes transactions of a group of tables through one connection, and the journal of them."""
 
     def __init__(self, url, journal, group, seed):
-        self.connection = psycopg.connect(url, autocommit=True)
+        self.connection = source.connect(url)
+        self.is_postgres = source.is_postgres(url)
+        if url.startswith("mysql:"):
+            self.connection.execute("SET session_track_gtids = OWN_GTID")
         self.journal = open(journal / f"{group[0].name}.jsonl", "w", encoding="utf-8")
         self.group, self.random = group, random.Random(seed)
 
     def position(self):
-        return int(self.connection.execute("SELECT pg_current_wal_insert_lsn() - '0/0'").fetchone()[0])
+        return self.connection.execute("SELECT pg_current_wal_insert_lsn()").fetchone()[0]
 
     def transaction(self, operations):
         for table in self.group:
@@ -222,21 +284,41 @@ class Writer:
         self.connection.execute("BEGIN")
         with self.connection.cursor() as cursor:
             operations(cursor)
-        before = self.position()
+        before = self.position() if self.is_postgres else None
         if self.random.random() < 0.08:
             self.connection.execute("ROLLBACK")
             return
-        self.connection.execute("COMMIT")
-        after = self.position()
+        if self.is_postgres:
+            self.connection.execute("COMMIT")
+            self.note({"before": before, "after": self.position()})
+        else:
+            self.note({"gtid": self.connection.commit()})
+
+    def note(self, place):
+        """What was committed is the tables' content."""
         changes = {table.name: list(table.changes()) for table in self.group}
-        self.journal.write(json.dumps({"before": before, "after": after, "changes": changes}) + "\n")
+        # A transaction that changes nothing is in no log.
+        if place.get("gtid") or self.is_postgres:
+            self.journal.write(json.dumps(place | {"changes": changes}) + "\n")
+            self.journal.flush()
+        else:
+            assert not any(changes.values()), "a transaction without a GTID has changed something"
         for table in self.group:
             table.committed = table.rows
+
+    def truncate_apart(self):
+        for table in self.group:
+            if table.truncates == APART and self.random.random() < 0.04:
+                table.rows = dict(table.committed)
+                table.truncate(self.connection)
+                self.note({"gtid": self.connection.new_gtid()})
 
     def create(self):
         for table in self.group:
             definition, *more = table.definition.split(";")
-            self.connection.execute(f"CREATE TABLE {table.name} ({definition}); {';'.join(more)}")
+            self.connection.execute(f"CREATE TABLE {table.name} ({definition})")
+            for statement in more:
+                self.connection.execute(statement)
         while any(len(table.committed) < ROWS_MIN for table in self.group):
             self.transaction(self.random_operations)
 
@@ -255,6 +337,7 @@ class Writer:
 
     def run(self, until, rate):
         while time.monotonic() < until:
+            self.truncate_apart()
             self.transaction(self.random_operations)
             time.sleep(self.random.expovariate(rate))
         self.journal.close()
@@ -262,11 +345,11 @@ class Writer:
 
 
 def unpublished(url, until):
-    """WAL that no replicated table is concerned by."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        while time.monotonic() < until:
-            connection.execute("INSERT INTO skipped SELECT repeat('x', 1000) FROM generate_series(1, 10)")
-            time.sleep(0.05)
+    """Log that no replicated table is concerned by."""
+    connection = source.connect(url)
+    while time.monotonic() < until:
+        connection.execute("INSERT INTO skipped VALUES (repeat('x', 10000))")
+        time.sleep(0.05)
 
 
 def main():
@@ -278,9 +361,8 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     arguments.journal.mkdir(parents=True, exist_ok=True)
-    writers = [
-        Writer(arguments.source, arguments.journal, group, arguments.seed + i) for i, group in enumerate(tables())
-    ]
+    tables = postgres_tables() if source.is_postgres(arguments.source) else mysql_tables()
+    writers = [Writer(arguments.source, arguments.journal, group, arguments.seed + i) for i, group in enumerate(tables)]
     for writer in writers:
         writer.create()
     writers[0].connection.execute("CREATE TABLE skipped (v text)")

@@ -26,6 +26,7 @@ gtid_strict_mode = ON
 log_slave_updates = ON
 character_set_server = utf8mb4
 innodb_log_file_size = 64M
+max_recursive_iterations = 100000000
 aria_log_file_size = 8M
 aria_pagecache_buffer_size = 16M
 key_buffer_size = 8M"

@@ -26,6 +26,7 @@ DEFAULTS="mysqlx = OFF
 gtid_mode = ON
 enforce_gtid_consistency = ON
 innodb_redo_log_capacity = 64M
+cte_max_recursion_depth = 100000000
 secure_file_priv ="
 
 USERS="CREATE USER tributary IDENTIFIED BY 'tributary';

@@ -6,6 +6,7 @@ use std::process::{Child, Output, Stdio};
 
 use serde_json::Value;
 
+use super::position::Position;
 use super::python;
 
 /// `tributary status --json`.
@@ -17,7 +18,7 @@ pub struct Status {
 pub struct TableStatus {
     pub table: String,
     pub state: String,
-    pub watermark: u64,
+    pub watermark: Position,
     pub rows: Option<u64>,
     pub version: Option<u64>,
     pub reason: String,
@@ -33,7 +34,7 @@ impl Status {
                 .map(|table| TableStatus {
                     table: table["table"].as_str().unwrap_or_default().to_owned(),
                     state: table["state"].as_str().unwrap_or_default().to_owned(),
-                    watermark: table["watermark"].as_str().map(parse_lsn).unwrap_or_default(),
+                    watermark: table["watermark"].as_str().map(Position::parse).unwrap_or_default(),
                     rows: table["rows"].as_u64(),
                     version: table["version"].as_u64(),
                     reason: table["reason"].as_str().unwrap_or_default().to_owned(),
@@ -42,11 +43,6 @@ impl Status {
             text: super::text(output),
         }
     }
-}
-
-pub fn parse_lsn(text: &str) -> u64 {
-    let (high, low) = text.split_once('/').unwrap();
-    u64::from_str_radix(high, 16).unwrap() << 32 | u64::from_str_radix(low, 16).unwrap()
 }
 
 /// The actions of every commit of a Delta table, in order.

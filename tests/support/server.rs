@@ -1,4 +1,4 @@
-//! PostgreSQL servers and databases.
+//! Servers of every kind, and databases on them.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
@@ -6,32 +6,97 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
+use super::position::Position;
+use super::sql::dialect;
 use super::{cache, repository, succeed};
+
+/// What kind of source a test stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// With its major version.
+    Postgres(u32),
+    MySql,
+    /// With its series.
+    MariaDb(&'static str),
+}
+
+/// The versions that tests take where any will do.
+pub const POSTGRES: Kind = Kind::Postgres(15);
+pub const MARIADB: Kind = Kind::MariaDb("10.11");
+
+impl From<u32> for Kind {
+    fn from(version: u32) -> Self {
+        Kind::Postgres(version)
+    }
+}
+
+impl Kind {
+    /// A slot and a publication belong to each pipeline, and can be lost.
+    pub fn has_slot(self) -> bool {
+        matches!(self, Kind::Postgres(_))
+    }
+
+    /// Changes of tables are parts of transactions.
+    pub fn has_transactional_ddl(self) -> bool {
+        matches!(self, Kind::Postgres(_))
+    }
+
+    /// The server's own name for itself in messages.
+    pub fn scheme(self) -> &'static str {
+        match self {
+            Kind::Postgres(_) => "postgres",
+            Kind::MySql => "mysql",
+            Kind::MariaDb(_) => "mariadb",
+        }
+    }
+
+    fn script(self) -> PathBuf {
+        let name = match self {
+            Kind::Postgres(_) => "pg.sh",
+            Kind::MySql => "mysql.sh",
+            Kind::MariaDb(_) => "mariadb.sh",
+        };
+        repository().join("tests/servers").join(name)
+    }
+
+    fn version(self) -> String {
+        match self {
+            Kind::Postgres(version) => version.to_string(),
+            Kind::MySql => "9".to_owned(),
+            Kind::MariaDb(version) => version.to_owned(),
+        }
+    }
+}
 
 /// A private server. It ends with the pipe that `_holder` keeps open, so with this process at the latest.
 pub struct Server {
-    pub version: u32,
+    pub kind: Kind,
     pub folder: PathBuf,
     pub port: u16,
+    /// Folder of the server's programs.
+    pub programs: PathBuf,
+    client: String,
     _holder: Child,
 }
 
 impl Server {
-    /// The server that the tests of a major version share. It is never configured otherwise.
-    pub fn shared(version: u32) -> &'static Server {
-        static SHARED: Mutex<Option<HashMap<u32, &'static Server>>> = Mutex::new(None);
+    /// The server that the tests of a kind share. It is never configured otherwise.
+    pub fn shared(kind: impl Into<Kind>) -> &'static Server {
+        static SHARED: Mutex<Option<HashMap<Kind, &'static Server>>> = Mutex::new(None);
+        let kind = kind.into();
         let mut shared = SHARED.lock().unwrap();
         let servers = shared.get_or_insert_default();
         servers
-            .entry(version)
-            .or_insert_with(|| Box::leak(Box::new(Server::start(version, &[]))))
+            .entry(kind)
+            .or_insert_with(|| Box::leak(Box::new(Server::start(kind, &[]))))
     }
 
-    /// A server of one's own; `settings` are the environment variables of tests/servers/pg.sh.
-    pub fn start(version: u32, settings: &[(&str, &str)]) -> Server {
+    /// A server of one's own; `settings` are the environment variables of its script in tests/servers.
+    pub fn start(kind: impl Into<Kind>, settings: &[(&str, &str)]) -> Server {
         cache();
-        let mut holder = Command::new(script())
-            .args(["serve", &version.to_string()])
+        let kind = kind.into();
+        let mut holder = Command::new(kind.script())
+            .args(["serve", &kind.version()])
             .envs(settings.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -47,36 +112,54 @@ impl Server {
             }
         }
         Server {
-            version,
+            kind,
             folder: said
                 .get("DIR")
-                .unwrap_or_else(|| panic!("PostgreSQL {version} does not start"))
+                .unwrap_or_else(|| panic!("{kind:?} does not start"))
                 .into(),
             port: said["PORT"].parse().unwrap(),
+            programs: said["BIN"].clone().into(),
+            client: said.remove("CLIENT").unwrap_or("psql".to_owned()),
             _holder: holder,
         }
     }
 
-    /// Stops the server without a checkpoint and starts it again.
+    /// A server with lines of my.cnf of its own (MySQL and MariaDB).
+    pub fn configured(kind: Kind, lines: &str) -> Server {
+        Server::start(kind, &[("MYSQL_CONF", lines)])
+    }
+
+    /// Kills the server, without a checkpoint, and starts it again.
     pub fn crash(&self) {
         self.stop("immediate");
         self.start_again();
     }
 
-    /// `mode` as of pg_ctl.
+    /// `fast` or `immediate`, which is a crash.
     pub fn stop(&self, mode: &str) {
-        succeed(Command::new(script()).arg("stop").arg(&self.folder).arg(mode));
+        succeed(Command::new(self.kind.script()).arg("stop").arg(&self.folder).arg(mode));
     }
 
     pub fn start_again(&self) {
         let log = std::fs::File::create(self.folder.join("restart.log")).unwrap();
-        let status = Command::new(script())
-            .args(["start", &self.version.to_string()])
+        let status = Command::new(self.kind.script())
+            .args(["start", &self.kind.version()])
             .arg(&self.folder)
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .status();
-        assert!(status.unwrap().success(), "PostgreSQL does not start again");
+        assert!(status.unwrap().success(), "{:?} does not start again", self.kind);
+    }
+
+    /// Makes this server a replica of `primary`, by GTID (MySQL and MariaDB).
+    pub fn follow(&self, primary: &Server) {
+        let mut command = Command::new(self.kind.script());
+        succeed(command.arg("follow").arg(&self.folder).arg(primary.port.to_string()));
+    }
+
+    /// Makes a replica a primary, with all that it has received.
+    pub fn promote(&self) {
+        succeed(Command::new(self.kind.script()).arg("promote").arg(&self.folder));
     }
 
     /// psql as the superuser, over the socket.
@@ -89,10 +172,48 @@ impl Server {
             .env("PGOPTIONS", "-c client_min_messages=warning");
         command
     }
-}
 
-fn script() -> PathBuf {
-    repository().join("tests/servers/pg.sh")
+    /// The client of MySQL or MariaDB as root, over the socket.
+    fn mysql(&self, database: &str) -> Command {
+        let mut command = Command::new(&self.client);
+        command.args([
+            "--no-defaults",
+            "--batch",
+            "--raw",
+            "--skip-column-names",
+            "--user=root",
+        ]);
+        command.args(["--default-character-set=utf8mb4", "--socket"]);
+        command.arg(self.folder.join("sock")).arg(database);
+        command
+    }
+
+    /// SQL that belongs to no database.
+    pub fn sql(&self, sql: &str) -> String {
+        match self.kind {
+            Kind::Postgres(_) => succeed(self.psql("postgres").args(["-c", sql])),
+            _ => succeed(self.mysql("mysql").args(["-e", sql])),
+        }
+        .trim_end()
+        .to_owned()
+    }
+
+    /// The position that covers every transaction committed until here.
+    pub fn position(&self) -> Position {
+        match self.kind {
+            Kind::Postgres(_) => Position::parse(&self.sql("SELECT pg_current_wal_flush_lsn()")),
+            Kind::MySql => {
+                let server = self.sql("SELECT @@server_uuid");
+                Position::of_binlog(&server, &self.sql("SHOW BINARY LOG STATUS"), None)
+            }
+            Kind::MariaDb(_) => {
+                let server = self.sql("SELECT @@server_id");
+                // Two looks are two moments: the GTIDs are those of the file and offset, or of before.
+                let gtids = self.sql("SELECT @@gtid_binlog_pos");
+                Position::of_binlog(&server, &self.sql("SHOW MASTER STATUS"), Some(&gtids))
+            }
+        }
+    }
 }
 
 /// A database of its own, dropped with its slots at the end.
@@ -103,64 +224,123 @@ pub struct Database<'a> {
 
 impl<'a> Database<'a> {
     pub fn create(server: &'a Server, name: &str) -> Self {
-        succeed(
-            server
-                .psql("postgres")
-                .args(["-c", &format!("CREATE DATABASE \"{name}\"")]),
-        );
+        match server.kind {
+            Kind::Postgres(_) => server.sql(&format!("CREATE DATABASE \"{name}\"")),
+            _ => server.sql(&format!("CREATE DATABASE `{name}`")),
+        };
         Database {
             server,
             name: name.to_owned(),
         }
     }
 
-    pub fn url(&self, user: &str, host: &str) -> String {
-        format!("postgres://{user}@{host}:{}/{}", self.server.port, self.name)
+    /// Where the program finds it, as the user that it has in most tests.
+    pub fn default_url(&self) -> String {
+        match self.server.kind {
+            Kind::Postgres(_) => self.url("postgres", "127.0.0.1"),
+            _ => self.url("tributary:tributary", "127.0.0.1"),
+        }
     }
 
-    /// For libpq, which knows sockets.
+    pub fn url(&self, user: &str, host: &str) -> String {
+        let (scheme, port) = (self.server.kind.scheme(), self.server.port);
+        match self.server.kind {
+            Kind::Postgres(_) => format!("{scheme}://{user}@{host}:{port}/{}", self.name),
+            // One log has the changes of all databases.
+            _ => format!("{scheme}://{user}@{host}:{port}/"),
+        }
+    }
+
+    /// For the tests' own readers and writers in Python: as the superuser, over the socket.
     pub fn socket_url(&self) -> String {
-        format!(
-            "host={} port={} user=postgres dbname={}",
-            self.server.folder.display(),
-            self.server.port,
-            self.name
-        )
+        let folder = self.server.folder.display();
+        match self.server.kind {
+            Kind::Postgres(_) => format!(
+                "host={folder} port={} user=postgres dbname={}",
+                self.server.port, self.name
+            ),
+            kind => format!("{}:socket={folder}/sock dbname={}", kind.scheme(), self.name),
+        }
     }
 
     pub fn psql(&self) -> Command {
         self.server.psql(&self.name)
     }
 
+    /// What `public` is to PostgreSQL: the first part of tables' names.
+    pub fn schema(&self) -> &str {
+        match self.server.kind {
+            Kind::Postgres(_) => "public",
+            _ => &self.name,
+        }
+    }
+
+    /// Runs SQL in the words of [`dialect`]. PostgreSQL takes several statements as one transaction, the others don't.
     pub fn sql(&self, sql: &str) -> String {
-        succeed(self.psql().args(["-c", sql])).trim_end().to_owned()
+        succeed(&mut self.client(sql)).trim_end().to_owned()
+    }
+
+    /// The server's own client, which will run `sql`.
+    pub fn client(&self, sql: &str) -> Command {
+        let sql = dialect(self.server.kind, sql);
+        match self.server.kind {
+            Kind::Postgres(_) => {
+                let mut command = self.psql();
+                command.args(["-c", &sql]);
+                command
+            }
+            _ => {
+                let mut command = self.server.mysql(&self.name);
+                command.args(["-e", &sql]);
+                command
+            }
+        }
     }
 
     /// Runs each text as a transaction of its own.
     pub fn run(&self, texts: &[String]) {
-        succeed(self.psql().args(texts.iter().flat_map(|text| ["-c", text])));
+        match self.server.kind {
+            Kind::Postgres(_) => {
+                succeed(self.psql().args(texts.iter().flat_map(|text| ["-c", text])));
+            }
+            _ => {
+                let texts = texts.iter().map(|text| format!("BEGIN; {text}; COMMIT;\n"));
+                self.sql(&texts.collect::<String>());
+            }
+        }
     }
 
     pub fn file(&self, path: &Path) {
-        succeed(self.psql().arg("-f").arg(path));
+        match self.server.kind {
+            Kind::Postgres(_) => succeed(self.psql().arg("-f").arg(path)),
+            _ => succeed(self.server.mysql(&self.name).stdin(std::fs::File::open(path).unwrap())),
+        };
     }
 
-    /// The WAL position that covers every transaction committed until here.
-    pub fn position(&self) -> u64 {
-        self.sql("SELECT pg_current_wal_flush_lsn() - '0/0'").parse().unwrap()
+    /// The position that covers every transaction committed until here.
+    pub fn position(&self) -> Position {
+        self.server.position()
     }
 }
 
 impl Drop for Database<'_> {
     fn drop(&mut self) {
-        let drop = format!(
-            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = '{0}' AND active;
-             SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = '{0}' AND NOT active;
-             DROP DATABASE \"{0}\" WITH (FORCE)",
-            self.name
-        );
-        let statements = drop.split(';').flat_map(|statement| ["-c", statement]);
-        // Best effort: a slot that is still held goes away with the server.
-        let _ = self.server.psql("postgres").args(statements).output();
+        // Best effort: what is still held goes away with the server.
+        match self.server.kind {
+            Kind::Postgres(_) => {
+                let drop = format!(
+                    "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = '{0}' AND active;
+                     SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = '{0}' AND NOT active;
+                     DROP DATABASE \"{0}\" WITH (FORCE)",
+                    self.name
+                );
+                let statements = drop.split(';').flat_map(|statement| ["-c", statement]);
+                let _ = self.server.psql("postgres").args(statements).output();
+            }
+            _ => {
+                let drop = format!("DROP DATABASE `{}`", self.name);
+                let _ = self.server.mysql("mysql").args(["-e", &drop]).output();
+            }
+        }
     }
 }
