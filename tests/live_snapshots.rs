@@ -333,7 +333,8 @@ fn a_slow_copy_holds_neither_the_slot_nor_the_other_tables_nor_the_vacuum() {
          INSERT INTO t SELECT i, repeat(md5(i::text), 6) FROM generate_series(1, 300000) i",
     );
     let confirmed = || {
-        let sql = "SELECT coalesce(max(confirmed_flush_lsn), '0/0') FROM pg_replication_slots WHERE slot_name = 'slow_copy'";
+        let sql =
+            "SELECT coalesce(max(confirmed_flush_lsn), '0/0') FROM pg_replication_slots WHERE slot_name = 'slow_copy'";
         Position::parse(&case.sql(sql))
     };
     let oldest = "SELECT coalesce(max(extract(epoch FROM now() - xact_start)), 0) FROM pg_stat_activity

@@ -1,20 +1,25 @@
 //! The first copy: beside changes, and resumed after a kill.
 
-use std::process::Stdio;
-
 use crate::support::lake::{commits, record, rows_written};
-use crate::support::server::Server;
-use crate::support::{Case, wait_for};
+use crate::support::server::{Kind, Server};
+use crate::support::writer::Writer;
+use crate::support::{Case, on_every_source, wait_for};
 
-const ROWS: u64 = 5_000_000;
+on_every_source! {
+    a_killed_copy_goes_on_at_its_last_chunk
+    rows_that_change_while_they_are_copied_end_as_at_the_source
+    a_table_rewritten_while_it_is_copied_is_copied_whole
+    a_table_emptied_while_it_is_copied_ends_as_at_the_source
+    a_new_table_is_copied_by_the_next_run
+}
 
-#[test]
-fn a_killed_copy_goes_on_at_its_last_chunk() {
-    let server = Server::start(15, &[]);
-    let case = Case::new(&server, "resume");
+fn a_killed_copy_goes_on_at_its_last_chunk(kind: Kind) {
+    const ROWS: u64 = 400_000;
+    let mut case = Case::new(Server::shared(kind), "resume");
+    case.snapshot = "max_bytes_per_s = \"10MiB\"";
     case.sql(&format!(
-        "CREATE TABLE big (id bigint PRIMARY KEY, n int, t text, at timestamptz);
-         INSERT INTO big SELECT i, i % 1000, md5(i::text), '2024-01-01'::timestamptz + i * interval '1 s' FROM generate_series(1, {ROWS}) i"
+        "CREATE TABLE big (id bigint PRIMARY KEY, n int, pad text);
+         INSERT INTO big SELECT i, i % 1000, repeat(hash(i), 4) FROM series(1, {ROWS})"
     ));
     let table = case.table("big");
     let rows_copied = || {
@@ -33,6 +38,7 @@ fn a_killed_copy_goes_on_at_its_last_chunk() {
         assert!(copied < ROWS, "the copy was over before it was killed");
         goal = rows_copied() + 1;
     }
+    case.snapshot = "";
     case.catch_up();
 
     let commits = commits(&table);
@@ -50,63 +56,47 @@ fn a_killed_copy_goes_on_at_its_last_chunk() {
     case.compare(&[]);
 }
 
-#[test]
-fn rows_that_change_while_they_are_copied_end_as_at_the_source() {
-    let case = Case::new(Server::shared(16), "changing");
+/// Values that PostgreSQL keeps out of line, whatever their size.
+fn stored_out_of_line(case: &Case, table: &str, column: &str) {
+    if case.kind().has_slot() {
+        case.sql(&format!("ALTER TABLE {table} ALTER {column} SET STORAGE EXTERNAL"));
+    }
+}
+
+fn rows_that_change_while_they_are_copied_end_as_at_the_source(kind: Kind) {
+    let mut case = Case::new(Server::shared(kind), "changing");
+    case.snapshot = "max_bytes_per_s = \"20MiB\"";
+    case.sql("CREATE TABLE moving (id int PRIMARY KEY, n int NOT NULL, big text, pad text)");
+    stored_out_of_line(&case, "moving", "big");
     case.sql(
-        "CREATE TABLE moving (id int PRIMARY KEY, n int NOT NULL, big text, pad text);
-         ALTER TABLE moving ALTER big SET STORAGE EXTERNAL;
-         INSERT INTO moving SELECT i, 0, CASE WHEN i % 50 = 0 THEN repeat(md5(i::text), 100) END, md5(i::text) || md5(i::text)
-           FROM generate_series(1, 800000) i;
-         CREATE TABLE stop (id int PRIMARY KEY);",
+        "INSERT INTO moving SELECT i, 0, CASE WHEN i % 50 = 0 THEN repeat(hash(i), 100) END, repeat(hash(i), 2)
+           FROM series(1, 400000)",
     );
     // Updates move rows to other pages, key changes and reuse move them between chunks.
-    let changes = "DO $$ DECLARE i int := 0; k int; BEGIN
-        WHILE NOT EXISTS (SELECT FROM stop) LOOP
-          i := i + 1; k := 1 + random() * 790000;
-          UPDATE moving SET n = n + 1 WHERE id BETWEEN k AND k + 20;
-          UPDATE moving SET n = n + 1 WHERE id % 50 = 0 AND id BETWEEN k + 1000 AND k + 1200;
-          DELETE FROM moving WHERE id BETWEEN k + 300 AND k + 310;
-          COMMIT;
-          INSERT INTO moving SELECT j, -i, NULL, 'again' FROM generate_series(k + 300, k + 305) j ON CONFLICT DO NOTHING;
-          UPDATE moving SET id = -id, n = n + 1 WHERE id BETWEEN k + 500 AND k + 510 AND NOT EXISTS (SELECT FROM moving m WHERE m.id = -moving.id);
-          INSERT INTO moving VALUES (1000000 + i, 0, repeat('x', 3000), 'new');
-          COMMIT;
-        END LOOP; END $$";
-    let mut writer = case
-        .database
-        .psql()
-        .args(["-c", changes])
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
-    wait_for("the first changes", || {
-        (case.sql("SELECT max(id) FROM moving").parse::<u32>().unwrap() > 1_000_010).then_some(())
-    });
-
+    let writer = Writer::start(
+        &case,
+        390_000,
+        &[
+            "UPDATE moving SET n = n + 1 WHERE id BETWEEN {k} AND {k} + 20;
+             UPDATE moving SET n = n + 1 WHERE id % 50 = 0 AND id BETWEEN {k} + 1000 AND {k} + 1200;
+             DELETE FROM moving WHERE id BETWEEN {k} + 300 AND {k} + 310",
+            "INSERT INTO moving SELECT {k} + 300 + i, -{i}, NULL, 'again' FROM series(0, 5);
+             DELETE FROM moving WHERE id BETWEEN -({k} + 510) AND -({k} + 500);
+             UPDATE moving SET id = -id, n = n + 1 WHERE id BETWEEN {k} + 500 AND {k} + 510;
+             INSERT INTO moving VALUES (1000000 + {i}, 0, repeat('x', 3000), 'new')",
+        ],
+    );
     let mut sidecar = case.start();
-    for rows in [200_000, 400_000, 600_000] {
+    for rows in [100_000, 200_000, 300_000] {
         wait_for("a part of the copy", || {
             sidecar.assert_running();
-            case.status()
-                .tables
-                .iter()
-                .any(|t| t.table == "public.moving" && t.rows >= Some(rows))
-                .then_some(())
+            (case.table_status("moving")?.rows >= Some(rows)).then_some(())
         });
         sidecar.kill();
         sidecar = case.start();
     }
-    wait_for("the copy", || {
-        sidecar.assert_running();
-        case.status()
-            .tables
-            .iter()
-            .any(|t| t.table == "public.moving" && t.state == "streaming")
-            .then_some(())
-    });
-    case.sql("INSERT INTO stop VALUES (1)");
-    assert!(writer.wait().unwrap().success());
+    case.wait_for_state(&mut sidecar, "moving", "streaming");
+    writer.stop();
     case.wait_until_current(&mut sidecar);
     sidecar.stop();
     case.compare(&[]);
@@ -124,15 +114,9 @@ fn a_row_takes_no_value_from_a_later_row_of_its_key() {
          CREATE TABLE filler (id int PRIMARY KEY, n int); INSERT INTO filler VALUES (1, 0)",
     );
     let mut sidecar = case.start();
-    let copied = |case: &Case| {
-        case.status()
-            .tables
-            .into_iter()
-            .find(|t| t.table == "public.t" && t.rows > Some(0))
-    };
     let table = wait_for("a part of the copy", || {
         sidecar.assert_running();
-        copied(&case)
+        case.table_status("t").filter(|t| t.rows > Some(0))
     });
     sidecar.kill();
     assert_eq!(table.state, "snapshotting");
@@ -149,49 +133,53 @@ fn a_row_takes_no_value_from_a_later_row_of_its_key() {
     case.compare(&[]);
 }
 
-#[test]
-fn a_table_rewritten_while_it_is_copied_is_copied_whole() {
+fn a_table_rewritten_while_it_is_copied_is_copied_whole(kind: Kind) {
+    let rewrite = match kind {
+        Kind::Postgres(_) => "VACUUM FULL wide",
+        _ => "ALTER TABLE wide ENGINE = InnoDB, FORCE",
+    };
     while_copied(
+        kind,
         "rewritten",
-        "VACUUM FULL wide; UPDATE wide SET n = 1 WHERE id % 100 = 0",
+        &[rewrite, "UPDATE wide SET n = 1 WHERE id % 100 = 0"],
     );
 }
 
-#[test]
-fn a_table_emptied_while_it_is_copied_ends_as_at_the_source() {
-    while_copied(
-        "emptied",
-        "TRUNCATE wide; INSERT INTO wide SELECT i, 2, 'again' FROM generate_series(1, 5000) i",
-    );
+fn a_table_emptied_while_it_is_copied_ends_as_at_the_source(kind: Kind) {
+    let refill = "INSERT INTO wide SELECT i, 2, 'again' FROM series(1, 5000)";
+    while_copied(kind, "emptied", &["TRUNCATE wide", refill]);
 }
 
-/// Runs `change` when a part of a table of several chunks is in the lake.
-fn while_copied(name: &str, change: &str) {
-    let case = Case::new(Server::shared(16), name);
+/// Makes changes when a part of a table of several chunks is in the lake.
+fn while_copied(kind: Kind, name: &str, changes: &[&str]) {
+    let mut case = Case::new(Server::shared(kind), name);
+    case.snapshot = "max_bytes_per_s = \"20MiB\"";
     case.sql(
         "CREATE TABLE wide (id int PRIMARY KEY, n int, pad text);
-         INSERT INTO wide SELECT i, 0, repeat(md5(i::text), 30) FROM generate_series(1, 300000) i",
+         INSERT INTO wide SELECT i, 0, repeat(hash(i), 30) FROM series(1, 80000)",
     );
     let mut sidecar = case.start();
     wait_for("a part of the copy", || {
         sidecar.assert_running();
-        case.status().tables.iter().any(|t| t.rows > Some(0)).then_some(())
+        (case.table_status("wide")?.rows > Some(0)).then_some(())
     });
-    for statement in change.split(';') {
-        case.sql(statement);
+    assert_eq!(case.table_status("wide").unwrap().state, "snapshotting");
+    for change in changes {
+        case.sql(change);
     }
     case.wait_until_current(&mut sidecar);
     sidecar.stop();
     case.compare(&[]);
 }
 
-#[test]
-fn a_new_table_is_copied_by_the_next_run() {
-    let case = Case::new(Server::shared(16), "new_table");
+fn a_new_table_is_copied_by_the_next_run(kind: Kind) {
+    let case = Case::new(Server::shared(kind), "new_table");
     case.sql("CREATE TABLE first (id int PRIMARY KEY, v text); INSERT INTO first VALUES (1, 'a')");
     case.catch_up();
-    case.sql("CREATE TABLE second (id int PRIMARY KEY, v text); INSERT INTO second SELECT i, 'x' FROM generate_series(1, 1000) i;
-              INSERT INTO first VALUES (2, 'b')");
+    case.sql(
+        "CREATE TABLE second (id int PRIMARY KEY, v text); INSERT INTO second SELECT i, 'x' FROM series(1, 1000);
+         INSERT INTO first VALUES (2, 'b')",
+    );
     case.catch_up();
     case.sql("UPDATE second SET v = 'y' WHERE id < 10; DELETE FROM first WHERE id = 1");
     case.catch_up();

@@ -113,6 +113,30 @@ pub fn python(script: &str) -> Command {
     command
 }
 
+/// Makes a test for each kind of source of functions that take a [`Kind`].
+macro_rules! on_every_source {
+    ($($test:ident)*) => {
+        mod postgres {
+            $(#[test] fn $test() { super::$test(crate::support::server::POSTGRES) })*
+        }
+        $crate::support::on_mysql_and_mariadb! { $($test)* }
+    };
+}
+pub(crate) use on_every_source;
+
+/// As `on_every_source`, for sources with a binlog.
+macro_rules! on_mysql_and_mariadb {
+    ($($test:ident)*) => {
+        mod mysql {
+            $(#[test] fn $test() { super::$test(crate::support::server::Kind::MySql) })*
+        }
+        mod mariadb {
+            $(#[test] fn $test() { super::$test(crate::support::server::MARIADB) })*
+        }
+    };
+}
+pub(crate) use on_mysql_and_mariadb;
+
 /// A database, a lake and the configuration between them. Fields may be changed before each run.
 pub struct Case<'a> {
     pub database: Database<'a>,
@@ -132,7 +156,8 @@ impl<'a> Case<'a> {
     /// `name` is unique among the tests.
     pub fn new(server: &'a Server, name: &str) -> Self {
         let database = Database::create(server, name);
-        let folder = cache().join(format!("run/{name}.{}", std::process::id()));
+        let scheme = server.kind.scheme();
+        let folder = cache().join(format!("run/{scheme}-{name}.{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         Case {
             url: database.default_url(),
@@ -172,7 +197,9 @@ impl<'a> Case<'a> {
     /// The patterns of `source.tables`. A log of several databases has those of other tests, too.
     fn selected(&self) -> Vec<String> {
         match self.tables.is_empty() && !self.kind().has_slot() {
-            true => vec![self.qualified("*")],
+            true => [self.database.schema(), &self.database.other_schema()]
+                .map(|schema| format!("{schema}.*"))
+                .to_vec(),
             false => self.tables.clone(),
         }
     }

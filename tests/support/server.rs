@@ -275,6 +275,14 @@ impl<'a> Database<'a> {
         }
     }
 
+    /// A second schema that is replicated too, once it exists.
+    pub fn other_schema(&self) -> String {
+        match self.server.kind {
+            Kind::Postgres(_) => "more".to_owned(),
+            _ => format!("{}_more", self.name),
+        }
+    }
+
     /// Runs SQL in the words of [`dialect`]. PostgreSQL takes several statements as one transaction, the others don't.
     pub fn sql(&self, sql: &str) -> String {
         succeed(&mut self.client(sql)).trim_end().to_owned()
@@ -338,7 +346,7 @@ impl Drop for Database<'_> {
                 let _ = self.server.psql("postgres").args(statements).output();
             }
             _ => {
-                let drop = format!("DROP DATABASE `{}`", self.name);
+                let drop = format!("DROP DATABASE `{0}`; DROP DATABASE IF EXISTS `{0}_more`", self.name);
                 let _ = self.server.mysql("mysql").args(["-e", &drop]).output();
             }
         }
