@@ -198,6 +198,14 @@ impl Server {
         .to_owned()
     }
 
+    /// Removes all log that was written until here (MySQL and MariaDB).
+    pub fn purge_logs(&self) {
+        self.sql("FLUSH BINARY LOGS");
+        let logs = self.sql("SHOW BINARY LOGS");
+        let newest = logs.lines().last().unwrap().split('\t').next().unwrap();
+        self.sql(&format!("PURGE BINARY LOGS TO '{newest}'"));
+    }
+
     /// The position that covers every transaction committed until here.
     pub fn position(&self) -> Position {
         match self.kind {
