@@ -1,7 +1,8 @@
 //! The program against real servers, its lake read by others.
 //!
-//! `tests/run` runs them all and gets what they need. Each test has a database, a slot and a lake of its own,
-//! and most share a server per major version; servers and folders go away with the test binary.
+//! `tests/run` runs them all and gets what they need. Each test has a database, a pipeline and a lake of its own,
+//! and most share a server per kind and version; servers and folders go away with the test binary. What all sources
+//! promise is tested on each kind, by the same functions.
 
 // A test fails by panicking.
 #![allow(clippy::unwrap_used, clippy::panic)]

@@ -190,6 +190,17 @@ impl<'a> Case<'a> {
         self.database.file(&repository().join("fixtures/sql").join(name));
     }
 
+    /// Every type of the source with its edge values: tables to copy (`snapshot`), and changes (`stream`).
+    pub fn types(&self, stage: &str) {
+        match (self.kind(), stage) {
+            (Kind::Postgres(_), "snapshot") => self.fixture("types.sql"),
+            (Kind::Postgres(_), _) => self.fixture("types_stream.sql"),
+            _ => {
+                succeed(python("mysql_types.py").arg(self.database.socket_url()).arg(stage));
+            }
+        }
+    }
+
     pub fn cache(&self) -> PathBuf {
         self.folder.join("cache")
     }

@@ -6,8 +6,22 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::server::Server;
-use crate::support::{Case, finish, python, succeed, text, wait_for};
+use crate::support::server::{Kind, Server};
+use crate::support::writer::Writer;
+use crate::support::{Case, finish, on_every_source, python, succeed, text};
+
+on_every_source! {
+    a_right_lake_is_equal_with_a_sidecar_and_without
+    a_lake_is_equal_while_everything_changes
+    one_wrong_bit_one_missing_row_and_one_extra_row_are_found
+    every_type_is_compared_by_value
+    a_sample_is_a_part_of_the_table
+    without_a_sidecar_late_and_wrong_can_not_be_told_apart
+    what_is_not_whole_is_not_verified_and_the_others_are
+    the_load_on_the_source_is_limited
+    many_wrong_rows_are_counted_in_full
+    a_table_that_is_copied_anew_meanwhile_is_compared_again
+}
 
 /// `tributary verify --json …`: the exit code and what it says.
 fn verify(case: &Case, arguments: &[&str]) -> (Option<i32>, Value) {
@@ -22,6 +36,11 @@ fn plain(case: &Case, arguments: &[&str]) -> Output {
 
 fn tamper(table: &Path, arguments: &[&str]) -> String {
     succeed(python("tamper.py").arg(table).args(arguments))
+}
+
+/// A table of the case's own schema.
+fn table_of<'a>(case: &Case, report: &'a Value, name: &str) -> &'a Value {
+    table(report, &case.qualified(name))
 }
 
 fn table<'a>(report: &'a Value, name: &str) -> &'a Value {
@@ -39,100 +58,99 @@ fn assert_equal(case: &Case, arguments: &[&str]) -> Value {
     report
 }
 
-const SHOP: &str = "CREATE TABLE orders (id bigint PRIMARY KEY, n int, price numeric(10,2), f float8, note text);
-    INSERT INTO orders SELECT i, i % 7, i / 100.0, i / 3.0, CASE WHEN i % 5 > 0 THEN 'note ' || i ELSE '' END FROM generate_series(1, 20000) i;
-    CREATE TABLE items (region text, no int, name text, PRIMARY KEY (no, region));
-    INSERT INTO items SELECT r, i, md5(i::text) FROM generate_series(1, 3000) i, unnest(ARRAY['eu', 'us', 'it''s, \"q\" \\ é']) r";
+fn shop(kind: Kind) -> String {
+    let odd = format!("'{}'", ODD.replace('\'', "''"));
+    // Only MySQL's backslash escapes.
+    let odd = if kind.has_slot() {
+        odd
+    } else {
+        odd.replace('\\', "\\\\")
+    };
+    format!(
+        "CREATE TABLE orders (id bigint PRIMARY KEY, n int, price numeric(10,2), f float8, note text);
+         INSERT INTO orders SELECT i, i % 7, i / 100.0, i / 3.0, CASE WHEN i % 5 > 0 THEN concat('note ', i) ELSE '' END FROM series(1, 20000);
+         CREATE TABLE items (region varchar(30), no int, name text, PRIMARY KEY (no, region));
+         INSERT INTO items SELECT r, i, hash(i) FROM series(1, 3000) CROSS JOIN (SELECT 'eu' AS r UNION ALL SELECT 'us' UNION ALL SELECT {odd}) AS regions"
+    )
+}
 
-#[test]
-fn a_right_lake_is_equal_with_a_sidecar_and_without() {
-    let case = Case::new(Server::shared(15), "verify_equal");
-    case.sql(SHOP);
+/// A key that no quoting may spoil.
+const ODD: &str = r#"it's, "q" \ é"#;
+
+fn a_right_lake_is_equal_with_a_sidecar_and_without(kind: Kind) {
+    let case = Case::new(Server::shared(kind), "verify_equal");
+    case.sql(&shop(kind));
     case.sql("CREATE TABLE nothing (id int PRIMARY KEY)");
     let mut sidecar = case.start();
     case.wait_until_current(&mut sidecar);
     let report = assert_equal(&case, &[]);
-    assert_eq!(table(&report, "public.orders")["rows"], 20_000);
-    assert_eq!(table(&report, "public.items")["rows"], 9_000);
-    assert_eq!(table(&report, "public.nothing")["rows"], 0);
+    assert_eq!(table_of(&case, &report, "orders")["rows"], 20_000);
+    assert_eq!(table_of(&case, &report, "items")["rows"], 9_000);
+    assert_eq!(table_of(&case, &report, "nothing")["rows"], 0);
 
     case.sql("UPDATE orders SET n = n + 1, note = NULL WHERE id % 3 = 0; DELETE FROM orders WHERE id % 10 = 1; UPDATE orders SET id = -id WHERE id % 11 = 0;
               UPDATE items SET name = '' WHERE no < 100; DELETE FROM items WHERE region = 'us' AND no > 2000; TRUNCATE nothing");
     // What is on its way is waited for.
     let report = assert_equal(&case, &[]);
-    assert_eq!(table(&report, "public.orders")["in_flight"], 0);
+    assert_eq!(table_of(&case, &report, "orders")["in_flight"], 0);
     case.wait_until_current(&mut sidecar);
     sidecar.stop();
-    let report = assert_equal(&case, &["public.orders", "public.i*"]);
-    assert_eq!(table(&report, "public.orders")["rows"], 18_000);
-    assert_eq!(table(&report, "public.items")["rows"], 8_000);
+    let report = assert_equal(&case, &[&case.qualified("orders"), &case.qualified("i*")]);
+    assert_eq!(table_of(&case, &report, "orders")["rows"], 18_000);
+    assert_eq!(table_of(&case, &report, "items")["rows"], 8_000);
     assert_eq!(report["tables"].as_array().unwrap().len(), 2);
     let said = text(&plain(&case, &[]));
-    assert!(
-        said.contains("public.orders   equal       18,000 rows compared"),
-        "{said}"
-    );
+    let line = format!("{}   equal       18,000 rows compared", case.qualified("orders"));
+    assert!(said.contains(&line), "{said}");
 }
 
-#[test]
-fn a_lake_is_equal_while_everything_changes() {
-    let case = Case::new(Server::shared(16), "verify_busy");
+fn a_lake_is_equal_while_everything_changes(kind: Kind) {
+    let case = Case::new(Server::shared(kind), "verify_busy");
+    case.sql("CREATE TABLE moving (id int PRIMARY KEY, n int NOT NULL, big text, pad text)");
+    if kind.has_slot() {
+        case.sql("ALTER TABLE moving ALTER big SET STORAGE EXTERNAL");
+    }
     case.sql(
-        "CREATE TABLE moving (id int PRIMARY KEY, n int NOT NULL, big text, pad text);
-         ALTER TABLE moving ALTER big SET STORAGE EXTERNAL;
-         INSERT INTO moving SELECT i, 0, CASE WHEN i % 50 = 0 THEN repeat(md5(i::text), 100) END, md5(i::text) || md5(i::text)
-           FROM generate_series(1, 200000) i;
-         CREATE TABLE stop (id int PRIMARY KEY); CREATE TABLE hot (id int PRIMARY KEY, n int); INSERT INTO hot VALUES (1, 0), (2, 0);
-         CREATE TABLE queue (id int PRIMARY KEY, n int)",
+        "INSERT INTO moving SELECT i, 0, CASE WHEN i % 50 = 0 THEN repeat(hash(i), 100) END, repeat(hash(i), 2) FROM series(1, 200000);
+         CREATE TABLE hot (id int PRIMARY KEY, n int); INSERT INTO hot VALUES (1, 0), (2, 0); CREATE TABLE queue (id int PRIMARY KEY, n int)",
     );
     let mut sidecar = case.start();
     case.wait_until_current(&mut sidecar);
-    let changes = "DO $$ DECLARE i int := 0; k int; BEGIN
-        WHILE NOT EXISTS (SELECT FROM stop) LOOP
-          i := i + 1; k := 1 + random() * 190000;
-          UPDATE moving SET n = n + 1 WHERE id BETWEEN k AND k + 20;
-          UPDATE moving SET n = n + 1 WHERE id % 50 = 0 AND id BETWEEN k + 1000 AND k + 1200;
-          DELETE FROM moving WHERE id BETWEEN k + 300 AND k + 310;
-          UPDATE hot SET n = n + 1 WHERE id = 1; INSERT INTO queue SELECT j, i FROM generate_series(1, 20) j;
-          COMMIT;
-          INSERT INTO moving SELECT j, -i, NULL, 'again' FROM generate_series(k + 300, k + 305) j ON CONFLICT DO NOTHING;
-          UPDATE moving SET id = -id, n = n + 1 WHERE id BETWEEN k + 500 AND k + 510 AND NOT EXISTS (SELECT FROM moving m WHERE m.id = -moving.id);
-          INSERT INTO moving VALUES (1000000 + i, 0, repeat('x', 3000), 'new'); DELETE FROM queue;
-          COMMIT;
-          PERFORM pg_sleep(0.001);
-        END LOOP; END $$";
-    let mut writer = case
-        .database
-        .psql()
-        .args(["-c", changes])
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
-    wait_for("the first changes", || {
-        (case.sql("SELECT max(id) FROM moving").parse::<u32>().unwrap() > 1_000_010).then_some(())
-    });
+    let writer = Writer::paced(
+        &case,
+        190_000,
+        1,
+        &[
+            "UPDATE moving SET n = n + 1 WHERE id BETWEEN {k} AND {k} + 20;
+             UPDATE moving SET n = n + 1 WHERE id % 50 = 0 AND id BETWEEN {k} + 1000 AND {k} + 1200;
+             DELETE FROM moving WHERE id BETWEEN {k} + 300 AND {k} + 310;
+             UPDATE hot SET n = n + 1 WHERE id = 1; INSERT INTO queue SELECT i, {i} FROM series(1, 20)",
+            "INSERT INTO moving SELECT {k} + 300 + i, -{i}, NULL, 'again' FROM series(0, 5);
+             DELETE FROM moving WHERE id BETWEEN -({k} + 510) AND -({k} + 500);
+             UPDATE moving SET id = -id, n = n + 1 WHERE id BETWEEN {k} + 500 AND {k} + 510;
+             INSERT INTO moving VALUES (1000000 + {i}, 0, repeat('x', 3000), 'new'); DELETE FROM queue",
+        ],
+    );
     for _ in 0..5 {
         let done: u32 = case.sql("SELECT max(id) FROM moving").parse().unwrap();
         let report = assert_equal(&case, &[]);
         assert!(
-            table(&report, "public.moving")["rows"].as_u64() > Some(190_000),
+            table_of(&case, &report, "moving")["rows"].as_u64() > Some(190_000),
             "{report:#}"
         );
         let now: u32 = case.sql("SELECT max(id) FROM moving").parse().unwrap();
         assert!(now > done, "nothing changed meanwhile");
     }
-    case.sql("INSERT INTO stop VALUES (1)");
-    assert!(writer.wait().unwrap().success());
+    writer.stop();
     let report = assert_equal(&case, &[]);
-    assert_eq!(table(&report, "public.hot")["in_flight"], 0);
+    assert_eq!(table_of(&case, &report, "hot")["in_flight"], 0);
     sidecar.stop();
     case.compare(&[]);
 }
 
-#[test]
-fn one_wrong_bit_one_missing_row_and_one_extra_row_are_found() {
-    let case = Case::new(Server::shared(15), "verify_wrong");
-    case.sql(SHOP);
+fn one_wrong_bit_one_missing_row_and_one_extra_row_are_found(kind: Kind) {
+    let case = Case::new(Server::shared(kind), "verify_wrong");
+    case.sql(&shop(kind));
     case.sql("CREATE TABLE fine (id int PRIMARY KEY); INSERT INTO fine VALUES (1)");
     case.catch_up();
     case.sql("UPDATE orders SET n = n + 1 WHERE id % 100 = 0; UPDATE items SET name = 'x' WHERE no = 7");
@@ -142,8 +160,7 @@ fn one_wrong_bit_one_missing_row_and_one_extra_row_are_found() {
     tamper(&orders, &["flip", r#"{"id": 4700}"#, "f"]);
     tamper(&orders, &["drop", r#"{"id": 13}"#]);
     tamper(&orders, &["add", r#"{"id": 1}"#, r#"{"id": 20001}"#]);
-    let odd = r#"it's, "q" \ é"#;
-    tamper(&items, &["flip", &json!({"region": odd, "no": 8}).to_string(), "name"]);
+    tamper(&items, &["flip", &json!({"region": ODD, "no": 8}).to_string(), "name"]);
     tamper(
         &items,
         &[
@@ -160,7 +177,7 @@ fn one_wrong_bit_one_missing_row_and_one_extra_row_are_found() {
     let (code, report) = verify(&case, &[]);
     assert_eq!(code, Some(1), "{report:#}");
     assert_eq!(report["outcome"], "different");
-    let orders = table(&report, "public.orders");
+    let orders = table_of(&case, &report, "orders");
     assert_eq!(orders["outcome"], "different");
     assert_eq!(orders["missing"], json!({"count": 1, "keys": [{"id": 13}]}));
     assert_eq!(orders["extra"], json!({"count": 1, "keys": [{"id": 20001}]}));
@@ -168,7 +185,7 @@ fn one_wrong_bit_one_missing_row_and_one_extra_row_are_found() {
         "keys": [{"key": {"id": 4700}, "columns": ["f"]}, {"key": {"id": 4711}, "columns": ["price"]}]});
     assert_eq!(sorted(&orders["different"]), sorted(&different));
     assert_eq!((&orders["rows"], &orders["in_flight"]), (&json!(20_001), &json!(0)));
-    let items = table(&report, "public.items");
+    let items = table_of(&case, &report, "items");
     // Key columns are in the order of the key.
     assert_eq!(
         sorted(&items["missing"]),
@@ -177,19 +194,24 @@ fn one_wrong_bit_one_missing_row_and_one_extra_row_are_found() {
     assert_eq!(items["extra"], json!({"count": 1, "keys": [{"no": 1, "region": "us"}]}));
     assert_eq!(
         items["different"]["keys"],
-        json!([{"key": {"no": 8, "region": odd}, "columns": ["name"]}])
+        json!([{"key": {"no": 8, "region": ODD}, "columns": ["name"]}])
     );
-    assert_eq!(table(&report, "public.fine")["outcome"], "equal");
+    assert_eq!(table_of(&case, &report, "fine")["outcome"], "equal");
 
-    let output = plain(&case, &["public.*"]);
+    let output = plain(&case, &[&case.qualified("*")]);
     assert_eq!(output.status.code(), Some(1));
+    let [orders, fine] = ["orders", "fine"].map(|table| case.qualified(table));
+    let (orders, fine) = (
+        format!("{orders}  DIFFERENT   20,001 rows compared, 1 missing, 1 extra, 2 different"),
+        format!("{fine}    equal       1 rows compared"),
+    );
     for line in [
-        "public.orders  DIFFERENT   20,001 rows compared, 1 missing, 1 extra, 2 different",
+        orders.as_str(),
         "missing in the lake: id=13",
         "extra in the lake: id=20001",
         "different: id=4711 in price",
         "different: no=8, region=\"it's, \\\"q\\\" \\\\ é\" in name",
-        "public.fine    equal       1 rows compared",
+        &fine,
     ] {
         assert!(text(&output).contains(line), "no {line:?} in {}", text(&output));
     }
@@ -213,13 +235,12 @@ fn sorted(value: &Value) -> Value {
     }
 }
 
-#[test]
-fn every_type_is_compared_by_value() {
-    let case = Case::new(Server::shared(15), "verify_types");
-    case.fixture("types.sql");
+fn every_type_is_compared_by_value(kind: Kind) {
+    let case = Case::new(Server::shared(kind), "verify_types");
+    case.types("snapshot");
     let mut sidecar = case.start();
     case.wait_until_current(&mut sidecar);
-    case.fixture("types_stream.sql");
+    case.types("stream");
     case.wait_until_current(&mut sidecar);
     assert_equal(&case, &[]);
     sidecar.stop();
@@ -229,7 +250,7 @@ fn every_type_is_compared_by_value() {
     case.wait_until_current(&mut sidecar);
     let (code, report) = verify(&case, &[]);
     assert_eq!(code, Some(1), "{report:#}");
-    let found = &table(&report, "public.types_snapshot")["different"]["columns"];
+    let found = &table_of(&case, &report, "types_snapshot")["different"]["columns"];
     let missed: Vec<&Value> = columns
         .as_array()
         .unwrap()
@@ -238,7 +259,7 @@ fn every_type_is_compared_by_value() {
         .collect();
     assert!(missed.is_empty(), "{missed:?} are wrong and not in {found:#}");
     assert!(columns.as_array().unwrap().len() > 80, "{columns}");
-    assert_eq!(table(&report, "public.types_stream")["outcome"], "equal");
+    assert_eq!(table_of(&case, &report, "types_stream")["outcome"], "equal");
     sidecar.stop();
 }
 
@@ -285,18 +306,19 @@ fn null_is_not_empty_and_zero_has_a_sign() {
     sidecar.stop();
 }
 
-#[test]
-fn a_sample_is_a_part_of_the_table() {
-    let case = Case::new(Server::shared(15), "verify_sample");
-    case.sql("CREATE TABLE big (id int PRIMARY KEY, pad text); INSERT INTO big SELECT i, md5(i::text) FROM generate_series(1, 100000) i");
+fn a_sample_is_a_part_of_the_table(kind: Kind) {
+    let case = Case::new(Server::shared(kind), "verify_sample");
+    case.sql(
+        "CREATE TABLE big (id int PRIMARY KEY, pad text); INSERT INTO big SELECT i, hash(i) FROM series(1, 100000)",
+    );
     case.catch_up();
     let report = assert_equal(&case, &["--sample", "10%"]);
     // A tenth of the source's rows, and a tenth of the lake's other rows.
-    let rows = table(&report, "public.big")["rows"].as_u64().unwrap();
+    let rows = table_of(&case, &report, "big")["rows"].as_u64().unwrap();
     assert!((15_000..25_000).contains(&rows), "{report:#}");
-    assert_eq!(table(&report, "public.big")["sample"], 0.1);
+    assert_eq!(table_of(&case, &report, "big")["sample"], 0.1);
     assert_eq!(
-        table(&assert_equal(&case, &["--sample=100%"]), "public.big")["rows"],
+        table_of(&case, &assert_equal(&case, &["--sample=100%"]), "big")["rows"],
         100_000
     );
 
@@ -316,7 +338,7 @@ fn a_sample_is_a_part_of_the_table() {
     case.wait_until_current(&mut sidecar);
     let (code, report) = verify(&case, &["--sample", "50%"]);
     assert_eq!(code, Some(1), "{report:#}");
-    let extra = table(&report, "public.big")["extra"]["count"].as_u64().unwrap();
+    let extra = table_of(&case, &report, "big")["extra"]["count"].as_u64().unwrap();
     assert!((5..35).contains(&extra), "{report:#}");
     sidecar.stop();
     for wrong in ["0%", "101%", "x"] {
@@ -324,20 +346,20 @@ fn a_sample_is_a_part_of_the_table() {
     }
 }
 
-#[test]
-fn without_a_sidecar_late_and_wrong_can_not_be_told_apart() {
-    let case = Case::new(Server::shared(15), "verify_alone");
-    case.sql(SHOP);
+fn without_a_sidecar_late_and_wrong_can_not_be_told_apart(kind: Kind) {
+    let case = Case::new(Server::shared(kind), "verify_alone");
+    case.sql(&shop(kind));
     case.catch_up();
     case.sql("UPDATE orders SET n = -1 WHERE id = 5; DELETE FROM orders WHERE id = 6");
     let output = plain(&case, &[]);
     let said = text(&output);
     assert_eq!(output.status.code(), Some(2), "{said}");
+    let [orders, items] = ["orders", "items"].map(|table| case.qualified(table));
     for part in [
         "2 rows are not equal",
         "hint: start `tributary run`",
-        "public.orders  unverified",
-        "public.items   equal       9,000 rows",
+        &format!("{orders}  unverified"),
+        &format!("{items}   equal       9,000 rows"),
     ] {
         assert!(said.contains(part), "no {part:?} in {said}");
     }
@@ -347,9 +369,8 @@ fn without_a_sidecar_late_and_wrong_can_not_be_told_apart() {
     sidecar.stop();
 }
 
-#[test]
-fn what_is_not_whole_is_not_verified_and_the_others_are() {
-    let mut case = Case::new(Server::shared(15), "verify_states");
+fn what_is_not_whole_is_not_verified_and_the_others_are(kind: Kind) {
+    let mut case = Case::new(Server::shared(kind), "verify_states");
     case.sql(
         "CREATE TABLE a (id int PRIMARY KEY, v int); INSERT INTO a VALUES (1, 1); CREATE TABLE b (id int PRIMARY KEY)",
     );
@@ -359,32 +380,33 @@ fn what_is_not_whole_is_not_verified_and_the_others_are() {
     let (code, report) = verify(&case, &[]);
     assert_eq!(code, Some(2), "{report:#}");
     assert_eq!(report["outcome"], "unverified");
-    assert_eq!(table(&report, "public.a")["outcome"], "equal");
+    assert_eq!(table_of(&case, &report, "a")["outcome"], "equal");
     for (name, parts) in [
-        ("public.b", &["needs_snapshot", "a reason"][..]),
-        ("public.c", &["no lake table yet"]),
+        ("b", &["needs_snapshot", "a reason"][..]),
+        ("c", &["no lake table yet"]),
     ] {
-        let table = table(&report, name);
+        let table = table_of(&case, &report, name);
         assert_eq!(table["outcome"], "unverified");
         for part in parts {
             assert!(table["reason"].as_str().unwrap().contains(part), "{table:#}");
         }
         assert!(table["hint"].is_string(), "{table:#}");
     }
-    let output = plain(&case, &["public.a", "public.z"]);
+    let [a, b, c, z] = ["a", "b", "c", "z"].map(|table| case.qualified(table));
+    let output = plain(&case, &[&a, &z]);
     assert_eq!(output.status.code(), Some(2));
-    for part in ["error: ", "\"public.z\"", "hint: ", "public.a, public.b, public.c"] {
+    for part in ["error: ", &format!("{z:?}"), "hint: ", &format!("{a}, {b}, {c}")] {
         assert!(text(&output).contains(part), "{}", text(&output));
     }
     case.sql("ALTER TABLE a ADD w int");
-    let (code, report) = verify(&case, &["public.a"]);
+    let (code, report) = verify(&case, &[&a]);
     assert_eq!(code, Some(1), "{report:#}");
     assert_eq!(
-        table(&report, "public.a")["reason"],
+        table_of(&case, &report, "a")["reason"],
         "columns differ: at the source only w"
     );
 
-    case.url = "postgres://postgres@127.0.0.1:1/nowhere".to_owned();
+    case.url = format!("{}://nobody@127.0.0.1:1/nowhere", kind.scheme());
     let output = plain(&case, &[]);
     assert_eq!(output.status.code(), Some(2));
     assert!(
@@ -394,10 +416,9 @@ fn what_is_not_whole_is_not_verified_and_the_others_are() {
     );
 }
 
-#[test]
-fn the_load_on_the_source_is_limited() {
-    let case = Case::new(Server::shared(15), "verify_throttle");
-    case.sql("CREATE TABLE big (id int PRIMARY KEY, pad text); INSERT INTO big SELECT i, repeat('x', 1000) FROM generate_series(1, 2000) i");
+fn the_load_on_the_source_is_limited(kind: Kind) {
+    let case = Case::new(Server::shared(kind), "verify_throttle");
+    case.sql("CREATE TABLE big (id int PRIMARY KEY, pad text); INSERT INTO big SELECT i, repeat('x', 1000) FROM series(1, 2000)");
     case.catch_up();
     let started = Instant::now();
     let output = finish(case.command("verify").env("TRIBUTARY_SNAPSHOT_MAX_BYTES_PER_S", "1MiB"));
@@ -410,17 +431,16 @@ fn the_load_on_the_source_is_limited() {
     );
 }
 
-#[test]
-fn many_wrong_rows_are_counted_in_full() {
-    let case = Case::new(Server::shared(16), "verify_many");
-    case.sql("CREATE TABLE t (id text PRIMARY KEY, at timestamptz, v int); INSERT INTO t SELECT 'k' || i, now(), i FROM generate_series(1, 30000) i");
+fn many_wrong_rows_are_counted_in_full(kind: Kind) {
+    let case = Case::new(Server::shared(kind), "verify_many");
+    case.sql("CREATE TABLE t (id varchar(20) PRIMARY KEY, v int); INSERT INTO t SELECT concat('k', i), i FROM series(1, 30000)");
     case.catch_up();
     tamper(&case.table("t"), &["set-all", "v", "7"]);
     let mut sidecar = case.start();
     case.wait_until_current(&mut sidecar);
-    let (code, report) = verify(&case, &["public.t"]);
+    let (code, report) = verify(&case, &[&case.qualified("t")]);
     assert_eq!(code, Some(1), "{report:#}");
-    let different = &table(&report, "public.t")["different"];
+    let different = &table_of(&case, &report, "t")["different"];
     assert_eq!(different["count"], 29_999);
     assert_eq!(different["columns"], json!({"v": 29_999}));
     assert_eq!(different["keys"].as_array().unwrap().len(), 20);
@@ -478,19 +498,18 @@ fn partitions_filters_and_new_columns_are_compared_as_published() {
     sidecar.stop();
 }
 
-#[test]
-fn a_table_that_is_copied_anew_meanwhile_is_compared_again() {
-    let case = Case::new(Server::shared(16), "verify_replaced");
-    case.sql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, md5(i::text) FROM generate_series(1, 200000) i");
+fn a_table_that_is_copied_anew_meanwhile_is_compared_again(kind: Kind) {
+    let case = Case::new(Server::shared(kind), "verify_replaced");
+    case.sql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, hash(i) FROM series(1, 200000)");
     let mut sidecar = case.start();
     case.wait_until_current(&mut sidecar);
     for round in 0..3 {
-        let asked = case.command("snapshot").arg("public.t").stdout(Stdio::null()).spawn();
+        let asked = case.snapshot(&[&case.qualified("t")]).stdout(Stdio::null()).spawn();
         let mut asked = asked.unwrap();
         loop {
-            case.sql("UPDATE t SET v = v || 'x' WHERE id % 1000 = 0");
+            case.sql("UPDATE t SET v = concat(v, 'x') WHERE id % 1000 = 0");
             let (code, report) = verify(&case, &[]);
-            let reason = table(&report, "public.t")["reason"].as_str().unwrap_or_default();
+            let reason = table_of(&case, &report, "t")["reason"].as_str().unwrap_or_default();
             assert!(
                 code == Some(0) || (code == Some(2) && reason.contains("resnapshotting")),
                 "round {round}: {report:#}"

@@ -1,7 +1,7 @@
 """Makes a lake table wrong, by a commit as a broken writer would make it.
 
     tamper.py TABLE flip KEY COLUMN [BIT]   one bit of one value (of its last byte; BIT 0 is the lowest)
-    tamper.py TABLE flip-all                one bit in every column but the first, in one row each
+    tamper.py TABLE flip-all                one bit in every column but the first, in one row each, where there is a bit
     tamper.py TABLE set KEY COLUMN VALUE    another value, as JSON
     tamper.py TABLE set-all COLUMN VALUE    the same value in all rows
     tamper.py TABLE drop KEY...             rows marked as deleted
@@ -166,11 +166,14 @@ def main():
         case "flip-all", []:
             (add,) = tampering.snapshot.files.values()
             rows = tampering.table.data(add["path"])
+            flipped = []
             for name in rows.column_names[1:]:
                 array = rows[name].combine_chunks()
-                number = next(i for i in range(len(array)) if has_bits(array, i))
-                rows = with_column(rows, name, with_bit_flipped(array, number, 0))
-            print(json.dumps(rows.column_names[1:]))
+                number = next((i for i in range(len(array)) if has_bits(array, i)), None)
+                if number is not None:
+                    rows = with_column(rows, name, with_bit_flipped(array, number, 0))
+                    flipped.append(name)
+            print(json.dumps(flipped))
             tampering.replace(add, rows)
         case "set", [key, column, value]:
             add, rows, number = tampering.find(json.loads(key))
