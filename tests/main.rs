@@ -21,6 +21,16 @@ mod live_snapshots;
 mod live_tables;
 /// What a user can get wrong, and what the environment can: a clear error, and nothing lost.
 mod misuse;
+/// Forms of the binlog: row images, compression, partial documents, transactions of all sizes.
+mod mysql_binlog;
+/// Changes of columns and tables of MySQL and MariaDB, each kind on its own.
+mod mysql_ddl;
+/// Logs that are removed, other histories, and other servers, with and without loss.
+mod mysql_gaps;
+/// What a user of MySQL or MariaDB can get wrong, and how the program reaches them.
+mod mysql_misuse;
+/// Every type of MySQL and MariaDB, and every form of key, by copy and by stream.
+mod mysql_types;
 /// Roots or leaves, some columns, some rows, generated columns: as the publication has them.
 mod publication_forms;
 /// Exactly once through kills of the program, loss of its cache, and crashes of the server.

@@ -172,6 +172,27 @@ impl<'a> Case<'a> {
         }
     }
 
+    /// The same lake, with a server that has become the primary of this one's database.
+    pub fn moved_to<'b>(&self, server: &'b Server) -> Case<'b> {
+        let database = Database {
+            server,
+            name: self.database.name.clone(),
+        };
+        let folder = self.folder.join(format!("at-{}", server.port));
+        fs::create_dir_all(&folder).unwrap();
+        Case {
+            url: database.default_url(),
+            lake: self.lake.clone(),
+            slot: self.slot.clone(),
+            tables: self.tables.clone(),
+            max_latency: self.max_latency,
+            source: self.source,
+            snapshot: self.snapshot,
+            database,
+            folder,
+        }
+    }
+
     pub fn sql(&self, sql: &str) -> String {
         self.database.sql(sql)
     }

@@ -90,6 +90,7 @@ def main() -> bool:
     parser.add_argument("--source", required=True, help="connection string of the workload's database")
     parser.add_argument("--lake", required=True, help="the lake's directory")
     parser.add_argument("--journal", required=True, type=Path)
+    parser.add_argument("--executed", help="GTIDs of what the source has; it has lost the rest of the journal")
     parser.add_argument("--sample", type=int, default=30, help="versions of each table that deltalake reads")
     parser.add_argument("--versions-min", type=int, default=10, help="streaming versions each table must have")
     arguments = parser.parse_args()
@@ -99,6 +100,9 @@ def main() -> bool:
     for file in sorted(arguments.journal.glob("*.jsonl")):
         with open(file, encoding="utf-8") as lines:
             transactions = [json.loads(line) for line in lines]
+        if arguments.executed:
+            executed = positions.of_gtids(arguments.executed)
+            transactions = [t for t in transactions if executed.has_gtid(t["gtid"])]
         for name in transactions[0]["changes"]:
             columns = catalog.columns(catalog.relation(name))
             root = directories[f"{catalog.schema}.{name}"]
@@ -106,6 +110,8 @@ def main() -> bool:
             versions = streaming_versions(table)
             history = History(name, [c.name for c in columns], transactions)
             for i, (version, watermark) in enumerate(versions):
+                if arguments.executed and watermark.server != versions[0][1].server:
+                    break
                 contents = history.at(watermark)
                 readers = {"oracle": table.read}
                 if (len(versions) - 1 - i) % -(-len(versions) // arguments.sample) == 0:

@@ -41,11 +41,10 @@ class Connection:
     """Commits by itself outside of BEGIN and COMMIT."""
 
     def __init__(self, source: str):
-        kind, rest = source.split(":", 1)
-        parts = dict(part.split("=", 1) for part in rest.split())
-        self.is_mariadb, self.schema = kind == "mariadb", parts["dbname"]
+        kind, socket, self.schema = re.fullmatch("(\\w+):socket=(.*?) dbname=(.*)", source).groups()
+        self.is_mariadb = kind == "mariadb"
         self.client = pymysql.connect(
-            unix_socket=parts["socket"], user=parts.get("user", "root"), database=self.schema, charset="utf8mb4",
+            unix_socket=socket, user="root", database=self.schema, charset="utf8mb4",
             autocommit=True, conv={}, client_flag=CLIENT.MULTI_STATEMENTS | SESSION_TRACK,
         )
         self.gtid = self.told = None

@@ -68,3 +68,8 @@ def parse(text: str) -> Lsn | Binlog:
         return Binlog(gtids, server, int(file.rsplit(".", 1)[1]), int(offset))
     high, low = text.split("/")
     return Lsn(int(high, 16) << 32 | int(low, 16))
+
+
+def of_gtids(gtids: str) -> Binlog:
+    """A position that is known by its transactions alone."""
+    return Binlog(gtids, "0-0" if ":" in gtids else "0", 0, 0)

@@ -36,11 +36,6 @@ impl Kind {
         matches!(self, Kind::Postgres(_))
     }
 
-    /// Changes of tables are parts of transactions.
-    pub fn has_transactional_ddl(self) -> bool {
-        matches!(self, Kind::Postgres(_))
-    }
-
     /// The server's own name for itself in messages.
     pub fn scheme(self) -> &'static str {
         match self {
@@ -73,8 +68,6 @@ pub struct Server {
     pub kind: Kind,
     pub folder: PathBuf,
     pub port: u16,
-    /// Folder of the server's programs.
-    pub programs: PathBuf,
     client: String,
     _holder: Child,
 }
@@ -118,7 +111,6 @@ impl Server {
                 .unwrap_or_else(|| panic!("{kind:?} does not start"))
                 .into(),
             port: said["PORT"].parse().unwrap(),
-            programs: said["BIN"].clone().into(),
             client: said.remove("CLIENT").unwrap_or("psql".to_owned()),
             _holder: holder,
         }
