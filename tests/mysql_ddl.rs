@@ -197,7 +197,7 @@ impl Kind {
         let name = self.name;
         format!(
             "UPDATE {name} SET n = n + 1 WHERE id % 4 = 0; DELETE FROM {name} WHERE id % 8 = 1;
-             INSERT INTO {name} (id, n) SELECT i, 1 FROM series(3000001, 3000005)"
+             DELETE FROM {name} WHERE id > 3000000; INSERT INTO {name} (id, n) SELECT i, 1 FROM series(3000001, 3000005)"
         )
     }
 

@@ -85,6 +85,7 @@ run() {
   touch "$dir/error.log" && chown mysql "$dir" "$dir/error.log"
   (cd / && exec 9>&- setsid "${AS_MYSQL[@]}" "${SERVER[@]}" --defaults-file="$dir/my.cnf") >>"$dir/error.log" 2>&1 </dev/null &
   pid=$!
+  disown $pid
   for ((tries = 0; tries < 1200; tries++)); do
     ! sql "$dir" -e 'DO 0' >/dev/null 2>&1 || return 0
     kill -0 $pid 2>/dev/null || break
