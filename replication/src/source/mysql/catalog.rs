@@ -338,7 +338,7 @@ pub async fn discover(
              ORDER BY TABLE_SCHEMA, TABLE_NAME"
         ))
         .await?;
-    let mut found = Discovery::default();
+    let mut found: Discovery<SourceTable> = Discovery::default();
     for row in &tables {
         let id = TableId::new(text(row, 0), text(row, 1));
         if only.is_some_and(|only| *only != id) {
@@ -375,7 +375,41 @@ pub async fn discover(
             }),
         }
     }
+    found.notes = cascades(wire, &found.tables).await?;
     Ok(found)
+}
+
+/// Foreign keys whose actions are in no log: the engine carries them out by
+/// itself, except in MySQL 9.6 and newer.
+async fn cascades(wire: &mut Wire, tables: &[SourceTable]) -> Result<Vec<String>> {
+    let native = variables(wire, &["innodb_native_foreign_keys"]).await?;
+    if native
+        .get("innodb_native_foreign_keys")
+        .is_some_and(|value| value == "OFF")
+    {
+        return Ok(Vec::new());
+    }
+    let rows = wire
+        .query(&format!(
+            "SELECT CONSTRAINT_SCHEMA, TABLE_NAME, CONSTRAINT_NAME FROM information_schema.REFERENTIAL_CONSTRAINTS \
+             WHERE CONSTRAINT_SCHEMA NOT IN {SYSTEM} \
+             AND (DELETE_RULE IN ('CASCADE', 'SET NULL') OR UPDATE_RULE IN ('CASCADE', 'SET NULL'))"
+        ))
+        .await?;
+    let of_ours = rows.iter().filter(|row| {
+        let id = TableId::new(text(row, 0), text(row, 1));
+        tables.iter().any(|table| table.id == id)
+    });
+    let note = |row: &TextRow| {
+        format!(
+            "{}.{}: what the server does by the foreign key {} (CASCADE, SET NULL) is not in its log; \
+             `tributary verify` finds the rows, `tributary snapshot` puts them right",
+            text(row, 0),
+            text(row, 1),
+            text(row, 2)
+        )
+    };
+    Ok(of_ours.map(note).collect())
 }
 
 /// Unique indexes that can be a key: whole columns, none of which may be NULL.

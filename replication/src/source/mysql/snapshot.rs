@@ -19,7 +19,7 @@ use super::catalog::{SourceTable, text};
 use super::server::Server;
 use super::stream::{bad_value, gtid_of, place_name};
 use super::types::ColumnBuilder;
-use super::wire::{Column, Endpoint, Flavor, Wire, cells, quote_identifier, quote_literal};
+use super::wire::{Column, Endpoint, Flavor, Statement, Wire, cells, quote_identifier, quote_literal};
 use crate::error::{Error, Result};
 use crate::lake::PartProgress;
 use crate::position::{BinlogPosition, Gtids, Position};
@@ -44,6 +44,8 @@ pub struct Reader {
     arrow: SchemaRef,
     throttle: Arc<Throttle>,
     columns: Vec<ColumnBuilder>,
+    /// What was prepared last.
+    statement: Option<Statement>,
     /// How the rows that are being read are laid out.
     kinds: Vec<Column>,
     reading: bool,
@@ -69,6 +71,7 @@ impl Reader {
             columns: table.columns.iter().map(|c| c.codec.builder()).collect(),
             table,
             throttle,
+            statement: None,
             kinds: Vec::new(),
             reading: false,
             versioned: false,
@@ -146,8 +149,12 @@ impl Reader {
     }
 
     async fn select(&mut self, sql: &str) -> Result<()> {
+        if let Some(before) = self.statement.take() {
+            self.wire.close(before).await?;
+        }
         let statement = self.wire.prepare(sql).await?;
-        self.kinds = self.wire.select(&statement, &[]).await?;
+        self.kinds = self.wire.select(&statement).await?;
+        self.statement = Some(statement);
         if self.kinds.len() != self.columns.len() {
             return Err(Error::bug("a chunk has other columns than were asked for"));
         }

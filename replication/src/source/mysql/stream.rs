@@ -30,6 +30,9 @@ use crate::source::{ChangeStream, SourceEvent};
 /// How often an idle server tells that it is there, and notices that we are not.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
+/// How long it may say nothing.
+const SILENCE: Duration = Duration::from_secs(60);
+
 /// What a builder takes for a row beside the values themselves.
 const ROW_OVERHEAD_BYTES: usize = 16;
 
@@ -213,7 +216,14 @@ impl ChangeStream for Stream {
     }
 
     async fn fill(&mut self) -> Result<()> {
-        self.wire.fill().await
+        // A server that is there sends heartbeats.
+        match tokio::time::timeout(SILENCE, self.wire.fill()).await {
+            Ok(filled) => filled,
+            Err(_) => Err(Error::transient(format!(
+                "the server said nothing for {} s",
+                SILENCE.as_secs()
+            ))),
+        }
     }
 
     fn next_event(&mut self) -> Result<Option<SourceEvent>> {

@@ -28,7 +28,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 pub use self::endpoint::Endpoint;
 pub use self::frames::Frame;
 pub use self::packet::Column;
-pub use self::row::{Cells, cells, kind};
+pub use self::row::cells;
 
 use self::auth::{Channel, Method};
 use self::failure::Failure;
@@ -101,20 +101,6 @@ pub type TextRow = Vec<Option<String>>;
 #[derive(Debug)]
 pub struct Statement {
     id: u32,
-    params: usize,
-}
-
-/// A parameter of a prepared statement.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Param<'a> {
-    Null,
-    Int(i64),
-    UInt(u64),
-    Double(f64),
-    /// Compared exactly; as text the server may compare it as a double.
-    Decimal(&'a str),
-    Bytes(&'a [u8]),
-    Text(&'a str),
 }
 
 /// How a replica introduces itself.
@@ -397,22 +383,12 @@ impl Wire {
             }
         }
         self.phase = Phase::Idle;
-        Ok(Statement {
-            id,
-            params: params.into(),
-        })
+        Ok(Statement { id })
     }
 
-    /// Runs a prepared statement and returns its columns; its rows come from [`Wire::next_row`].
-    pub async fn select(&mut self, statement: &Statement, params: &[Param<'_>]) -> Result<Vec<Column>> {
-        if params.len() != statement.params {
-            return Err(Error::bug(format!(
-                "a statement with {} parameters is given {}",
-                statement.params,
-                params.len()
-            )));
-        }
-        self.command(COM_STMT_EXECUTE, |out| put_execute(out, statement.id, params))
+    /// Runs a statement without parameters and returns its columns; its rows come from [`Wire::next_row`].
+    pub async fn select(&mut self, statement: &Statement) -> Result<Vec<Column>> {
+        self.command(COM_STMT_EXECUTE, |out| put_execute(out, statement.id))
             .await?;
         match self.columns().await? {
             Some(columns) => {
@@ -732,44 +708,10 @@ const COM_STMT_EXECUTE: u8 = 0x17;
 const COM_STMT_CLOSE: u8 = 0x19;
 const COM_BINLOG_DUMP_GTID: u8 = 0x1e;
 
-fn put_execute(out: &mut BytesMut, statement: u32, params: &[Param<'_>]) {
+fn put_execute(out: &mut BytesMut, statement: u32) {
     out.put_u32_le(statement);
     out.put_u8(0); // no cursor: rows stream
     out.put_u32_le(1);
-    if params.is_empty() {
-        return;
-    }
-    let mut nulls = vec![0; params.len().div_ceil(8)];
-    for (i, param) in params.iter().enumerate() {
-        if *param == Param::Null {
-            nulls[i / 8] |= 1 << (i % 8);
-        }
-    }
-    out.extend_from_slice(&nulls);
-    out.put_u8(1); // types follow
-    for param in params {
-        let unsigned = 0x80;
-        let (kind, flags) = match param {
-            Param::Null => (kind::NULL, 0),
-            Param::Int(_) => (kind::LONGLONG, 0),
-            Param::UInt(_) => (kind::LONGLONG, unsigned),
-            Param::Double(_) => (kind::DOUBLE, 0),
-            Param::Decimal(_) => (kind::NEWDECIMAL, 0),
-            Param::Bytes(_) => (kind::BLOB, 0),
-            Param::Text(_) => (kind::VAR_STRING, 0),
-        };
-        out.extend_from_slice(&[kind, flags]);
-    }
-    for param in params {
-        match param {
-            Param::Null => {}
-            Param::Int(value) => out.put_i64_le(*value),
-            Param::UInt(value) => out.put_u64_le(*value),
-            Param::Double(value) => out.put_f64_le(*value),
-            Param::Bytes(bytes) => packet::put_lenenc_bytes(out, bytes),
-            Param::Decimal(text) | Param::Text(text) => packet::put_lenenc_bytes(out, text.as_bytes()),
-        }
-    }
 }
 
 async fn open_socket(endpoint: &Endpoint) -> Result<Socket> {

@@ -4,6 +4,9 @@
 //! once for each charset, what its codes stand for, so that a value is what
 //! the server itself would send.
 
+#[cfg(test)]
+mod tests;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -45,11 +48,12 @@ impl Charsets {
                 "expected a charset with codes of at most three bytes, found gb18030",
             ));
         }
-        // A sequence of bytes that is no code is NULL in strict mode, and cut short otherwise.
+        // A sequence of bytes that is no code is NULL in strict mode, and cut short otherwise. Bytes that
+        // only begin a code may pass, and convert to nothing.
         let codes = |length: u8, code: &str, from: &str| {
             format!(
                 "SELECT HEX(c), HEX(CONVERT(c USING utf8mb4)) FROM (SELECT CHAR({code} USING {charset}) AS c FROM {from}) \
-                 AS codes WHERE LENGTH(c) = {length} AND CHAR_LENGTH(c) = 1"
+                 AS codes WHERE LENGTH(c) = {length} AND CHAR_LENGTH(c) = 1 AND CHAR_LENGTH(CONVERT(c USING utf8mb4)) = 1"
             )
         };
         // Two levels of sixteen stay below any limit that a server sets to the depth of recursion.
@@ -128,6 +132,7 @@ impl Charset {
         match self {
             Self::Utf8 => utf8(bytes),
             Self::Ascii => ascii(bytes),
+            // Of a lone surrogate, which no text in UTF-8 holds, MariaDB sends the bytes; MySQL ends the text there.
             Self::Ucs2 => units(bytes, |unit: [u8; 2]| char::from_u32(u16::from_be_bytes(unit).into())),
             Self::Utf16 => utf16(bytes, u16::from_be_bytes),
             Self::Utf16Le => utf16(bytes, u16::from_le_bytes),

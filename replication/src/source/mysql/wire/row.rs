@@ -2,39 +2,9 @@
 //!
 //! Spec: MySQL source, "Binary Protocol Resultset Row".
 
+use super::super::binlog::column_type as kind;
 use super::packet::{Column, Reader, malformed};
 use crate::error::{Error, Result};
-
-/// Types of columns and parameters, by the server's numbers.
-pub mod kind {
-    pub const TINY: u8 = 1;
-    pub const SHORT: u8 = 2;
-    pub const LONG: u8 = 3;
-    pub const FLOAT: u8 = 4;
-    pub const DOUBLE: u8 = 5;
-    pub const NULL: u8 = 6;
-    pub const TIMESTAMP: u8 = 7;
-    pub const LONGLONG: u8 = 8;
-    pub const INT24: u8 = 9;
-    pub const DATE: u8 = 10;
-    pub const TIME: u8 = 11;
-    pub const DATETIME: u8 = 12;
-    pub const YEAR: u8 = 13;
-    pub const VARCHAR: u8 = 15;
-    pub const BIT: u8 = 16;
-    pub const VECTOR: u8 = 242;
-    pub const JSON: u8 = 245;
-    pub const NEWDECIMAL: u8 = 246;
-    pub const ENUM: u8 = 247;
-    pub const SET: u8 = 248;
-    pub const TINY_BLOB: u8 = 249;
-    pub const MEDIUM_BLOB: u8 = 250;
-    pub const LONG_BLOB: u8 = 251;
-    pub const BLOB: u8 = 252;
-    pub const VAR_STRING: u8 = 253;
-    pub const STRING: u8 = 254;
-    pub const GEOMETRY: u8 = 255;
-}
 
 /// How a cell's length is written.
 #[derive(Clone, Copy)]
@@ -52,7 +22,7 @@ fn length(kind: u8) -> Option<Length> {
         kind::LONG | kind::INT24 | kind::FLOAT => Some(Length::Fixed(4)),
         kind::LONGLONG | kind::DOUBLE => Some(Length::Fixed(8)),
         kind::DATE | kind::DATETIME | kind::TIMESTAMP | kind::TIME => Some(Length::Byte),
-        kind::VARCHAR | kind::BIT | kind::VECTOR..=kind::GEOMETRY | 0 => Some(Length::Encoded),
+        kind::VARCHAR | kind::BIT | kind::VECTOR..=kind::GEOMETRY | kind::DECIMAL => Some(Length::Encoded),
         _ => None,
     }
 }
@@ -96,11 +66,6 @@ impl<'a> Cells<'a> {
             Length::Encoded => self.values.lenenc_bytes(),
         };
         bytes.map(Some).ok_or_else(|| malformed("row"))
-    }
-
-    /// Whether nothing is left after the last cell.
-    pub fn exhausted(&self) -> bool {
-        self.values.0.is_empty()
     }
 }
 
