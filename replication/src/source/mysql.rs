@@ -225,11 +225,11 @@ impl MySql {
                 format!("GRANT {client} ON *.* TO {quoted};"),
             )),
         }
-        let replica = match self.server.flavor {
-            Flavor::MySql => "REPLICATION SLAVE",
-            Flavor::MariaDb => "REPLICATION SLAVE, REPLICATION MASTER ADMIN",
+        let connected = match (self.is_connected().await, self.server.flavor) {
+            // To see other replicas is another right, which nothing else needs.
+            (Err(error), Flavor::MariaDb) if error.class() != Class::Transient => Ok(false),
+            (connected, _) => connected,
         };
-        let connected = self.is_connected().await;
         let id = self.server_id();
         findings.push(match connected {
             Ok(false) if id == self.server.id => Finding::bad(
@@ -244,7 +244,7 @@ impl MySql {
             Err(error) if error.class() == Class::Transient => return Err(error),
             Err(error) => Finding::bad(
                 format!("{user} may not replicate: {error}"),
-                format!("GRANT {replica} ON *.* TO {quoted};"),
+                format!("GRANT REPLICATION SLAVE ON *.* TO {quoted};"),
             ),
         });
         if !self.server.gtid_mode {

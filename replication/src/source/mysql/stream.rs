@@ -361,10 +361,12 @@ impl Log {
         if header.is_artificial() || header.log_pos == 0 {
             return;
         }
-        // The log tells 32 bits.
+        // The log tells 32 bits. A little behind is no wrap: a file's first
+        // events come again wherever the stream begins.
         let high = self.offset & !u64::from(u32::MAX);
         let end = high | u64::from(header.log_pos);
-        self.offset = if end < self.offset { end + (1 << 32) } else { end };
+        let wrapped = end + (1 << 31) < self.offset;
+        self.offset = self.offset.max(if wrapped { end + (1 << 32) } else { end });
     }
 
     fn take(&mut self, step: Step) -> Option<SourceEvent> {
