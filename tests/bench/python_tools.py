@@ -6,6 +6,8 @@ time and peak memory can be measured from outside. Prints one JSON object.
     python_tools.py merge      URL TABLE DESTINATION REPEATS ROWS
         DeltaTable.merge of ROWS random updated rows, REPEATS times; DESTINATION is
         a table that `adbc` wrote
+    python_tools.py replication SOCKET FILE:OFFSET      mysql-replication: every row of MySQL's binlog from there on,
+        to its end
 """
 
 import json
@@ -59,4 +61,21 @@ def merge(url, table, destination, repeats, rows):
     return {"times_ms": times_ms}
 
 
-print(json.dumps({"adbc": adbc, "connectorx": connectorx, "merge": merge}[sys.argv[1]](*sys.argv[2:])))
+def replication(socket, place):
+    from pymysqlreplication import BinLogStreamReader
+    from pymysqlreplication.row_event import DeleteRowsEvent, UpdateRowsEvent, WriteRowsEvent
+
+    file, offset = place.split(":")
+    stream = BinLogStreamReader(
+        {"unix_socket": socket, "user": "root", "passwd": ""},
+        server_id=4711,
+        log_file=file,
+        log_pos=int(offset),
+        resume_stream=True,
+        only_events=[DeleteRowsEvent, UpdateRowsEvent, WriteRowsEvent],
+    )
+    return {"rows": sum(len(event.rows) for event in stream)}
+
+
+JOBS = {"adbc": adbc, "connectorx": connectorx, "merge": merge, "replication": replication}
+print(json.dumps(JOBS[sys.argv[1]](*sys.argv[2:])))
