@@ -433,6 +433,20 @@ fn passwords_of_older_kinds_are_taken() {
 }
 
 #[test]
+fn a_type_that_is_not_supported_is_named() {
+    let mut case = Case::new(Server::shared(MARIADB), "unsupported");
+    case.sql(TABLE);
+    case.sql("CREATE TABLE odd (id int PRIMARY KEY, way text COMPRESSED)");
+    let odd = case.qualified("odd");
+    for verb in ["check", "run"] {
+        assert_error(&finish(&mut case.command(verb)), &[&odd, "way", "compressed"]);
+    }
+    case.tables = vec![case.qualified("*"), format!("!{odd}")];
+    case.catch_up();
+    case.compare(&["t"]);
+}
+
+#[test]
 fn names_may_be_the_same_but_for_case() {
     let case = Case::new(Server::shared(MARIADB), "letter_case");
     case.sql("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE T (id int PRIMARY KEY); INSERT INTO t VALUES (1); INSERT INTO T VALUES (2)");

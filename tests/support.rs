@@ -238,9 +238,14 @@ impl<'a> Case<'a> {
 
     pub fn write_config(&self) -> PathBuf {
         let path = self.folder.join("tributary.toml");
-        let mut source = format!("url = {:?}\ntables = {:?}\n", self.url, self.selected());
+        let mut source = format!(
+            "url = {:?}\ntables = {:?}\nslot = {:?}\n",
+            self.url,
+            self.selected(),
+            self.slot
+        );
         if self.kind().has_slot() {
-            source += &format!("slot = {0:?}\npublication = {0:?}\n", self.slot);
+            source += &format!("publication = {:?}\n", self.slot);
         }
         let text = format!(
             "[source]\n{source}{}\n[lake]\nurl = \"file://{}\"\n[apply]\nmax_latency = {:?}\n[cache]\ndir = {:?}\n[snapshot]\n{}\n",
