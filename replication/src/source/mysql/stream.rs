@@ -304,11 +304,11 @@ struct Transaction {
     gtid: Option<TransactionGtid>,
     /// Whether it is more than one statement.
     begun: bool,
-    /// An XA transaction, by its name: prepared here, decided later.
-    xa: bool,
+    /// The tables of an XA transaction: prepared here, decided later.
+    xa: Option<Vec<TableId>>,
     /// A statement that only announces an ALTER, or takes that back.
     announced: bool,
-    /// Tables whose rows were taken, or in XA were not.
+    /// Tables whose rows were taken.
     touched: Vec<usize>,
 }
 
@@ -335,8 +335,8 @@ struct Log {
     /// Of every transaction told.
     gtids: Gtids,
     transaction: Option<Transaction>,
-    /// Tables that prepared XA transactions have changed.
-    prepared: HashMap<Vec<u8>, Vec<usize>>,
+    /// Tables that prepared XA transactions have changed, by their names.
+    prepared: HashMap<Vec<u8>, Vec<TableId>>,
     steps: VecDeque<Step>,
     described: Option<(usize, What, Session)>,
     /// The sum over all tables.
@@ -438,9 +438,12 @@ impl Log {
                     server: gtid.server_id,
                     sequence: gtid.sequence,
                 }));
+                let transaction = self.opened();
                 // An ALTER that is logged twice happens the second time.
-                let announced = matches!(gtid.alter, Some(AlterPhase::Start | AlterPhase::Rollback { .. }));
-                self.opened().announced = announced;
+                transaction.announced = matches!(gtid.alter, Some(AlterPhase::Start | AlterPhase::Rollback { .. }));
+                // No BEGIN or XA START follows.
+                transaction.begun = !gtid.is_standalone();
+                transaction.xa = gtid.is_xa_prepared().then(Vec::new);
             }
             Body::Query(query) => match query.statement().map_err(undecodable)? {
                 Statement::Begin => self.opened().begun = true,
@@ -453,12 +456,14 @@ impl Log {
                 Statement::Savepoint | Statement::XaEnd | Statement::XaPrepare => {}
                 Statement::XaStart => {
                     let transaction = self.opened();
-                    (transaction.begun, transaction.xa) = (true, true);
+                    (transaction.begun, transaction.xa) = (true, Some(Vec::new()));
                 }
                 Statement::XaCommit => {
                     let sql = query.sql().map_err(undecodable)?;
+                    // One that was prepared before the stream began may be of any.
                     let tables = self.prepared.remove(&xa_name(&sql));
-                    self.unfit(tables, "an XA transaction has changed it");
+                    let tables = tables.unwrap_or_else(|| self.routes.keys().cloned().collect());
+                    self.changed_by_xa(&tables);
                     self.steps.push_back(Step::Commit);
                 }
                 Statement::XaRollback => {
@@ -486,23 +491,32 @@ impl Log {
                 bqual,
                 ..
             } => {
-                let touched = std::mem::take(&mut self.opened().touched);
+                let tables = self.opened().xa.take().unwrap_or_default();
                 if one_phase {
-                    self.unfit(Some(touched), "an XA transaction has changed it");
+                    self.changed_by_xa(&tables);
                 } else {
                     let name = [gtrid, b"\0", bqual].concat();
-                    self.prepared.insert(name, touched);
+                    self.prepared.insert(name, tables);
                 }
                 self.steps.push_back(Step::Commit);
             }
             Body::TableMap(map) => {
-                if !self.ids.contains_key(&map.table_id) {
+                let xa = self
+                    .transaction
+                    .as_mut()
+                    .and_then(|transaction| transaction.xa.as_mut());
+                if xa.is_some() || !self.ids.contains_key(&map.table_id) {
                     let mut id = TableId::new(map.schema, map.name);
                     if self.session.fold_names {
                         id = TableId::new(id.schema.to_lowercase(), id.name.to_lowercase());
                     }
                     let route = self.routes.get(&id).copied();
                     self.ids.insert(map.table_id, route);
+                    if let Some(tables) = xa
+                        && !tables.contains(&id)
+                    {
+                        tables.push(id);
+                    }
                 }
             }
             Body::Rows(rows) if !rows.is_dummy() => {
@@ -544,7 +558,7 @@ impl Log {
             id,
             gtid,
             begun: false,
-            xa: false,
+            xa: None,
             announced: false,
             touched: Vec::new(),
         });
@@ -560,7 +574,7 @@ impl Log {
             id: 0,
             gtid: None,
             begun: false,
-            xa: false,
+            xa: None,
             announced: false,
             touched: Vec::new(),
         })
@@ -570,6 +584,15 @@ impl Log {
     fn undone(&mut self, reason: &str) {
         let touched = self.transaction.as_ref().map(|t| t.touched.clone());
         self.unfit(touched, reason);
+    }
+
+    /// What XA did is known only once it is decided, and its rows are long past.
+    fn changed_by_xa(&mut self, tables: &[TableId]) {
+        for table in tables {
+            if let Some(number) = self.concerned(table) {
+                self.unfit(Some(vec![number]), "an XA transaction has changed it");
+            }
+        }
     }
 
     fn unfit(&mut self, tables: Option<Vec<usize>>, reason: &str) {
@@ -683,11 +706,11 @@ impl Log {
         if buffer.stalled || buffer.has(transaction, &end) {
             return Ok(());
         }
+        if transaction.xa.is_some() {
+            return Ok(());
+        }
         if !transaction.touched.contains(&table) {
             transaction.touched.push(table);
-        }
-        if transaction.xa {
-            return Ok(());
         }
         let map = decoder.table(rows.table_id).map_err(undecodable)?;
         let before = buffer.bytes;

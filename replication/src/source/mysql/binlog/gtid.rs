@@ -60,8 +60,8 @@ pub(super) fn read<'a>(r: &mut Reader<'a>, ty: u8) -> Result<Gtid<'a>> {
 /// GTID_TAGGED, in the format of MySQL's serialization library: numbered
 /// fields, of which a reader may ignore those past the last that matters.
 pub(super) fn read_tagged<'a>(r: &mut Reader<'a>) -> Result<Gtid<'a>> {
-    if varlen(r, "a format version")? != 0 {
-        return Err(r.error("format version 0 before"));
+    if varlen(r, "a format version")? != 1 {
+        return Err(r.error("format version 1 before"));
     }
     let size = varlen(r, "a message size")?;
     if varlen(r, "the last field that matters")? > 11 {
