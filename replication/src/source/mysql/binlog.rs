@@ -19,6 +19,8 @@ mod query;
 mod reader;
 mod rows;
 mod table_map;
+#[cfg(test)]
+pub(super) mod tests;
 
 use std::collections::HashMap;
 use std::fmt;

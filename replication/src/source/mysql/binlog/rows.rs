@@ -143,15 +143,14 @@ impl<'a> Rows<'a> {
         if self.columns != table.columns.len() {
             return Err(r.error("as many columns as the table map has"));
         }
+        let after = Present::new(self.after, self.columns);
         Ok(RowReader {
             r,
             table,
             op: self.op,
             partial: self.partial,
-            present: (
-                Present::new(self.before, self.columns),
-                Present::new(self.after, self.columns),
-            ),
+            present: (Present::new(self.before, self.columns), after),
+            bare: self.op == Op::Insert && after.count == 0,
             before: Vec::new(),
             after: Vec::new(),
         })
@@ -202,6 +201,9 @@ pub struct RowReader<'d> {
     op: Op,
     partial: bool,
     present: (Present<'d>, Present<'d>),
+    /// The next row is one without any column: a minimal image of `INSERT …
+    /// VALUES ()`, which has no bytes.
+    bare: bool,
     before: Vec<Datum<'d>>,
     after: Vec<Datum<'d>>,
 }
@@ -210,7 +212,8 @@ impl<'d> RowReader<'d> {
     /// The next row, until there is none. The slots are reused by the next call.
     #[inline]
     pub fn next_row(&mut self) -> Result<Option<Row<'_, 'd>>> {
-        if self.r.is_empty() {
+        let bare = std::mem::take(&mut self.bare);
+        if self.r.is_empty() && !bare {
             return Ok(None);
         }
         let start = self.r.remaining();
@@ -226,7 +229,7 @@ impl<'d> RowReader<'d> {
             };
             image(&mut self.r, self.table, after, diffs, &mut self.after)?;
         }
-        if self.r.remaining() == start {
+        if self.r.remaining() == start && !bare {
             return Err(self.r.error("a row of at least one column"));
         }
         Ok(Some(Row {

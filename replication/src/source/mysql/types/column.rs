@@ -207,7 +207,7 @@ impl ColumnBuilder {
                     self.nulls.append_non_null();
                     Ok(())
                 }
-                _ => self.utf8(bytes),
+                _ => self.utf8(number::without_fill(bytes)),
             },
             Kind::Date | Kind::DateTime { .. } | Kind::Timestamp { .. } => {
                 self.moment(temporal::protocol_moment(bytes)?)
@@ -474,7 +474,7 @@ fn write_inet6(bytes: [u8; 16], out: &mut String) -> Result<(), DecodeError> {
     let (mut gap, mut at) = (0..0, 0);
     while at < 8 {
         let end = (at..8).find(|i| groups[*i] != 0).unwrap_or(8);
-        if end - at > gap.len() && end - at > 1 {
+        if end - at > gap.len() {
             gap = at..end;
         }
         at = end + 1;

@@ -123,6 +123,15 @@ pub fn packed_to_text(bytes: &[u8], precision: u8, scale: u8, out: &mut String) 
     Ok(())
 }
 
+/// A decimal in text without the zeros that ZEROFILL puts before it.
+pub fn without_fill(text: &[u8]) -> &[u8] {
+    let zeros = text.iter().take_while(|byte| **byte == b'0').count();
+    match text.get(zeros) {
+        Some(b'1'..=b'9') => &text[zeros..],
+        _ => &text[zeros.saturating_sub(1)..],
+    }
+}
+
 /// A decimal in text, with exactly `scale` digits after its point, as the
 /// integer of all its digits.
 pub fn text_to_integer(bytes: &[u8], scale: u8) -> Result<i128, DecodeError> {
