@@ -73,7 +73,7 @@ fn logs_that_were_removed_are_a_gap_with_a_way_out(kind: Kind) {
     lose(&case, 1);
     server.purge_logs();
     case.sql("UPDATE a SET v = 'later' WHERE id = 6");
-    is_a_gap(&mut case, &["removed"]);
+    is_a_gap(&mut case, &["purged"]);
 }
 
 fn another_history_of_the_same_name_is_a_gap(kind: Kind) {

@@ -78,11 +78,15 @@ impl fmt::Display for Gtids {
     }
 }
 
+/// The number at the end of a binlog file's name.
+pub fn file_number(file: &str) -> u64 {
+    let digits = file.rsplit('.').next().unwrap_or_default();
+    digits.parse().unwrap_or(0)
+}
+
 impl BinlogPosition {
-    /// The number at the end of the file's name.
     pub fn file_number(&self) -> u64 {
-        let digits = self.file.rsplit('.').next().unwrap_or_default();
-        digits.parse().unwrap_or(0)
+        file_number(&self.file)
     }
 
     fn place(&self) -> (u64, u64) {

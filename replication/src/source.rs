@@ -103,8 +103,12 @@ pub trait Source: Sized + Send + 'static {
     /// What the server keeps for us. Errors: it is not ours to use.
     fn slot(&mut self) -> impl Future<Output = Result<Option<Slot>>> + Send;
 
-    /// The same, of a position that the lake keeps.
+    /// The same, of a position that the lake keeps; [`Source::lost`] tells the rest.
     fn slot_at(&mut self, confirmed: &Position) -> impl Future<Output = Result<Option<Slot>>> + Send;
+
+    /// Why the log does not have all that comes after a position that the lake
+    /// keeps, if so.
+    fn lost(&mut self, confirmed: &Position) -> impl Future<Output = Result<Option<String>>> + Send;
 
     /// Returns the position where the log begins.
     fn create_slot(&mut self) -> impl Future<Output = Result<Position>> + Send;

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use super::position::Position;
 use super::sql::dialect;
-use super::{cache, repository, succeed};
+use super::{cache, repository, succeed, wait_for};
 
 /// What kind of source a test stands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -192,10 +192,18 @@ impl Server {
 
     /// Removes all log that was written until here (MySQL and MariaDB).
     pub fn purge_logs(&self) {
+        let name = |line: &str| line.split('\t').next().unwrap().to_owned();
+        let logs = || -> Vec<String> { self.sql("SHOW BINARY LOGS").lines().map(name).collect() };
         self.sql("FLUSH BINARY LOGS");
-        let logs = self.sql("SHOW BINARY LOGS");
-        let newest = logs.lines().last().unwrap().split('\t').next().unwrap();
-        self.sql(&format!("PURGE BINARY LOGS TO '{newest}'"));
+        let last = logs().pop().unwrap();
+        // One that a connection reads, also a connection of a program that was killed, is left alone. That one is
+        // noticed when it is written to.
+        wait_for("the logs to be removed", || {
+            let newest = logs().pop().unwrap();
+            self.sql(&format!("PURGE BINARY LOGS TO '{newest}'"));
+            self.sql("FLUSH BINARY LOGS");
+            (logs()[0] >= last).then_some(())
+        });
     }
 
     /// The position that covers every transaction committed until here.

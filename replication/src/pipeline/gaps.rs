@@ -46,7 +46,12 @@ impl<T: SourceTable> Standing<T> {
     ) -> Result<Self> {
         let control = Control::open(lake.pipeline()?, pipeline).await?;
         let slot = match &control {
-            Some(control) if !S::KEEPS_POSITION => source.slot_at(&control.record().confirm_limit).await?,
+            Some(control) if !S::KEEPS_POSITION => {
+                let confirmed = &control.record().confirm_limit;
+                let lost = source.lost(confirmed).await?;
+                let slot = source.slot_at(confirmed).await?;
+                slot.map(|slot| Slot { lost, ..slot })
+            }
             _ => slot,
         };
         let mut entries = Vec::with_capacity(discovery.tables.len());

@@ -375,26 +375,6 @@ impl GtidList {
             .iter()
             .all(|(domain, _, sequence)| self.get(domain).is_some_and(|(_, ours)| ours >= sequence))
     }
-
-    /// The later transaction of each domain.
-    pub fn merge(&mut self, other: &Self) {
-        for (domain, server_id, sequence) in other.iter() {
-            if self.get(domain).is_none_or(|(_, ours)| ours < sequence) {
-                self.set(domain, server_id, sequence);
-            }
-        }
-    }
-
-    /// The earlier transaction of each domain. A domain that one side has not
-    /// reached has none.
-    pub fn least(&self, other: &Self) -> Self {
-        let both = self.iter().filter_map(|(domain, server_id, sequence)| {
-            let theirs = other.get(domain)?;
-            let ours = (server_id, sequence);
-            Some((domain, if theirs.1 < sequence { theirs } else { ours }))
-        });
-        Self(both.collect())
-    }
 }
 
 /// As the server prints it: `0-1-5,1-2-7`.
@@ -408,26 +388,63 @@ impl fmt::Display for GtidList {
     }
 }
 
-/// Of several transactions of a domain, as `@@gtid_binlog_state` has them, the latest counts.
+/// Of several transactions of a domain the latest counts.
 impl FromStr for GtidList {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
         let mut list = Self::new();
-        for gtid in text.split(',').map(str::trim).filter(|gtid| !gtid.is_empty()) {
-            let mut parts = gtid.splitn(3, '-');
-            let mut next = || parts.next().ok_or_else(|| invalid("transaction"));
-            let (domain, server_id, sequence) = (next()?, next()?, next()?);
-            let wrong = |e| invalid("transaction").with_source(e);
-            let mut one = Self::new();
-            one.set(
-                domain.parse().map_err(wrong)?,
-                server_id.parse().map_err(wrong)?,
-                sequence.parse().map_err(wrong)?,
-            );
-            list.merge(&one);
+        for transaction in transactions(text) {
+            let (domain, server_id, sequence) = transaction?;
+            if list.get(domain).is_none_or(|(_, before)| before < sequence) {
+                list.set(domain, server_id, sequence);
+            }
         }
         Ok(list)
+    }
+}
+
+/// Domain, server and sequence number of each of `0-1-5,1-2-7`.
+fn transactions(text: &str) -> impl Iterator<Item = Result<(u32, u32, u64)>> {
+    let gtids = text.split(',').map(str::trim).filter(|gtid| !gtid.is_empty());
+    gtids.map(|gtid| {
+        let mut parts = gtid.splitn(3, '-');
+        let mut next = || parts.next().ok_or_else(|| invalid("transaction"));
+        let (domain, server_id, sequence) = (next()?, next()?, next()?);
+        let wrong = |e| invalid("transaction").with_source(e);
+        Ok((
+            domain.parse().map_err(wrong)?,
+            server_id.parse().map_err(wrong)?,
+            sequence.parse().map_err(wrong)?,
+        ))
+    })
+}
+
+/// MariaDB: the last transaction of each server in each domain, as
+/// `@@gtid_binlog_state` has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GtidState(BTreeMap<(u32, u32), u64>);
+
+impl GtidState {
+    /// The transactions of a list that were never logged.
+    pub fn lacks(&self, list: &GtidList) -> GtidList {
+        let lacking = list.0.iter().filter(|(domain, (server_id, sequence))| {
+            let last = self.0.get(&(**domain, *server_id));
+            last.is_none_or(|last| last < sequence)
+        });
+        GtidList(lacking.map(|(domain, last)| (*domain, *last)).collect())
+    }
+}
+
+impl FromStr for GtidState {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let one = |transaction| match transaction {
+            Ok((domain, server_id, sequence)) => Ok(((domain, server_id), sequence)),
+            Err(error) => Err(error),
+        };
+        transactions(text).map(one).collect::<Result<_>>().map(Self)
     }
 }
 
@@ -613,9 +630,15 @@ mod tests {
         assert!(list("0-1-5,1-2-7").covers(&list("0-9-5")));
         assert!(!list("0-1-5").covers(&list("0-1-6")));
         assert!(!list("0-1-5").covers(&list("1-1-1")));
-        let mut merged = list("0-1-5,1-1-1");
-        merged.merge(&list("0-2-6,2-1-1,1-3-1"));
-        assert_eq!(merged.to_string(), "0-2-6,1-1-1,2-1-1");
-        assert_eq!(list("0-1-5,1-1-1").least(&list("0-2-4,2-1-1")).to_string(), "0-2-4");
+        let state: GtidState = "0-1-5,0-2-9,1-1-1".parse().expect("a state");
+        for (own, lacking) in [
+            ("0-1-5", ""),
+            ("0-2-9,1-1-1", ""),
+            ("0-1-6", "0-1-6"),
+            ("0-3-4,1-1-1", "0-3-4"),
+            ("0-2-8,2-1-1", "2-1-1"),
+        ] {
+            assert_eq!(state.lacks(&list(own)).to_string(), lacking, "{own}");
+        }
     }
 }

@@ -30,7 +30,7 @@ use self::wire::{Endpoint, Flavor, Wire};
 use crate::config::SourceConfig;
 use crate::error::{Class, Error, Result};
 use crate::lake::{PointRead, PointReader, Shape};
-use crate::position::{BinlogPosition, Gtids, Position};
+use crate::position::{BinlogPosition, Gtids, Position, file_number};
 use crate::schema::TableId;
 use crate::source::{
     Discovery, Finding, Identity, Judgement, Look, Membership, Part, Slot, Source, SourceTable as _, Throttle, Verdict,
@@ -62,43 +62,79 @@ impl MySql {
         format!("74726962-7574-6172-7920-{:012x}", self.server_id())
     }
 
-    /// Why the log does not have all that comes after a place, if so.
-    async fn lost(&mut self, place: &BinlogPosition) -> Result<Option<String>> {
-        let now = self.server.gtids(&mut self.wire).await?;
-        if now.contain(&place.gtids) == Some(false) {
+    /// Why the server's log does not go on from a place, whatever is still
+    /// there of it, if so.
+    async fn other_history(&mut self, place: &BinlogPosition) -> Result<Option<String>> {
+        let same_server = place.server == self.server.name;
+        let missing = match (&place.gtids, self.server.gtids(&mut self.wire).await?) {
+            (Gtids::MySql(own), Gtids::MySql(now)) => own.subtract(&now).to_string(),
+            // Two servers may have given the same number.
+            (Gtids::MariaDb(own), Gtids::MariaDb(_)) => {
+                self.server.logged(&mut self.wire).await?.lacks(own).to_string()
+            }
+            _ if same_server => String::new(),
+            _ => {
+                return Ok(Some(
+                    "it is another server, and without GTIDs its log can't be matched with the one before".to_owned(),
+                ));
+            }
+        };
+        if !missing.is_empty() {
             return Ok(Some(format!(
-                "the server has not had all transactions that the lake has ({} before {}): it is another server, \
-                 was restored from a backup, or took over before it had them",
-                now, place.gtids
+                "the server never had {missing}, which the lake has: it is another server, was restored from a \
+                 backup, or took over before it had all"
             )));
         }
+        if !same_server {
+            return Ok(None);
+        }
+        // A log that was begun anew gives the same names again.
+        let files = self.server.files(&mut self.wire).await?;
+        let goes_on = match files.iter().find(|(file, _)| *file == place.file) {
+            Some((_, size)) if place.offset >= *size => place.offset == *size,
+            Some(_) => {
+                let event = self
+                    .server
+                    .event_from(&mut self.wire, &place.file, place.offset)
+                    .await?;
+                event == Some(place.offset)
+            }
+            None => files
+                .last()
+                .is_some_and(|(file, _)| file_number(file) > place.file_number()),
+        };
+        Ok((!goes_on).then(|| {
+            format!(
+                "the server's log was begun anew (RESET, or restored files): nothing ends at {}:{} in it",
+                place.file, place.offset
+            )
+        }))
+    }
+
+    /// Why the server does not have all of its log that comes after a place, if so.
+    async fn purged(&mut self, place: &BinlogPosition) -> Result<Option<String>> {
         let purged = self.server.purged(&mut self.wire).await?;
-        match (&place.gtids, &purged) {
+        Ok(match (&place.gtids, &purged) {
             (Gtids::MySql(own), Gtids::MySql(purged)) => {
                 let missing = purged.subtract(own);
-                Ok((!missing.is_empty()).then(|| {
+                (!missing.is_empty()).then(|| {
                     format!("the server has purged binlogs that were needed, with {missing} (see binlog_expire_logs_seconds)")
-                }))
+                })
             }
             (Gtids::MariaDb(own), Gtids::MariaDb(purged)) => {
                 let missing = purged
                     .iter()
                     .find(|(domain, _, sequence)| own.get(*domain).is_none_or(|(_, own)| own < *sequence));
-                Ok(missing.map(|(domain, server, sequence)| {
+                missing.map(|(domain, server, sequence)| {
                     format!("the server has purged binlogs that were needed, up to {domain}-{server}-{sequence} (see expire_logs_days)")
-                }))
+                })
             }
-            _ if place.server != self.server.name => Ok(Some(
-                "it is another server, and without GTIDs its log can't be matched with the one before".to_owned(),
-            )),
             _ => {
                 let files = self.server.files(&mut self.wire).await?;
-                let there = files
-                    .iter()
-                    .any(|(file, size)| *file == place.file && place.offset <= *size);
-                Ok((!there).then(|| format!("the server does not have {} any more", place.file)))
+                let there = files.iter().any(|(file, _)| *file == place.file);
+                (!there).then(|| format!("the server does not have {} any more", place.file))
             }
-        }
+        })
     }
 
     async fn is_connected(&mut self) -> Result<bool> {
@@ -482,16 +518,23 @@ impl Source for MySql {
     }
 
     async fn slot_at(&mut self, confirmed: &Position) -> Result<Option<Slot>> {
-        let Some(place) = confirmed.binlog() else {
-            return Err(Error::bug("expected a position in a binlog, found an LSN"));
-        };
         let end = self.log_end().await?;
         Ok(Some(Slot {
             confirmed: confirmed.clone(),
             active: self.in_use().await?,
             retained_bytes: self.log_bytes(confirmed, &end).await?.unwrap_or_default(),
-            lost: self.lost(place).await?,
+            lost: None,
         }))
+    }
+
+    async fn lost(&mut self, confirmed: &Position) -> Result<Option<String>> {
+        let Some(place) = confirmed.binlog() else {
+            return Err(Error::bug("expected a position in a binlog, found an LSN"));
+        };
+        match self.other_history(place).await? {
+            None => self.purged(place).await,
+            lost => Ok(lost),
+        }
     }
 
     async fn create_slot(&mut self) -> Result<Position> {

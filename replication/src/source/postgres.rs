@@ -230,6 +230,10 @@ impl Source for Postgres {
         Ok(None)
     }
 
+    async fn lost(&mut self, _: &Position) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// Creates the slot. Returns the position where its log begins.
     async fn create_slot(&mut self) -> Result<Position> {
         let name = quote_literal(&self.config.slot);

@@ -3,6 +3,7 @@
 use super::catalog::{text, variables};
 use super::wire::{Flavor, Wire};
 use crate::error::{Error, Result};
+use crate::position::gtid::GtidState;
 use crate::position::{BinlogPosition, Gtids, Position};
 use std::sync::Arc;
 
@@ -81,6 +82,23 @@ impl Server {
                 wire.scalar("SELECT @@global.gtid_executed").await?.parse()?,
             )),
             Flavor::MySql => Ok(Gtids::None),
+        }
+    }
+
+    /// MariaDB: the last transaction of each server and domain that the log ever had.
+    pub async fn logged(&self, wire: &mut Wire) -> Result<GtidState> {
+        wire.scalar("SELECT @@global.gtid_binlog_state").await?.parse()
+    }
+
+    /// Where the first event at an offset or after it begins, if the file has one.
+    pub async fn event_from(&self, wire: &mut Wire, file: &str, offset: u64) -> Result<Option<u64>> {
+        let file = super::wire::quote_literal(file);
+        let events = format!("SHOW BINLOG EVENTS IN {file} FROM {offset} LIMIT 1");
+        match wire.query(&events).await {
+            Ok(rows) => Ok(rows.first().and_then(|row| text(row, 1).parse().ok())),
+            // "Wrong offset or I/O error"
+            Err(error) if error.code() == Some("1220") => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
