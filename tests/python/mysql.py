@@ -19,7 +19,7 @@ SESSION = "SET NAMES utf8mb4; SET time_zone = '+00:00'; SET SESSION innodb_lock_
 
 TABLES = """
     SELECT table_schema, table_name FROM information_schema.tables
-    WHERE table_type = 'BASE TABLE' AND table_schema = %s
+    WHERE table_type = 'BASE TABLE' AND table_schema IN (%s, %s)
 """
 COLUMNS = """
     SELECT column_name, data_type, column_type, numeric_precision, numeric_scale, generation_expression <> ''
@@ -198,7 +198,7 @@ class Catalog:
         self.connection, self.schema = connection, connection.schema
 
     def tables(self) -> dict[str, tuple]:
-        rows = self.connection.execute(TABLES, (self.schema,)).fetchall()
+        rows = self.connection.execute(TABLES, (self.schema, f"{self.schema}_more")).fetchall()
         return {f"{schema}.{table}": (schema, table) for schema, table in rows}
 
     def relation(self, name: str) -> tuple:

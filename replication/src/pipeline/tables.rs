@@ -398,7 +398,15 @@ impl<S: Source> Apply<S> {
                 let (state, reason) = stalled(&refusal.reason, &refusal.hint);
                 self.end(number, Ending::Mark(state, reason))
             }
-            Judgement::Gone(reason) => self.end(number, Ending::Mark(State::Dropped, reason)),
+            Judgement::Gone(reason) => {
+                let before = self.table(number)?;
+                match self.source.look(before.id(), before.relation()).await? {
+                    Look::Table(now, _) if now.id() == before.id() => {
+                        self.copy_anew(number, &format!("{reason}, and another one has its name"))
+                    }
+                    _ => self.end(number, Ending::Mark(State::Dropped, reason)),
+                }
+            }
         }
     }
 

@@ -8,6 +8,7 @@
 pub mod binlog;
 mod catalog;
 pub mod ddl;
+mod lease;
 mod server;
 mod snapshot;
 mod stream;
@@ -23,6 +24,7 @@ use tokio::sync::Mutex;
 use self::binlog::Checksum;
 use self::catalog::{SourceTable, Types, relation, text, variables};
 use self::ddl::Session;
+use self::lease::Lease;
 use self::server::Server;
 use self::snapshot::{Reader, blocks_for, consistent_place};
 use self::stream::{Start, Stream, What};
@@ -137,10 +139,13 @@ impl MySql {
         })
     }
 
-    async fn is_connected(&mut self) -> Result<bool> {
+    /// Whether a replica that is no sidecar has our server id.
+    async fn has_namesake(&mut self) -> Result<bool> {
         let id = self.server_id().to_string();
         let rows = self.wire.query(self.server.replicas_statement()).await?;
-        Ok(rows.iter().any(|row| text(row, 0) == id))
+        Ok(rows
+            .iter()
+            .any(|row| text(row, 0) == id && text(row, 1) != stream::HOSTNAME))
     }
 
     async fn check_server(&mut self) -> Finding {
@@ -261,21 +266,25 @@ impl MySql {
                 format!("GRANT {client} ON *.* TO {quoted};"),
             )),
         }
-        let connected = match (self.is_connected().await, self.server.flavor) {
+        let id = self.server_id();
+        let namesake = match (self.has_namesake().await, self.server.flavor) {
             // To see other replicas is another right, which nothing else needs.
             (Err(error), Flavor::MariaDb) if error.class() != Class::Transient => Ok(false),
-            (connected, _) => connected,
+            (namesake, _) => namesake,
         };
-        let id = self.server_id();
-        findings.push(match connected {
+        findings.push(match namesake {
             Ok(false) if id == self.server.id => Finding::bad(
                 format!("the server itself has the server id {id}"),
                 "set source.server_id to a number of its own",
             ),
+            Ok(false) if Lease::is_taken(&mut self.wire, id).await? => Finding::bad(
+                format!("another process streams as server id {id}"),
+                "stop the other sidecar, or set source.slot or source.server_id to one of its own",
+            ),
             Ok(false) => Finding::ok(format!("{user} may replicate, as server id {id}")),
             Ok(true) => Finding::bad(
-                format!("another process replicates as server id {id}"),
-                "stop the other sidecar, or set source.server_id (or source.slot) to one of its own",
+                format!("another replica has the server id {id}"),
+                "set source.server_id to a number of its own",
             ),
             Err(error) if error.class() == Class::Transient => return Err(error),
             Err(error) => Finding::bad(
@@ -506,11 +515,8 @@ impl Source for MySql {
     }
 
     async fn in_use(&mut self) -> Result<bool> {
-        // Who may not see it is told by `check`.
-        match self.is_connected().await {
-            Err(error) if error.class() != Class::Transient => Ok(false),
-            connected => connected,
-        }
+        let id = self.server_id();
+        Lease::is_taken(&mut self.wire, id).await
     }
 
     async fn slot(&mut self) -> Result<Option<Slot>> {

@@ -18,6 +18,7 @@ use super::binlog::{
 };
 use super::catalog::SourceTable;
 use super::ddl::{self, Effect, Session};
+use super::lease::Lease;
 use super::types::{ColumnBuilder, DecodeError, apply_json_diffs, json_text};
 use super::wire::{Endpoint, Replica, Wire};
 use crate::batch::{ChangeBatch, Op, TxId, UnchangedCell};
@@ -29,6 +30,9 @@ use crate::source::{ChangeStream, SourceEvent};
 
 /// How often an idle server tells that it is there, and notices that we are not.
 const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// What the server's list of replicas calls us.
+pub const HOSTNAME: &str = "tributary";
 
 /// How long it may say nothing.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -81,6 +85,7 @@ pub struct Start<'a> {
 
 pub struct Stream {
     wire: Wire,
+    _lease: Option<Lease>,
     decoder: Decoder,
     /// The compressed transaction that is being read.
     payload: Option<PayloadReader<Cursor<Vec<u8>>>>,
@@ -93,11 +98,12 @@ impl Stream {
             .binlog()
             .ok_or_else(|| Error::bug("expected a position in a binlog, found an LSN"))?
             .clone();
+        let lease = Lease::take(start.endpoint, start.server_id).await?;
         let mut wire = Wire::connect(start.endpoint).await?;
         wire.register_replica(&Replica {
             server_id: start.server_id,
             uuid: start.replica_uuid,
-            hostname: "tributary",
+            hostname: HOSTNAME,
             heartbeat: HEARTBEAT,
         })
         .await?;
@@ -113,6 +119,7 @@ impl Stream {
         };
         Ok(Self {
             wire,
+            _lease: lease,
             decoder: Decoder::new(start.checksum),
             payload: None,
             log: Log {
