@@ -297,13 +297,14 @@ impl Reader {
         Ok(bounds)
     }
 
+    /// MySQL does not dive into an index that it is forced to use.
     async fn estimate(&mut self, condition: &str) -> Result<u64> {
         let form = match self.server.flavor {
             Flavor::MySql => "EXPLAIN FORMAT=TRADITIONAL",
             Flavor::MariaDb => "EXPLAIN",
         };
         let sql = format!(
-            "{form} SELECT 1 FROM {} FORCE INDEX ({}) WHERE {condition}",
+            "{form} SELECT 1 FROM {} USE INDEX ({}) WHERE {condition}",
             self.table.sql_name(),
             self.index()
         );
