@@ -112,7 +112,7 @@ fn every_form_of_key_finds_its_rows(kind: Kind) {
 fn columns_that_are_hidden_or_computed_are_copied(kind: Kind) {
     let case = Case::new(Server::shared(kind), "computed");
     case.sql(
-        "CREATE TABLE t (id int PRIMARY KEY, a int, stored int GENERATED ALWAYS AS (a * 2) STORED, computed varchar(20) GENERATED ALWAYS AS (concat('v', a)) VIRTUAL,
+        "CREATE TABLE t (id int PRIMARY KEY, a int, kept int GENERATED ALWAYS AS (a * 2) STORED, computed varchar(20) GENERATED ALWAYS AS (concat('v', a)) VIRTUAL,
            hidden int NOT NULL DEFAULT 7 INVISIBLE, big text, b int);
          INSERT INTO t (id, a, big, b) SELECT i, i, repeat('x', 100), -i FROM series(1, 100);
          CREATE TABLE indexed (id int PRIMARY KEY, a varchar(20), b int, KEY (b DESC), v int AS (b + 1) VIRTUAL, KEY (v), FULLTEXT (a));

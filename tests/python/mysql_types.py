@@ -33,7 +33,7 @@ def unsigned(bits):
 INTEGERS = {"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32, "bigint": 64}
 SAMPLES = texts("", "abc", " a ", "a  ", "żółw 漢字 😀", "tab\\tnewline\\nreturn\\r", "\\\\ \\' \" , ; `", "a\\0b")
 LATIN = texts("", "abc", "  a", "éÜß", "x\\0y")
-ENUM = """'a', 'it\\'s, "fine"', 'ü😀', '', 'A c'"""
+ENUM = """'a', 'it\\'s, "fine"', 'ü', '', 'A c'"""
 ENUM_MANY = ", ".join(f"'v{i}'" for i in range(300))
 SET_64 = ", ".join(f"'s{i}'" for i in range(64))
 POINT = "ST_GeomFromText('POINT(1.5 -2)')"
@@ -136,7 +136,7 @@ MATRIX += [
     ("enum_", f"enum({ENUM})", ["1", "2", "3", "4", "5", "0"], BOTH),
     ("enum_many", f"enum({ENUM_MANY})", ["1", "300", "256", "0"], BOTH),
     ("enum_latin1", "enum('é', 'ß', 'b') CHARACTER SET latin1", ["1", "2", "3"], BOTH),
-    ("set_", "set('a', 'b', 'ü😀', 'd e')", ["''", "'a'", "'a,b'", "15", "'d e,ü😀'"], BOTH),
+    ("set_", "set('a', 'b', 'ü', 'd e')", ["''", "'a'", "'a,b'", "15", "'d e,ü'"], BOTH),
     ("set_64", f"set({SET_64})", ["0", "1", "18446744073709551615", "9223372036854775808"], BOTH),
     ("set_latin1", "set('é', 'ß') CHARACTER SET latin1", ["0", "3", "2"], BOTH),
     ("json_", "json", JSON, BOTH),
@@ -154,6 +154,12 @@ REPERTOIRE = (
     "ASCII ~!@#$%^&*()_+ ÀÉÎÕÜàéîõüßñçøåÆœ€£¥§¶ Żółćęąśźń Čšžřěďťň АБВГДЯабвгдяёЁїЄ ΑΒΓΔΩαβγδω אבגדת ابتث ไทยกขค "
     "漢字中文国語繁體龍龜 ひらがなカタカナ ｱｲｳ 한글조선 ①②③ ─│┌┐ ←↑→↓ ∑√∞≠≤≥ ♥♦♣♠ ՀայերենԱԲ ქართული"
 )
+
+# Words that the catalogue has with question marks: only the log can tell them, if binlog_row_metadata is FULL.
+WIDE = [
+    ("enum_wide", "enum('a', 'ü😀', '?')", ["1", "2", "3"], BOTH),
+    ("set_wide", "set('😀', 'b?', '??')", ["7", "1", "6"], BOTH),
+]
 
 
 def columns_of(kind):
@@ -289,6 +295,8 @@ def main():
     connection = mysql.connect(source)
     kind = source.split(":")[0]
     connection.execute("SET SESSION sql_mode = 'NO_ENGINE_SUBSTITUTION'")
+    if connection.execute("SELECT @@binlog_row_metadata").fetchall() == [("FULL",)]:
+        MATRIX.extend(WIDE)
     match stage:
         case "snapshot":
             create(connection, kind)

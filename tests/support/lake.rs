@@ -12,6 +12,8 @@ use super::python;
 /// `tributary status --json`.
 pub struct Status {
     pub tables: Vec<TableStatus>,
+    /// Up to where the source's log is needed no more.
+    pub confirmed: Position,
     pub text: String,
 }
 
@@ -40,6 +42,10 @@ impl Status {
                     reason: table["reason"].as_str().unwrap_or_default().to_owned(),
                 })
                 .collect(),
+            confirmed: json["source"]["confirmed"]
+                .as_str()
+                .map(Position::parse)
+                .unwrap_or_default(),
             text: super::text(output),
         }
     }

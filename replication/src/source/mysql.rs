@@ -428,7 +428,18 @@ impl Source for MySql {
     }
 
     async fn discover(&mut self) -> Result<Discovery<SourceTable>> {
-        catalog::discover(&mut self.wire, &self.config.tables, &mut self.types, None).await
+        let mut found = catalog::discover(&mut self.wire, &self.config.tables, &mut self.types, None).await?;
+        if !self.server.full_metadata {
+            for table in &found.tables {
+                for column in table.columns.iter().filter(|column| column.codec.has_doubtful_words()) {
+                    found.notes.push(format!(
+                        "{}: a ? in the words of {} may be a character that only the log tells, if binlog_row_metadata is FULL",
+                        table.id, column.name
+                    ));
+                }
+            }
+        }
+        Ok(found)
     }
 
     async fn look(&mut self, id: &TableId, _: u32) -> Result<Look<SourceTable>> {

@@ -19,6 +19,8 @@ pub struct Server {
     pub gtid_mode: bool,
     pub fold_names: bool,
     pub checksums: bool,
+    /// Whether the log describes columns whole.
+    pub full_metadata: bool,
     pub sql_mode: u64,
 }
 
@@ -30,6 +32,7 @@ impl Server {
             "gtid_mode",
             "lower_case_table_names",
             "binlog_checksum",
+            "binlog_row_metadata",
         ];
         let values = variables(wire, &names).await?;
         let value = |name: &str| values.get(name).cloned().unwrap_or_default();
@@ -45,6 +48,7 @@ impl Server {
             gtid_mode: flavor == Flavor::MariaDb || value("gtid_mode") == "ON",
             fold_names: value("lower_case_table_names") != "0",
             checksums: value("binlog_checksum").eq_ignore_ascii_case("CRC32"),
+            full_metadata: value("binlog_row_metadata") == "FULL",
             sql_mode: 0,
         })
     }

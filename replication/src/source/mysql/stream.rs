@@ -875,6 +875,11 @@ impl TableBuffer {
                 )));
             }
         }
+        for (told, builder) in map.columns.iter().zip(&mut self.columns) {
+            if let Some(words) = &told.members {
+                builder.tell_words(words);
+            }
+        }
         self.layouts = map.columns.iter().map(|column| column.layout).collect();
         self.map = Some(map.clone());
         Ok(())

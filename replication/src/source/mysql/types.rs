@@ -128,8 +128,8 @@ enum Kind {
     Binary {
         length: usize,
     },
-    Enum(Vec<String>),
-    Set(Vec<String>),
+    Enum(Words),
+    Set(Words),
     /// MySQL's; MariaDB's is text.
     Json,
     Geometry,
@@ -137,6 +137,21 @@ enum Kind {
     Uuid,
     Inet6,
     Inet4,
+}
+
+/// The words of ENUM or SET. The catalogue has `?` for characters outside of
+/// utf8mb3.
+#[derive(Debug, PartialEq)]
+struct Words {
+    list: Vec<String>,
+    /// Of the words in the log.
+    charset: Option<charset::Charset>,
+}
+
+impl Words {
+    fn are_doubtful(&self) -> bool {
+        self.list.iter().any(|word| word.contains('?'))
+    }
 }
 
 impl Codec {
@@ -165,6 +180,12 @@ impl Codec {
             Ok(Kind::Text(conversion.ok_or_else(|| {
                 format!("text in the charset {charset} can't be converted")
             })?))
+        };
+        let words = || -> Result<Words, String> {
+            Ok(Words {
+                list: members(column_type)?,
+                charset: charsets.get(charset.unwrap_or("utf8mb4")),
+            })
         };
         let digits = u8::try_from(first.unwrap_or(0)).unwrap_or(0);
         let blob = |kind: Kind| (kind, BLOBS);
@@ -212,8 +233,8 @@ impl Codec {
             }
             "varbinary" => (Kind::Binary { length: 0 }, &[wire::VARCHAR, wire::VAR_STRING]),
             "tinyblob" | "blob" | "mediumblob" | "longblob" => blob(Kind::Binary { length: 0 }),
-            "enum" => (Kind::Enum(members(column_type)?), &[wire::ENUM]),
-            "set" => (Kind::Set(members(column_type)?), &[wire::SET]),
+            "enum" => (Kind::Enum(words()?), &[wire::ENUM]),
+            "set" => (Kind::Set(words()?), &[wire::SET]),
             "json" if flavor == Flavor::MySql => (Kind::Json, &[wire::JSON]),
             "json" => blob(text()?),
             "geometry" | "point" | "linestring" | "polygon" | "multipoint" | "multilinestring" | "multipolygon"
@@ -273,6 +294,11 @@ impl Codec {
     /// Whether rows may be matched by this column.
     pub fn key_capable(&self) -> bool {
         !matches!(self.node.kind, Kind::Json | Kind::Geometry | Kind::Vector)
+    }
+
+    /// Whether only the log can tell the words of this ENUM or SET.
+    pub fn has_doubtful_words(&self) -> bool {
+        matches!(&self.node.kind, Kind::Enum(words) | Kind::Set(words) if words.are_doubtful())
     }
 
     pub fn builder(&self) -> ColumnBuilder {

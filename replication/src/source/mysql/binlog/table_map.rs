@@ -193,11 +193,13 @@ fn is_numeric(ty: u8) -> bool {
     matches!(ty, TINY | SHORT | INT24 | LONG | LONGLONG | NEWDECIMAL | FLOAT | DOUBLE)
 }
 
+/// A vector is listed among text, with the collation of bytes.
 fn is_character(ty: u8) -> bool {
     use column_type::*;
     matches!(
         ty,
-        STRING
+        VECTOR
+            | STRING
             | VAR_STRING
             | VARCHAR
             | TINY_BLOB

@@ -342,3 +342,27 @@ fn documents_changed_in_part_are_told_by_their_differences() {
         ]
     );
 }
+
+/// Columns: id, v vector, g geometry, j json, a latin1, e enum, b and c utf8mb4, d varbinary, f blob, s set.
+#[test]
+fn optional_metadata_counts_its_columns_as_the_server_does() {
+    let body = [
+        &[1, 0, 1, b'v', 0, 1, b'v', 0][..],
+        &[11, 3, 0xf2, 0xff, 0xf5, 0x0f, 0xfe, 0x0f, 0x0f, 0x0f, 0xfc, 0xfe],
+        &[16, 4, 4, 4, 5, 0, 0xf7, 1, 0x14, 0, 0x14, 0, 4, 0, 2, 0xf8, 1, 0xfe, 7],
+        &[1, 1, 0],
+        &[3, 10, 0x3f, 8, 0xfc, 0xff, 0, 0xfc, 0xff, 0, 0x3f, 0x3f],
+        &[7, 1, 0, 13, 1, 3],
+        &[4, 23, 2, b'i', b'd', 1, b'v', 1, b'g', 1, b'j', 1, b'a', 1, b'e'],
+        &[1, b'b', 1, b'c', 1, b'd', 1, b'f', 1, b's'],
+        &[10, 1, 8, 5, 3, 1, 1, b'q', 6, 3, 1, 1, b'x', 8, 1, 0, 12, 2, 0xff, 0xe0],
+    ]
+    .concat();
+    let map = TableMap::parse(117, &body).expect("a table map");
+    let collations: Vec<_> = map.columns.iter().map(|column| column.collation.unwrap_or(0)).collect();
+    assert_eq!(collations, [0, 63, 0, 0, 8, 8, 255, 255, 63, 63, 8]);
+    assert_eq!(map.columns[1].vector_dimensions, Some(3));
+    assert_eq!(map.columns[5].members, Some(vec![b"x".to_vec()]));
+    assert_eq!(map.columns[10].members, Some(vec![b"q".to_vec()]));
+    assert_eq!(map.primary_key, Some(vec![(0, 0)]));
+}

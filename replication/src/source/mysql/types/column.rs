@@ -19,6 +19,8 @@ use crate::schema::LakeType;
 #[derive(Debug)]
 pub struct ColumnBuilder {
     codec: Codec,
+    /// The words of ENUM or SET, if the log tells them better.
+    words: Option<Vec<String>>,
     nulls: NullBufferBuilder,
     values: Values,
     replaced: u64,
@@ -98,9 +100,22 @@ impl ColumnBuilder {
         };
         Self {
             codec,
+            words: None,
             nulls: NullBufferBuilder::new(0),
             values,
             replaced: 0,
+        }
+    }
+
+    /// Takes over the words of ENUM or SET as the log has them.
+    pub fn tell_words(&mut self, told: &[Vec<u8>]) {
+        if let Kind::Enum(words) | Kind::Set(words) = &self.codec.node.kind
+            && words.are_doubtful()
+            && words.list.len() == told.len()
+            && let Some(charset) = &words.charset
+        {
+            let decoded = told.iter().map(|word| charset.decode(word).into_owned());
+            self.words = Some(decoded.collect());
         }
     }
 
@@ -156,7 +171,8 @@ impl ColumnBuilder {
                 }
                 _ => Err(mismatch()),
             },
-            Kind::Enum(members) => {
+            Kind::Enum(words) => {
+                let members = self.words.as_ref().unwrap_or(&words.list);
                 let index = number::integer(bytes, true)?;
                 // 0 is what a value that was no member became.
                 let word = match usize::try_from(index - 1) {
@@ -164,9 +180,12 @@ impl ColumnBuilder {
                     Err(_) => Some(""),
                 };
                 let word = word.ok_or_else(|| DecodeError::new("expected a word of the enum, found another number"))?;
+                let word = word.to_owned();
                 self.bytes_value(word.as_bytes())
             }
-            Kind::Set(members) => {
+            Kind::Set(words) => {
+                let members = self.words.clone();
+                let members = members.as_ref().unwrap_or(&words.list);
                 let bits = number::integer(bytes, true)?;
                 if members.len() < 128 && bits >> members.len() != 0 {
                     return Err(DecodeError::new("expected words of the set, found another bit"));

@@ -68,6 +68,10 @@ impl Failure {
             1236 | 4052 if message.contains("same server_") => {
                 "another replica has this server id: stop the other sidecar, or give each an id of its own"
             }
+            1236 if message.contains("anonymous transaction") => {
+                "gtid_mode went on while the sidecar still had transactions without GTIDs to read: \
+                 SET GLOBAL gtid_mode = 'ON_PERMISSIVE' until it has caught up"
+            }
             1236 => {
                 "the binary log does not have this position: keep logs for longer than the sidecar may be down \
                  (binlog_expire_logs_seconds), and run `tributary snapshot`: all tables are copied anew"
