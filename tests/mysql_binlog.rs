@@ -14,6 +14,7 @@ on_mysql_and_mariadb! {
     a_transaction_larger_than_memory_is_one_version
     a_transaction_of_many_large_rows_stays_within_memory
     many_files_of_log_are_read_in_order
+    a_table_that_leaves_the_stream_takes_nothing_of_the_others
     an_idle_table_goes_on_while_logs_are_removed
     statements_in_the_log_stop_the_table_and_not_in_silence
     savepoints_and_rollbacks_leave_nothing
@@ -262,6 +263,25 @@ fn statements_in_the_log_stop_the_table_and_not_in_silence(kind: Kind) {
         (case.table_status("u")?.rows == Some(1)).then_some(())
     });
     sidecar.stop();
+}
+
+/// Copies begin and end anywhere in the log, also between a table's description and its rows.
+fn a_table_that_leaves_the_stream_takes_nothing_of_the_others(kind: Kind) {
+    let case = Case::new(Server::shared(kind), "leaving");
+    let tables = |statement: &str| -> String { (0..12).map(|i| statement.replace("{i}", &i.to_string())).collect() };
+    case.sql("CREATE TABLE counted (id int PRIMARY KEY, v int, pad text); INSERT INTO counted SELECT i, 0, repeat(hash(i), 6) FROM series(1, 20000)");
+    case.sql(&tables(
+        "CREATE TABLE t{i} (id int PRIMARY KEY, v int); INSERT INTO t{i} VALUES (1, 1);",
+    ));
+    case.catch_up();
+    for ty in ["bigint", "smallint"] {
+        // A change of a type is a copy. One description precedes all rows of a statement.
+        case.sql(&tables(&format!(
+            "ALTER TABLE t{{i}} MODIFY v {ty}; UPDATE counted SET v = v + 1;"
+        )));
+        case.catch_up();
+        case.compare(&[]);
+    }
 }
 
 fn savepoints_and_rollbacks_leave_nothing(kind: Kind) {

@@ -393,6 +393,17 @@ impl Decoder {
         }
     }
 
+    /// Schema and name of the table whose id rows name.
+    pub fn table_name(&self, table_id: u64) -> Result<(&str, &str)> {
+        match self.tables.get(&table_id) {
+            Some(known) if known.statement == self.statement => {
+                let map = TableMapEvent::read(table_id, &known.body)?;
+                Ok((map.schema, map.name))
+            }
+            _ => Err(BinlogError::UnknownTable(table_id)),
+        }
+    }
+
     fn decode_body<'a>(&mut self, header: Header, event: &'a [u8], checksum: Checksum) -> Result<Event<'a>> {
         if std::mem::take(&mut self.statement_ended) {
             self.statement += 1;

@@ -53,6 +53,15 @@ pub struct Session {
 }
 
 impl Session {
+    /// A table by the names that an event has.
+    pub fn table(&self, schema: &str, name: &str) -> TableId {
+        if self.fold_names {
+            TableId::new(schema.to_lowercase(), name.to_lowercase())
+        } else {
+            TableId::new(schema, name)
+        }
+    }
+
     fn has(&self, bits: u64) -> bool {
         self.sql_mode & bits != 0
     }

@@ -512,22 +512,26 @@ impl Log {
                     .transaction
                     .as_mut()
                     .and_then(|transaction| transaction.xa.as_mut());
-                if xa.is_some() || !self.ids.contains_key(&map.table_id) {
-                    let mut id = TableId::new(map.schema, map.name);
-                    if self.session.fold_names {
-                        id = TableId::new(id.schema.to_lowercase(), id.name.to_lowercase());
-                    }
-                    let route = self.routes.get(&id).copied();
-                    self.ids.insert(map.table_id, route);
-                    if let Some(tables) = xa
-                        && !tables.contains(&id)
-                    {
+                if let Some(tables) = xa {
+                    let id = self.session.table(map.schema, map.name);
+                    if !tables.contains(&id) {
                         tables.push(id);
                     }
                 }
             }
             Body::Rows(rows) if !rows.is_dummy() => {
-                if let Some(Some(table)) = self.ids.get(&rows.table_id).copied() {
+                // Known only until the tables change, which may be between a
+                // table map and its rows.
+                let route = match self.ids.get(&rows.table_id) {
+                    Some(route) => *route,
+                    None => {
+                        let (schema, name) = decoder.table_name(rows.table_id).map_err(undecodable)?;
+                        let route = self.routes.get(&self.session.table(schema, name)).copied();
+                        self.ids.insert(rows.table_id, route);
+                        route
+                    }
+                };
+                if let Some(table) = route {
                     self.rows(decoder, table, &rows)?;
                 }
             }

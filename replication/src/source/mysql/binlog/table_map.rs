@@ -190,7 +190,10 @@ fn is_json(ty: u8) -> bool {
 
 fn is_numeric(ty: u8) -> bool {
     use column_type::*;
-    matches!(ty, TINY | SHORT | INT24 | LONG | LONGLONG | NEWDECIMAL | FLOAT | DOUBLE)
+    matches!(
+        ty,
+        YEAR | TINY | SHORT | INT24 | LONG | LONGLONG | NEWDECIMAL | FLOAT | DOUBLE
+    )
 }
 
 /// A vector is listed among text, with the collation of bytes.

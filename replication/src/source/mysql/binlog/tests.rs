@@ -366,3 +366,17 @@ fn optional_metadata_counts_its_columns_as_the_server_does() {
     assert_eq!(map.columns[10].members, Some(vec![b"q".to_vec()]));
     assert_eq!(map.primary_key, Some(vec![(0, 0)]));
 }
+
+/// Columns: y year, v int, b bit, t int unsigned, d decimal unsigned, s timestamp, e enum, w int.
+#[test]
+fn a_year_is_a_number_without_a_sign() {
+    let body = [
+        &[1, 0, 1, b'y', 0, 1, b'y', 0, 8, 13, 3, 16, 3, 0xf6, 17, 0xfe, 3][..],
+        &[7, 3, 0, 5, 1, 0, 0xf7, 1, 0xfe, 1, 1, 0xb0],
+    ]
+    .concat();
+    let map = TableMap::parse(24, &body).expect("a table map");
+    let unsigned: Vec<_> = map.columns.iter().map(|column| column.unsigned).collect();
+    let (yes, no) = (Some(true), Some(false));
+    assert_eq!(unsigned, [yes, no, None, yes, yes, None, None, no]);
+}
