@@ -109,10 +109,15 @@ async fn check_source<S: Source>(config: &Config) -> Result<Vec<Finding>> {
     let discovery = source.discover().await?;
     let mut findings = source.check(&discovery).await?;
     let pipeline = source.identify().await?.pipeline;
-    findings.push(match check_lake(config, &mut source, &discovery, &pipeline).await {
-        Ok(()) => Finding::ok(format!("lake {} can be written and goes on", config.lake.url)),
-        Err(error) => Finding::from_error(&error),
-    });
+    match check_lake(config, &mut source, &discovery, &pipeline).await {
+        Ok(()) => findings.push(Finding::ok(format!(
+            "lake {} can be written and goes on",
+            config.lake.url
+        ))),
+        // What the server refuses has been told.
+        Err(error) if error.code().is_some() && findings.iter().any(|finding| !finding.ok) => {}
+        Err(error) => findings.push(Finding::from_error(&error)),
+    }
     findings.extend(discovery.notes.into_iter().map(Finding::ok));
     Ok(findings)
 }

@@ -242,17 +242,35 @@ impl MySql {
         Ok(findings)
     }
 
-    /// What the role may do, by doing it.
-    async fn check_rights(&mut self) -> Result<Vec<Finding>> {
+    /// Who we are, as the server has it and as GRANT takes it.
+    async fn user(&mut self) -> Result<(String, String)> {
         let user = self.wire.scalar("SELECT CURRENT_USER()").await?;
         let quoted = match user.rsplit_once('@') {
             Some((name, host)) => format!("{}@{}", wire::quote_literal(name), wire::quote_literal(host)),
             None => wire::quote_literal(&user),
         };
-        let client = match self.server.flavor {
+        Ok((user, quoted))
+    }
+
+    /// What lets us see where the log is.
+    async fn monitor_grant(&mut self) -> Result<String> {
+        let right = match self.server.flavor {
             Flavor::MySql => "REPLICATION CLIENT",
             Flavor::MariaDb => "BINLOG MONITOR",
         };
+        Ok(format!("GRANT {right} ON *.* TO {};", self.user().await?.1))
+    }
+
+    /// Whether the server takes us for a replica; asked on a connection of its own.
+    async fn may_replicate(&self) -> Result<()> {
+        let mut wire = Wire::connect(&self.endpoint).await?;
+        wire.register_replica(&stream::replica(self.server_id(), &self.replica_uuid()))
+            .await
+    }
+
+    /// What the role may do, by doing it.
+    async fn check_rights(&mut self) -> Result<Vec<Finding>> {
+        let (user, quoted) = self.user().await?;
         let mut findings = Vec::new();
         match self.server.filters(&mut self.wire).await {
             Ok(None) => findings.push(Finding::ok(format!("{user} may see where the log is"))),
@@ -263,12 +281,16 @@ impl MySql {
             Err(error) if error.class() == Class::Transient => return Err(error),
             Err(error) => findings.push(Finding::bad(
                 format!("{user} may not see where the log is: {error}"),
-                format!("GRANT {client} ON *.* TO {quoted};"),
+                self.monitor_grant().await?,
             )),
         }
         let id = self.server_id();
+        let taken = Lease::is_taken(&mut self.wire, id).await?;
         let namesake = match (self.has_namesake().await, self.server.flavor) {
             // To see other replicas is another right, which nothing else needs.
+            (Err(error), Flavor::MariaDb) if error.class() != Class::Transient && !taken => {
+                self.may_replicate().await.map(|()| false)
+            }
             (Err(error), Flavor::MariaDb) if error.class() != Class::Transient => Ok(false),
             (namesake, _) => namesake,
         };
@@ -277,7 +299,7 @@ impl MySql {
                 format!("the server itself has the server id {id}"),
                 "set source.server_id to a number of its own",
             ),
-            Ok(false) if Lease::is_taken(&mut self.wire, id).await? => Finding::bad(
+            Ok(false) if taken => Finding::bad(
                 format!("another process streams as server id {id}"),
                 "stop the other sidecar, or set source.slot or source.server_id to one of its own",
             ),
@@ -307,7 +329,19 @@ impl MySql {
         Ok(findings)
     }
 
+    /// What SELECT is needed on, as far as one database is named.
+    fn wanted(&self) -> String {
+        let named = self.config.tables.iter().find(|pattern| !pattern.starts_with('!'));
+        match named.and_then(|pattern| pattern.split_once('.')) {
+            Some((database, _)) if !database.contains(['*', '?', '[', '{', '\\']) => {
+                format!("{}.*", wire::quote_identifier(database))
+            }
+            _ => "*.*".to_owned(),
+        }
+    }
+
     async fn check_tables(&mut self, discovery: &Discovery<SourceTable>) -> Result<Vec<Finding>> {
+        let (_, user) = self.user().await?;
         let mut findings: Vec<Finding> = discovery
             .refused
             .iter()
@@ -327,7 +361,7 @@ impl MySql {
                 Err(error) => findings.push(Finding::bad(
                     format!("table {} can't be read: {error}", table.id),
                     format!(
-                        "GRANT SELECT ON {} TO <user>; or exclude it in source.tables",
+                        "GRANT SELECT ON {} TO {user}; or exclude it in source.tables",
                         table.sql_name()
                     ),
                 )),
@@ -338,7 +372,10 @@ impl MySql {
         } else if findings.is_empty() {
             findings.push(Finding::bad(
                 "no table of the server is selected by source.tables, or this user may see none",
-                "patterns match database.table, as in source.tables = [\"shop.*\"]; GRANT SELECT ON shop.* TO <user>;",
+                format!(
+                    "check that the patterns match database.table, as in \"shop.*\"; or GRANT SELECT ON {} TO {user};",
+                    self.wanted()
+                ),
             ));
         }
         Ok(findings)
@@ -401,7 +438,13 @@ impl Source for MySql {
     }
 
     async fn log_end(&mut self) -> Result<Position> {
-        self.server.log_end(&mut self.wire).await
+        match self.server.log_end(&mut self.wire).await {
+            Err(error) if error.code() == Some("1227") => {
+                let hint = self.monitor_grant().await?;
+                Err(error.with_hint(hint))
+            }
+            end => end,
+        }
     }
 
     async fn log_bytes(&mut self, from: &Position, to: &Position) -> Result<Option<u64>> {

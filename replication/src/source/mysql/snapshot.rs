@@ -29,8 +29,11 @@ use crate::source::{Begun, ChunkStart, Part, RowVersions, Saw, Throttle};
 const BATCH_ROWS: usize = 8 << 10;
 /// Bytes of one Arrow batch, for wide rows.
 const BATCH_BYTES: usize = 4 << 20;
-/// What one range of keys is planned to have.
-const BLOCK_BYTES: u64 = 16 << 20;
+/// What one range of keys is planned to have: at most, and at least.
+const BLOCK_BYTES: (u64, u64) = (16 << 20, 256 << 10);
+/// Ranges that a table smaller than as many of the largest has, so that a part
+/// of it can be read.
+const BLOCKS: u64 = 32;
 /// Keys asked for in one statement.
 const STATEMENT_KEYS: usize = 500;
 /// How long a commit is waited for.
@@ -246,9 +249,10 @@ impl Reader {
         Ok((rows, start.high))
     }
 
-    /// Where to cut the key into ranges of about [`BLOCK_BYTES`].
+    /// Where to cut the key into ranges.
     async fn bounds(&mut self, part: &Part) -> Result<Vec<String>> {
-        let blocks = part.bytes.div_ceil(BLOCK_BYTES);
+        let (most, least) = BLOCK_BYTES;
+        let blocks = part.bytes.div_ceil((part.bytes / BLOCKS).clamp(least, most));
         if blocks <= 1 {
             return Ok(Vec::new());
         }

@@ -71,6 +71,16 @@ pub fn place_name(file_number: u64, offset: u64) -> TxId {
     file_number << NUMBER_BITS | offset & ((1 << NUMBER_BITS) - 1)
 }
 
+/// How the server is to know us.
+pub fn replica(server_id: u32, uuid: &str) -> Replica<'_> {
+    Replica {
+        server_id,
+        uuid,
+        hostname: HOSTNAME,
+        heartbeat: HEARTBEAT,
+    }
+}
+
 /// What the stream is started with.
 pub struct Start<'a> {
     pub endpoint: &'a Endpoint,
@@ -100,13 +110,8 @@ impl Stream {
             .clone();
         let lease = Lease::take(start.endpoint, start.server_id).await?;
         let mut wire = Wire::connect(start.endpoint).await?;
-        wire.register_replica(&Replica {
-            server_id: start.server_id,
-            uuid: start.replica_uuid,
-            hostname: HOSTNAME,
-            heartbeat: HEARTBEAT,
-        })
-        .await?;
+        wire.register_replica(&replica(start.server_id, start.replica_uuid))
+            .await?;
         match &place.gtids {
             Gtids::MySql(set) => wire.dump_gtid(start.server_id, &set.encode()).await?,
             Gtids::MariaDb(list) => wire.dump_gtid_list(start.server_id, list).await?,

@@ -211,10 +211,10 @@ impl Wire {
             if greeting.capabilities & capability::SSL != 0 {
                 capabilities |= capability::SSL;
             } else if endpoint.sslmode != SslMode::Prefer {
-                return Err(
-                    Error::operator(format!("{address} does not speak TLS, but ssl-mode asks for it"))
-                        .with_hint("give the server a certificate, or use ssl-mode=DISABLED on a trusted network"),
-                );
+                return Err(Error::operator(format!(
+                    "{address} does not speak TLS, but sslmode (ssl-mode) asks for it"
+                ))
+                .with_hint("give the server a certificate, or use sslmode=disable on a trusted network"));
             }
         }
         Ok(capabilities)
@@ -239,8 +239,8 @@ impl Wire {
             .map_err(|e| {
                 Error::operator(format!("TLS with {} failed", endpoint.address()))
                     .with_hint(
-                        "check that ssl-ca holds the server's CA, and with VERIFY_IDENTITY that its certificate \
-                     names this host",
+                        "check that sslrootcert (ssl-ca) holds the CA of the server's certificate, and with \
+                         verify-full (VERIFY_IDENTITY) that it names this host",
                     )
                     .with_source(e)
             })?;

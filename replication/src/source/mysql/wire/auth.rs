@@ -100,7 +100,7 @@ impl<'a> Login<'a> {
             Method::Clear => Err(Error::operator(
                 "the server asks for the password in clear text over a connection without TLS",
             )
-            .with_hint("set ssl-mode=REQUIRED (or verify-full) in source.url")),
+            .with_hint("set sslmode=require (or verify-full) in source.url")),
             Method::Ed25519 => Ok(ed25519(password, &self.nonce)),
             // Asks for the salt.
             Method::Parsec => Ok(Vec::new()),
@@ -167,7 +167,7 @@ fn caching_sha2(password: &[u8], nonce: &[u8]) -> Vec<u8> {
 fn encrypted(password: &[u8], nonce: &[u8], pem: &[u8]) -> Result<Vec<u8>> {
     let failed = || {
         Error::operator("the server's RSA public key cannot encrypt the password")
-            .with_hint("set ssl-mode=REQUIRED (or verify-full) in source.url")
+            .with_hint("set sslmode=require (or verify-full) in source.url")
     };
     let der = SubjectPublicKeyInfoDer::from_pem_slice(pem).map_err(|e| failed().with_source(e))?;
     let key = PublicEncryptingKey::from_der(&der).map_err(|e| failed().with_source(e))?;
