@@ -25,6 +25,7 @@ use crate::schema::{TableId, TableSchema};
 
 pub mod mysql;
 pub mod postgres;
+mod socket;
 mod tls;
 
 /// A source as configured, with one connection for catalogue queries.

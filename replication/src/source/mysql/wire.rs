@@ -13,16 +13,13 @@ mod packet;
 mod row;
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 pub use self::endpoint::Endpoint;
@@ -36,44 +33,11 @@ use self::frames::Frames;
 use self::packet::{CHUNK_BYTES, Greeting, Reader, capability, malformed};
 use crate::error::{Error, Result};
 use crate::position::gtid::GtidList;
+use crate::source::socket::Socket;
 use crate::source::tls::{self, SslMode};
 
 /// How long a connect may take, as users of the servers' own clients expect of a dead host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-macro_rules! each_socket {
-    ($self:ident, $socket:ident => $body:expr) => {
-        match $self.get_mut() {
-            Socket::Tcp($socket) => $body,
-            Socket::Unix($socket) => $body,
-            Socket::Tls($socket) => $body,
-        }
-    };
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        each_socket!(self, s => Pin::new(s).poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        each_socket!(self, s => Pin::new(s).poll_write(cx, buf))
-    }
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each_socket!(self, s => Pin::new(s).poll_flush(cx))
-    }
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each_socket!(self, s => Pin::new(s).poll_shutdown(cx))
-    }
-}
 
 /// The two dialects of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

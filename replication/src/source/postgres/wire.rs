@@ -6,24 +6,23 @@
 //! Spec: PostgreSQL, "Frontend/Backend Protocol".
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use fallible_iterator::FallibleIterator;
+use percent_encoding::percent_decode_str;
 use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::backend::{ErrorResponseBody, Header, Message};
 use postgres_protocol::message::frontend;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 use url::Url;
 
 use crate::error::{Error, Result};
+use crate::source::socket::Socket;
 use crate::source::tls::{self, SslMode};
 
 /// How long a connect may take, as libpq users expect of a dead host.
@@ -57,7 +56,7 @@ impl Endpoint {
         if !matches!(url.scheme(), "postgres" | "postgresql") {
             return Err(Error::operator(format!("source.url has the scheme {:?}", url.scheme())).with_hint(hint));
         }
-        let decode = |text: &str| percent_decode(text);
+        let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
         let mut endpoint = Self {
             host: url.host_str().map(decode).unwrap_or_default(),
             port: url.port().unwrap_or(5432),
@@ -104,60 +103,6 @@ impl Endpoint {
 
     pub fn user(&self) -> &str {
         &self.user
-    }
-}
-
-fn percent_decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut i = 0;
-    while i < bytes.len() {
-        let hex = bytes.get(i + 1..i + 3).and_then(|h| std::str::from_utf8(h).ok());
-        match hex.and_then(|h| u8::from_str_radix(h, 16).ok()) {
-            Some(byte) if bytes[i] == b'%' => {
-                out.push(byte);
-                i += 3;
-            }
-            _ => {
-                out.push(bytes[i]);
-                i += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
-enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-macro_rules! each_socket {
-    ($self:ident, $socket:ident => $body:expr) => {
-        match $self.get_mut() {
-            Socket::Tcp($socket) => $body,
-            Socket::Unix($socket) => $body,
-            Socket::Tls($socket) => $body,
-        }
-    };
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        each_socket!(self, s => Pin::new(s).poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        each_socket!(self, s => Pin::new(s).poll_write(cx, buf))
-    }
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each_socket!(self, s => Pin::new(s).poll_flush(cx))
-    }
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each_socket!(self, s => Pin::new(s).poll_shutdown(cx))
     }
 }
 

@@ -1,5 +1,6 @@
 //! `source.url` of a MySQL or MariaDB server.
 
+use percent_encoding::percent_decode_str;
 use url::Url;
 
 use crate::error::{Error, Result};
@@ -31,7 +32,7 @@ impl Endpoint {
         if !matches!(url.scheme(), "mysql" | "mariadb") {
             return Err(Error::operator(format!("source.url has the scheme {:?}", url.scheme())).with_hint(hint));
         }
-        let decode = |text: &str| percent_decode(text);
+        let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
         let mut endpoint = Self {
             host: url.host_str().map(decode).unwrap_or_default(),
             port: url.port().unwrap_or(3306),
@@ -84,26 +85,6 @@ impl Endpoint {
     pub fn user(&self) -> &str {
         &self.user
     }
-}
-
-fn percent_decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut i = 0;
-    while i < bytes.len() {
-        let hex = bytes.get(i + 1..i + 3).and_then(|h| std::str::from_utf8(h).ok());
-        match hex.and_then(|h| u8::from_str_radix(h, 16).ok()) {
-            Some(byte) if bytes[i] == b'%' => {
-                out.push(byte);
-                i += 3;
-            }
-            _ => {
-                out.push(bytes[i]);
-                i += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 #[cfg(test)]
