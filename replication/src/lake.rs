@@ -183,6 +183,10 @@ pub struct PointRead {
     pub high: Position,
 }
 
+/// The code of a [`PointReader`]'s error if the table does not have the columns
+/// any more that its rows are to have: no later reading can do better.
+pub const UNREADABLE: &str = "unreadable";
+
 /// The last resort for unchanged values: reads rows by key at the source.
 pub trait PointReader: Send + Sync {
     /// `keys` has the key columns alone, in key order.

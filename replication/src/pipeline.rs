@@ -291,6 +291,7 @@ async fn prepare<S: Source>(
         writers: JoinSet::new(),
         tasks: task_sender,
         halts,
+        halt_sender: halt_sender.clone(),
         windows,
         seen: seen_receiver,
         ahead: None,

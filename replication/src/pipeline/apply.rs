@@ -181,6 +181,7 @@ pub struct Apply<S: Source> {
     pub writers: JoinSet<Result<(usize, DeltaTable)>>,
     pub tasks: mpsc::UnboundedSender<Task<S::Tables>>,
     pub halts: mpsc::UnboundedReceiver<(usize, Halt)>,
+    pub halt_sender: mpsc::UnboundedSender<(usize, Halt)>,
     pub windows: mpsc::Receiver<Window>,
     pub seen: mpsc::Receiver<Seen<S::Table>>,
     /// What waits for the stream to come to its position.
@@ -554,9 +555,10 @@ impl<S: Source> Apply<S> {
     /// Waits for what is on its way to become durable.
     async fn drain(&mut self) -> Result<()> {
         while self.routes.iter().any(|route| !route.in_flight.is_empty()) {
-            match self.durable.recv().await {
-                Some(event) => self.on_durable(event),
-                None => return Err(Error::transient("a table's writer ended early")),
+            tokio::select! {
+                Some(event) = self.durable.recv() => self.on_durable(event),
+                Some((table, halt)) = self.halts.recv() => self.halted(table, halt)?,
+                else => return Err(Error::transient("a table's writer ended early")),
             }
         }
         Ok(())

@@ -93,6 +93,8 @@ pub enum Halt {
     /// The table doesn't have its columns any more.
     Changed,
     Failed(Error),
+    /// Rows that the lake lacks can't be read with the columns that they had.
+    Unreadable(Error),
 }
 
 /// Runs all copies of a pipeline.

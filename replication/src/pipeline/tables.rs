@@ -250,6 +250,8 @@ impl<S: Source> Apply<S> {
             points: Arc::new(table_source),
             commands: receiver,
             durable: self.durable_sender.clone(),
+            halts: self.halt_sender.clone(),
+            unreadable: false,
             plan: 0,
         };
         self.writers.spawn(writer.run());
@@ -476,7 +478,7 @@ impl<S: Source> Apply<S> {
         self.route(number)?.send(Command::Stage(batch, permit)).await
     }
 
-    /// A snapshot can't go on.
+    /// A snapshot or a writer can't go on.
     pub fn halted(&mut self, number: usize, halt: Halt) -> Result<()> {
         match halt {
             Halt::Changed => {
@@ -485,6 +487,11 @@ impl<S: Source> Apply<S> {
                 Ok(())
             }
             Halt::Failed(error) => self.stall(number, error),
+            Halt::Unreadable(_) if self.route(number)?.is_closed() => Ok(()),
+            Halt::Unreadable(error) => {
+                let reason = format!("a change left out values that can't be read any more: {error}");
+                self.copy_anew(number, &reason)
+            }
         }
     }
 

@@ -6,10 +6,12 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::info;
 
-use super::snapshotter::Progress;
+use super::snapshotter::{Halt, Progress};
 use crate::batch::ChangeBatch;
 use crate::error::{Error, Result};
-use crate::lake::{Chunk, Committed, DeltaTable, Origin, PointReader, SnapshotProgress, State, TableRecord};
+use crate::lake::{
+    Chunk, Committed, DeltaTable, Origin, PointReader, SnapshotProgress, State, TableRecord, UNREADABLE,
+};
 use crate::position::Position;
 use crate::schema::TableSchema;
 
@@ -57,6 +59,10 @@ pub struct Writer {
     pub points: Arc<dyn PointReader>,
     pub commands: mpsc::Receiver<Command>,
     pub durable: mpsc::UnboundedSender<Durable>,
+    pub halts: mpsc::UnboundedSender<(usize, Halt)>,
+    /// Rows that the lake needs can't be read any more: what comes is passed
+    /// over until the table is closed and copied anew.
+    pub unreadable: bool,
     /// The newest plan of the table's snapshot.
     pub plan: u64,
 }
@@ -69,6 +75,7 @@ impl Writer {
         while let Some(command) = self.commands.recv().await {
             let started = Instant::now();
             match command {
+                _ if self.unreadable => {}
                 Command::Stage(batch, permit) => {
                     self.stage(batch).await?;
                     drop(permit);
@@ -89,7 +96,9 @@ impl Writer {
                         self.stage(batch).await?;
                         drop(permit);
                     }
-                    self.commit("MERGE", watermark, None, started).await?;
+                    if !self.unreadable {
+                        self.commit("MERGE", watermark, None, started).await?;
+                    }
                 }
                 Command::Chunk {
                     chunk,
@@ -123,9 +132,14 @@ impl Writer {
     }
 
     async fn stage(&mut self, batch: ChangeBatch) -> Result<()> {
-        let high = self.table.stage(batch, self.points.as_ref()).await?;
-        if let Some(high) = high {
-            self.table.expect_catch_up(high);
+        match self.table.stage(batch, self.points.as_ref()).await {
+            Ok(Some(high)) => self.table.expect_catch_up(high),
+            Ok(None) => {}
+            Err(error) if error.code() == Some(UNREADABLE) => {
+                self.unreadable = true;
+                let _ = self.halts.send((self.number, Halt::Unreadable(error)));
+            }
+            Err(error) => return Err(error),
         }
         Ok(())
     }

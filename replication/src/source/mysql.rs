@@ -31,7 +31,7 @@ use self::stream::{Start, Stream, What};
 use self::wire::{Endpoint, Flavor, Wire};
 use crate::config::SourceConfig;
 use crate::error::{Class, Error, Result};
-use crate::lake::{PointRead, PointReader, Shape};
+use crate::lake::{PointRead, PointReader, Shape, UNREADABLE};
 use crate::position::{BinlogPosition, Gtids, Position, file_number};
 use crate::schema::TableId;
 use crate::source::{
@@ -680,7 +680,12 @@ impl TableSource {
             // Not throttled: the stream waits for these.
             None => Reader::connect(&self.endpoint, &self.server, self.table.clone(), Arc::default()).await?,
         };
-        let (rows, high) = reader.read_keys(&keys).await?;
+        let (rows, high) = reader.read_keys(&keys).await.map_err(|error| {
+            match <Self as crate::source::TableSource>::is_gone(&error) {
+                true => error.with_code(UNREADABLE),
+                false => error,
+            }
+        })?;
         *slot = Some(reader);
         Ok(PointRead { rows, high })
     }

@@ -21,7 +21,7 @@ use super::stream::{bad_value, gtid_of, place_name};
 use super::types::ColumnBuilder;
 use super::wire::{Column, Endpoint, Flavor, Statement, Wire, cells, quote_identifier, quote_literal};
 use crate::error::{Error, Result};
-use crate::lake::PartProgress;
+use crate::lake::{PartProgress, UNREADABLE};
 use crate::position::{BinlogPosition, Gtids, Position};
 use crate::source::{Begun, ChunkStart, Part, RowVersions, Saw, Throttle};
 
@@ -229,10 +229,8 @@ impl Reader {
     /// Reads rows by key in a transaction of its own.
     pub async fn read_keys(&mut self, keys: &RecordBatch) -> Result<(RecordBatch, Position)> {
         let Some(start) = self.open().await? else {
-            return Err(Error::transient(format!(
-                "the columns of {} have changed",
-                self.table.id
-            )));
+            let changed = format!("the columns of {} have changed", self.table.id);
+            return Err(Error::transient(changed).with_code(UNREADABLE));
         };
         let mut batches = Vec::new();
         for from in (0..keys.num_rows()).step_by(STATEMENT_KEYS) {
