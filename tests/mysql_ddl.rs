@@ -300,9 +300,12 @@ fn each_change_with_full_metadata_and_minimal_images(source: Source) {
 
 fn changes_live(server: &Server, name: &str) {
     let case = kinds_case(server, name, 60);
+    // In minimal images MariaDB leaves out virtual columns, so their tables are refused.
+    let told = |kind: &&Kind| name == "changes_live" || server.kind == Source::MySql || kind.name != "add_virtual";
+    let kinds = || kinds(server.kind).filter(told);
     let mut sidecar = case.start();
     case.wait_until_current(&mut sidecar);
-    for kind in kinds(server.kind) {
+    for kind in kinds() {
         apart(&case, &kind.whole());
     }
     case.wait_until_settled(&mut sidecar);
@@ -312,13 +315,13 @@ fn changes_live(server: &Server, name: &str) {
         check_outcomes(&case);
     }
     // What was altered goes on, and after a restart too.
-    for kind in kinds(server.kind) {
+    for kind in kinds() {
         case.sql(&kind.rows_after(4_000_001));
     }
     case.wait_until_current(&mut sidecar);
     case.compare(&[]);
     sidecar.kill();
-    for kind in kinds(server.kind) {
+    for kind in kinds() {
         case.sql(&kind.rows_after(5_000_001));
     }
     case.catch_up();

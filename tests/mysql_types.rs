@@ -1,7 +1,7 @@
 //! Every type of MySQL and MariaDB, value by value, by copy and by stream. The values are in python/mysql_types.py.
 
-use crate::support::server::{Kind, Server};
-use crate::support::{Case, assert_error, on_mysql_and_mariadb, python, succeed, text};
+use crate::support::server::{Kind, MARIADB, Server};
+use crate::support::{Case, assert_error, finish, on_mysql_and_mariadb, python, succeed, text};
 
 on_mysql_and_mariadb! {
     every_type_is_equal_by_copy_and_by_stream
@@ -137,6 +137,28 @@ fn columns_that_are_hidden_or_computed_are_copied(kind: Kind) {
     case.compare(&[]);
     case.verify();
     sidecar.stop();
+}
+
+#[test]
+fn virtual_columns_that_the_log_leaves_out_are_refused() {
+    let server = Server::configured(MARIADB, "binlog_row_image = MINIMAL");
+    let case = Case::new(&server, "virtual");
+    case.sql("CREATE TABLE t (id int PRIMARY KEY, n int, v int AS (n * 2) VIRTUAL, s int AS (n * 3) STORED); INSERT INTO t (id, n) VALUES (1, 1), (2, 2)");
+    let t = case.qualified("t");
+    for verb in ["check", "run"] {
+        let parts = [t.as_str(), "virtual", "SET GLOBAL binlog_row_image = 'NOBLOB'"];
+        assert_error(&finish(&mut case.command(verb)), &parts);
+    }
+    server.sql("SET GLOBAL binlog_row_image = 'NOBLOB'");
+    case.catch_up();
+    case.sql("UPDATE t SET n = 7 WHERE id = 1; INSERT INTO t (id, n) VALUES (3, 3)");
+    case.catch_up();
+    case.compare(&[]);
+    // What is stored is told.
+    server.sql("SET GLOBAL binlog_row_image = 'MINIMAL'");
+    case.sql("ALTER TABLE t DROP v; UPDATE t SET n = 8 WHERE id = 1");
+    case.catch_up();
+    case.compare(&[]);
 }
 
 const ZERO: &str = "SET SESSION sql_mode = ''; INSERT INTO zero VALUES

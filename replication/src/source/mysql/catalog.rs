@@ -57,6 +57,8 @@ pub struct Types {
     pub session: Session,
     zero_dates: ZeroDates,
     pub charsets: Charsets,
+    /// The log has no virtual columns: MariaDB's minimal images.
+    without_virtual: bool,
 }
 
 impl Types {
@@ -71,6 +73,7 @@ impl Types {
             session,
             zero_dates,
             charsets: Charsets::default(),
+            without_virtual: false,
         }
     }
 
@@ -338,6 +341,8 @@ pub async fn discover(
              ORDER BY TABLE_SCHEMA, TABLE_NAME"
         ))
         .await?;
+    types.without_virtual =
+        types.flavor == Flavor::MariaDb && wire.scalar("SELECT @@global.binlog_row_image").await? == "MINIMAL";
     let mut found: Discovery<SourceTable> = Discovery::default();
     for row in &tables {
         let id = TableId::new(text(row, 0), text(row, 1));
@@ -470,6 +475,12 @@ fn resolve(
             nullable: text(row, 5) == "YES",
             auto_increment: extra.contains("auto_increment"),
         };
+        if types.without_virtual && extra.contains("virtual") {
+            return Err((
+                format!("has the virtual column {name:?}, which the log leaves out while binlog_row_image is MINIMAL"),
+                format!("SET GLOBAL binlog_row_image = 'NOBLOB', for sessions to come; or {exclude}"),
+            ));
+        }
         let is_key = key_columns.contains(&name);
         let codec = types.codec(&ty, is_key).map_err(|reason| {
             let reason = format!("has column {name:?} that can't be replicated: {reason}");
