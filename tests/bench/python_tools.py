@@ -73,6 +73,8 @@ def replication(socket, place):
         log_pos=int(offset),
         resume_stream=True,
         only_events=[DeleteRowsEvent, UpdateRowsEvent, WriteRowsEvent],
+        # It takes bytes for text unless the log describes columns whole.
+        ignore_decode_errors=True,
     )
     return {"rows": sum(len(event.rows) for event in stream)}
 
