@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::support::lake::replacements;
 use crate::support::position::Position;
-use crate::support::server::{Kind, Server};
+use crate::support::server::{Kind, MARIADB, Server};
 use crate::support::{
     Case, assert_error, finish, on_mysql_and_mariadb, python, succeed, text, wait_for, wait_for_exit,
 };
@@ -20,6 +20,7 @@ on_mysql_and_mariadb! {
     logs_removed_while_the_program_is_held_up_are_a_gap
     a_replica_that_has_it_all_takes_over
     a_replica_that_lags_behind_the_lake_is_a_gap
+    a_replica_that_lags_behind_a_table_of_the_lake_is_a_gap
     a_primary_killed_under_load_loses_and_doubles_nothing
 }
 
@@ -253,6 +254,52 @@ fn a_replica_that_lags_behind_the_lake_is_a_gap(kind: Kind) {
     let mut moved = case.moved_to(&two);
     moved.sql("INSERT INTO a VALUES (7001, 'of the new primary'); UPDATE b SET v = 'new'");
     is_a_gap(&mut moved, &[]);
+}
+
+/// The pipeline's own position is one that the replica has, and the replica's log has grown past what was lost.
+fn a_replica_that_lags_behind_a_table_of_the_lake_is_a_gap(kind: Kind) {
+    let (one, two) = pair(kind);
+    let case = Case::new(&one, "overtaken");
+    case.sql(TABLES);
+    wait_for_replica(&one, &two);
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    let stop = match kind {
+        Kind::MySql => "STOP REPLICA",
+        _ => "STOP SLAVE",
+    };
+    two.sql(stop);
+    case.sql("UPDATE a SET v = 'never replicated' WHERE id < 10; INSERT INTO a VALUES (7000, 'never replicated'); UPDATE b SET v = 'never replicated'");
+    case.wait_until_current(&mut sidecar);
+    sidecar.kill();
+    one.stop("immediate");
+    two.promote();
+    let mut moved = case.moved_to(&two);
+    for round in 10..20 {
+        lose(&moved, round);
+    }
+    is_a_gap(&mut moved, &[]);
+}
+
+#[test]
+fn a_replica_that_keeps_to_itself_what_it_gets_is_refused() {
+    let one = Server::start(MARIADB, &[("MYSQL_SERVER_ID", "101")]);
+    let two = Server::start(
+        MARIADB,
+        &[("MYSQL_SERVER_ID", "102"), ("MYSQL_CONF", "log_slave_updates = OFF")],
+    );
+    let case = Case::new(&one, "silent");
+    case.sql(TABLES);
+    // A primary need not.
+    two.sql("SELECT 1");
+    two.follow(&one);
+    wait_for("the replica", || {
+        (!two.sql("SELECT @@gtid_slave_pos").is_empty()).then_some(())
+    });
+    let moved = case.moved_to(&two);
+    for verb in ["check", "run"] {
+        assert_error(&finish(&mut moved.command(verb)), &["log_slave_updates", "[mysqld]"]);
+    }
 }
 
 fn a_primary_killed_under_load_loses_and_doubles_nothing(kind: Kind) {

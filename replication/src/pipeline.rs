@@ -471,7 +471,12 @@ async fn start_position<S: Source>(
     };
     let control = match control {
         Some(mut control) => {
-            control.know(from.clone()).await?;
+            if S::KEEPS_POSITION {
+                control.know(from.clone()).await?;
+            } else if control.record().confirm_limit != from {
+                // Whatever comes after, the log before is lost.
+                control.raise(from.clone()).await?;
+            }
             control
         }
         None => {

@@ -111,6 +111,9 @@ pub trait Source: Sized + Send + 'static {
     /// keeps, if so.
     fn lost(&mut self, confirmed: &Position) -> impl Future<Output = Result<Option<String>>> + Send;
 
+    /// Of each table's watermark, why it is not of the source's history, if so.
+    fn foreign(&mut self, watermarks: &[Position]) -> impl Future<Output = Result<Vec<Option<String>>>> + Send;
+
     /// Returns the position where the log begins.
     fn create_slot(&mut self) -> impl Future<Output = Result<Position>> + Send;
 

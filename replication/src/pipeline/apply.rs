@@ -558,6 +558,8 @@ impl<S: Source> Apply<S> {
             tokio::select! {
                 Some(event) = self.durable.recv() => self.on_durable(event),
                 Some((table, halt)) = self.halts.recv() => self.halted(table, halt)?,
+                // A table that is closed goes on at the next start.
+                Some(joined) = self.writers.join_next() => drop(joined.map_err(panicked)??),
                 else => return Err(Error::transient("a table's writer ended early")),
             }
         }

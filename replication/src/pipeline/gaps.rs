@@ -58,11 +58,22 @@ impl<T: SourceTable> Standing<T> {
         for table in &discovery.tables {
             entries.push(Entry::read(lake, table.clone(), pipeline).await?);
         }
+        let mut foreign: Vec<Option<String>> = vec![None; entries.len()];
+        let live: Vec<(usize, Position)> = entries
+            .iter()
+            .enumerate()
+            .filter_map(|(number, entry)| Some((number, entry.record()?.watermark.clone())))
+            .collect();
+        let (numbers, watermarks): (Vec<usize>, Vec<Position>) = live.into_iter().unzip();
+        for (number, why) in numbers.into_iter().zip(source.foreign(&watermarks).await?) {
+            foreign[number] = why;
+        }
         let found = Found::<S> {
             entries: &entries,
             slot: slot.as_ref(),
             control: control.as_ref(),
             places: &discovery.places,
+            foreign: &foreign,
             log_end: source.log_end().await?,
         };
         let gaps = found.gaps(lake, pipeline).await?;
@@ -80,6 +91,8 @@ struct Found<'a, S: Source> {
     slot: Option<&'a Slot>,
     control: Option<&'a Control>,
     places: &'a BTreeMap<TableId, String>,
+    /// By entry, why its watermark is of another history.
+    foreign: &'a [Option<String>],
     log_end: Position,
 }
 
@@ -99,6 +112,8 @@ impl<S: Source> Found<'_, S> {
             } else if !record.state.is_live() {
                 // The others are copied anew whatever happened.
                 continue;
+            } else if let Some(foreign) = &self.foreign[number] {
+                foreign.clone()
             } else if record.relation == entry.table.relation() && !self.log_end.covers(&record.watermark) {
                 format!(
                     "the source's log ends at {}, before the table's watermark {}: it was restored from a backup",

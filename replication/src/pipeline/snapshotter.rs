@@ -9,7 +9,7 @@
 //! Chunks may be merged in any order. While some wait for their windows to
 //! close, as many others are read.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -113,6 +113,8 @@ type Open = Arc<Mutex<BTreeMap<u64, Option<Saw>>>>;
 
 struct Copy<T: TableSource> {
     task: Task<T>,
+    /// Tells it from earlier copies of the table, whose chunks may still wait.
+    run: u64,
     parts: Vec<Part>,
     plan: u64,
     planned: Arc<Vec<PartProgress>>,
@@ -142,69 +144,106 @@ enum Ended<R> {
 
 struct ReadChunk<R> {
     reader: R,
+    read: Waiting,
+}
+
+/// A chunk whose window is not closed yet.
+struct Waiting {
     chunk: u64,
     rows: u64,
     progress: Progress,
     merged: oneshot::Receiver<()>,
+    open: Open,
+}
+
+impl Waiting {
+    fn merge(self, run: u64) -> Merged {
+        async move {
+            let merged = self.merged.await.is_ok();
+            lock(&self.open).remove(&self.chunk);
+            (run, self.progress, merged)
+        }
+        .boxed()
+    }
 }
 
 /// A chunk that was merged, or `false` if its table is not followed any more.
-type Merged = BoxFuture<'static, (usize, u64, Progress, bool)>;
+type Merged = BoxFuture<'static, (u64, Progress, bool)>;
 
 impl<T: TableSource> Snapshotter<T> {
     /// Runs until the stream's loop is gone.
     pub async fn run(mut self) -> Result<()> {
         let mut copies: Vec<Copy<T>> = Vec::new();
-        let mut jobs: JoinSet<(usize, Result<Ended<T::Reader>>)> = JoinSet::new();
+        let mut jobs: JoinSet<(u64, Result<Ended<T::Reader>>)> = JoinSet::new();
         let mut merges: FuturesUnordered<Merged> = FuturesUnordered::new();
+        // What chunks saw that no copy waits for any more, by table.
+        let mut opens: HashMap<usize, (Open, u64)> = HashMap::new();
+        let mut runs = 0;
         loop {
             let limit = self.parallelism.load(Ordering::Relaxed);
             while jobs.len() < limit && merges.len() <= 2 * limit {
                 let Some(copy) = copies.iter_mut().find(|copy| copy.has_work(merges.len() < limit)) else {
                     break;
                 };
-                let (number, job) = (copy.task.number, copy.job(&self.windows, limit));
-                jobs.spawn(async move { (number, job.await) });
+                let (run, job) = (copy.run, copy.job(&self.windows, limit));
+                jobs.spawn(async move { (run, job.await) });
             }
             copies.retain(|copy| !self.is_complete(copy));
             tokio::select! {
                 task = self.tasks.recv() => match task {
                     Some(task) => {
-                        copies.retain(|copy| copy.task.number != task.number);
-                        copies.push(Copy::new(task));
+                        if let Some(at) = copies.iter().position(|copy| copy.task.number == task.number) {
+                            let before = copies.remove(at);
+                            opens.insert(task.number, (before.open, before.next_chunk));
+                        }
+                        let mut copy = Copy::new(task);
+                        if let Some((open, next_chunk)) = opens.get(&copy.task.number) {
+                            (copy.open, copy.next_chunk) = (open.clone(), *next_chunk);
+                        }
+                        runs += 1;
+                        copy.run = runs;
+                        copies.push(copy);
                     }
                     None => {
-                        while let Some(Some((number, chunk, progress, true))) = merges.next().now_or_never() {
-                            let copy = copies.iter_mut().find(|copy| copy.task.number == number);
-                            copy.into_iter().for_each(|copy| copy.end_merge(chunk, &progress));
+                        while let Some(Some((run, progress, true))) = merges.next().now_or_never() {
+                            let copy = copies.iter_mut().find(|copy| copy.run == run);
+                            copy.into_iter().for_each(|copy| copy.end_merge(&progress));
                         }
                         copies.retain(|copy| !self.is_complete(copy));
                         return Ok(());
                     }
                 },
                 Some(joined) = jobs.join_next() => {
-                    let (number, result) = joined.map_err(|e| Error::bug("a snapshot panicked").with_source(e))?;
-                    let Some(copy) = copies.iter_mut().find(|copy| copy.task.number == number) else { continue };
+                    let (run, result) = joined.map_err(|e| Error::bug("a snapshot panicked").with_source(e))?;
+                    let Some(copy) = copies.iter_mut().find(|copy| copy.run == run) else {
+                        if let Ok(Ended::Read(read)) = result {
+                            // Its window is on its way all the same.
+                            merges.push(read.read.merge(run));
+                        }
+                        continue;
+                    };
                     copy.busy -= 1;
                     match copy.end_job(result?) {
                         JobEnd::Merging(merge) => merges.push(merge),
                         JobEnd::Halted(halt) => {
                             self.forget(copy);
-                            copies.retain(|copy| copy.task.number != number);
+                            let number = copy.task.number;
+                            opens.insert(number, (copy.open.clone(), copy.next_chunk));
+                            copies.retain(|copy| copy.run != run);
                             // Without a stream there is nobody to tell.
                             let _ = self.halts.send((number, halt));
                         }
                         JobEnd::Nothing => {}
                     }
                 }
-                Some((number, chunk, progress, merged)) = merges.next() => {
-                    let Some(copy) = copies.iter_mut().find(|copy| copy.task.number == number) else { continue };
+                Some((run, progress, merged)) = merges.next() => {
+                    let Some(copy) = copies.iter_mut().find(|copy| copy.run == run) else { continue };
                     if merged {
-                        copy.end_merge(chunk, &progress);
+                        copy.end_merge(&progress);
                         self.show(copy);
                     } else {
                         self.forget(copy);
-                        copies.retain(|copy| copy.task.number != number);
+                        copies.retain(|copy| copy.run != run);
                     }
                 }
                 // Parallelism may have been raised.
@@ -260,6 +299,7 @@ impl<T: TableSource> Copy<T> {
         }
         Self {
             parts: task.source.table().parts().to_vec(),
+            run: 0,
             plan: 0,
             planned: Arc::default(),
             left: VecDeque::new(),
@@ -340,12 +380,11 @@ impl<T: TableSource> Copy<T> {
                 JobEnd::Nothing
             }
             Ended::Read(read) => {
-                self.readers.push(read.reader);
+                let ReadChunk { reader, read } = *read;
+                self.readers.push(reader);
                 self.rows_read += read.rows;
                 self.merging += 1;
-                let (number, chunk, progress) = (self.task.number, read.chunk, read.progress);
-                let merged = read.merged;
-                JobEnd::Merging(async move { (number, chunk, progress, merged.await.is_ok()) }.boxed())
+                JobEnd::Merging(read.merge(self.run))
             }
             Ended::Rewritten(reader) => {
                 self.readers.push(*reader);
@@ -357,9 +396,8 @@ impl<T: TableSource> Copy<T> {
         }
     }
 
-    fn end_merge(&mut self, chunk: u64, progress: &Progress) {
+    fn end_merge(&mut self, progress: &Progress) {
         self.merging -= 1;
-        lock(&self.open).remove(&chunk);
         let mut plan = self.plan;
         progress.note(&mut self.progress, &mut plan);
     }
@@ -476,10 +514,13 @@ impl ChunkJob {
             .map_err(|_| Error::transient("the stream ended while a snapshot was running"))?;
         Ok(Ended::Read(Box::new(ReadChunk {
             reader,
-            chunk: self.chunk,
-            rows,
-            progress: self.progress,
-            merged,
+            read: Waiting {
+                chunk: self.chunk,
+                rows,
+                progress: self.progress,
+                merged,
+                open: self.open,
+            },
         })))
     }
 

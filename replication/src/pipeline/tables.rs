@@ -26,6 +26,7 @@ use super::writer::{Command, Writer};
 use crate::config::OnGap;
 use crate::error::{Class, Error, Result};
 use crate::lake::{DeltaTable, Lake, Opened, Shape, State, TableRecord, table_path};
+use crate::position::Position;
 use crate::schema::TableId;
 use crate::source::{
     ChangeStream, Discovery, Judgement, Look, Membership, Part, Source, SourceTable, Verdict, WENT_AWAY,
@@ -48,6 +49,12 @@ pub struct Entry<T> {
 }
 
 impl<T: SourceTable> Entry<T> {
+    /// What is followed: the copy, if one is gathered.
+    pub fn record(&self) -> Option<&TableRecord> {
+        let opened = self.copy.as_ref().or(self.opened.as_ref());
+        opened.map(|opened| &opened.record)
+    }
+
     pub async fn read(lake: &Lake, table: T, pipeline: &str) -> Result<Self> {
         let folder = table_path(table.id());
         let opened = Opened::read(lake.log(&folder)?, pipeline).await?;
@@ -197,6 +204,15 @@ impl<S: Source> Apply<S> {
         self.follow(Arc::new(recorded), lake_table, place)
     }
 
+    /// Keeps what a log that goes knows of where the slot may be. Where the
+    /// lake's record is the slot, it stays: others may not be as far.
+    async fn know(&mut self, position: &Position) -> Result<()> {
+        if S::KEEPS_POSITION {
+            self.control.know(position.clone()).await?;
+        }
+        Ok(())
+    }
+
     /// Begins to gather new content for a table. Readers keep the old one.
     async fn begin_copy(
         &mut self,
@@ -209,7 +225,7 @@ impl<S: Source> Apply<S> {
         warn!(table = %table.id(), reason, "copying the table anew; readers keep its content of now until the copy is whole");
         let (epoch, copy) = (self.epoch, uuid::Uuid::new_v4().to_string());
         if let Some(old) = &old {
-            self.control.know(old.record.watermark.clone()).await?;
+            self.know(&old.record.watermark).await?;
         }
         opened
             .mark("RESNAPSHOT", |record| {
@@ -328,7 +344,7 @@ impl<S: Source> Apply<S> {
             },
         };
         if let Some(copy) = &copy {
-            self.control.know(copy.record.watermark.clone()).await?;
+            self.know(&copy.record.watermark).await?;
         }
         stop(&mut opened, self.epoch, state, &reason).await?;
         if let Some(copy) = copy {

@@ -230,6 +230,11 @@ impl Source for Postgres {
         Ok(None)
     }
 
+    /// The slot and the timeline tell.
+    async fn foreign(&mut self, watermarks: &[Position]) -> Result<Vec<Option<String>>> {
+        Ok(vec![None; watermarks.len()])
+    }
+
     async fn lost(&mut self, _: &Position) -> Result<Option<String>> {
         Ok(None)
     }
