@@ -15,6 +15,7 @@ on_mysql_and_mariadb! {
     tables_that_are_renamed_in_one_statement_are_told_apart
     truncated_dropped_and_made_again
     statements_in_odd_words_are_understood
+    statements_that_change_more_than_they_say_are_followed
     a_table_that_cannot_be_replicated_any_more_waits_until_it_can
 }
 
@@ -566,6 +567,29 @@ fn a_table_that_cannot_be_replicated_any_more_waits_until_it_can(source: Source)
     case.sql("UPDATE keyless SET v = 4 WHERE id = 1; DELETE FROM uniquely WHERE id = 2");
     case.wait_until_current(&mut sidecar);
     case.compare(&[]);
+    sidecar.stop();
+}
+
+/// No row tells of them, and the columns look as before.
+fn statements_that_change_more_than_they_say_are_followed(source: Source) {
+    let case = Case::new(Server::shared(source), "hidden_changes");
+    case.sql(
+        "CREATE TABLE computed (id int PRIMARY KEY, v varchar(20) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci, g int AS (v = 'abc') VIRTUAL); INSERT INTO computed (id, v) VALUES (1, 'ABC'), (2, 'abc');
+         CREATE TABLE größe (id int PRIMARY KEY); INSERT INTO größe VALUES (1), (2); CREATE TABLE base (id int PRIMARY KEY, n int); INSERT INTO base VALUES (1, 1); CREATE VIEW through AS SELECT * FROM base;
+         CREATE TABLE p (id int PRIMARY KEY, n int) PARTITION BY RANGE (id) (PARTITION p0 VALUES LESS THAN (100), PARTITION p1 VALUES LESS THAN MAXVALUE); INSERT INTO p VALUES (1, 1);
+         CREATE TABLE x (id int PRIMARY KEY, n int); INSERT INTO x VALUES (7, 7)",
+    );
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    case.sql("ALTER TABLE computed MODIFY v varchar(20) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin");
+    case.sql("SET @s = 'TRUNCATE TABLE größe'; SET NAMES latin1; PREPARE p FROM @s; EXECUTE p");
+    case.sql("SET SESSION binlog_format = STATEMENT; UPDATE through SET n = 2");
+    case.sql("ALTER TABLE p EXCHANGE PARTITION p0 WITH TABLE x");
+    if source == Source::MySql {
+        case.sql("ALTER TABLE p ALGORITHM = DEFAULT, EXCHANGE PARTITION p0 WITH TABLE x; INSERT INTO p VALUES (8, 8); ALTER TABLE p ALGORITHM = DEFAULT, EXCHANGE PARTITION p0 WITH TABLE x");
+    }
+    case.wait_until_equal(&mut sidecar);
+    case.verify();
     sidecar.stop();
 }
 

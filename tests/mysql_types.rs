@@ -1,5 +1,6 @@
 //! Every type of MySQL and MariaDB, value by value, by copy and by stream. The values are in python/mysql_types.py.
 
+use crate::support::lake::replacements;
 use crate::support::server::{Kind, MARIADB, Server};
 use crate::support::{Case, assert_error, finish, on_mysql_and_mariadb, python, succeed, text};
 
@@ -9,6 +10,7 @@ on_mysql_and_mariadb! {
     every_type_that_can_be_a_key_is_one
     every_form_of_key_finds_its_rows
     columns_that_are_hidden_or_computed_are_copied
+    columns_of_many_collations_are_told_apart
     zero_dates_are_null_or_clamped_or_refused
     a_zero_date_in_a_key_is_refused_and_never_null
     comparisons_see_one_wrong_bit
@@ -137,6 +139,41 @@ fn columns_that_are_hidden_or_computed_are_copied(kind: Kind) {
     case.compare(&[]);
     case.verify();
     sidecar.stop();
+}
+
+/// What the servers list of columns' collations differs: vectors, geometries.
+fn columns_of_many_collations_are_told_apart(kind: Kind) {
+    let server = Server::configured(kind, "binlog_row_metadata = FULL");
+    let case = Case::new(&server, "collations");
+    case.sql(
+        "CREATE TABLE t (id int PRIMARY KEY, a varchar(9) CHARACTER SET latin1, y year, g point, n int, b varchar(9), c varbinary(9), e enum('é', 'ü') CHARACTER SET latin1,
+           h geometry, d varchar(9) CHARACTER SET utf8mb4, u int unsigned, f text CHARACTER SET latin1 COLLATE latin1_bin, s set('x', 'y'))",
+    );
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    case.sql("INSERT INTO t VALUES (1, 'é', 2024, ST_GeomFromText('POINT(1 2)'), -1, 'b', x'ff', 'ü', ST_GeomFromText('POINT(3 4)'), '漢', 4294967295, 'ß', 'x,y'); UPDATE t SET n = -2");
+    case.wait_until_current(&mut sidecar);
+    case.compare(&[]);
+    assert!(replacements(&case.table("t")).is_empty(), "copied anew without need");
+    sidecar.stop();
+}
+
+#[test]
+fn hashes_that_mariadb_keeps_of_long_values_are_passed_over() {
+    for metadata in ["MINIMAL", "FULL"] {
+        let server = Server::configured(MARIADB, &format!("binlog_row_metadata = {metadata}"));
+        let case = Case::new(&server, "hashed");
+        case.sql(
+            "CREATE TABLE t (id int PRIMARY KEY, u text, n bigint, UNIQUE (u)); INSERT INTO t VALUES (1, 'one', 1)",
+        );
+        let mut sidecar = case.start();
+        case.wait_until_current(&mut sidecar);
+        case.sql("INSERT INTO t VALUES (2, 'two', 2); UPDATE t SET u = 'uno', n = 5 WHERE id = 1; DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (3, NULL, NULL)");
+        case.wait_until_current(&mut sidecar);
+        case.compare(&[]);
+        assert!(replacements(&case.table("t")).is_empty(), "copied anew without need");
+        sidecar.stop();
+    }
 }
 
 #[test]

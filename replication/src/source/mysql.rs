@@ -17,6 +17,7 @@ mod wire;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use tokio::sync::Mutex;
@@ -26,8 +27,8 @@ use self::catalog::{SourceTable, Types, relation, text, variables};
 use self::ddl::Session;
 use self::lease::Lease;
 use self::server::Server;
-use self::snapshot::{Reader, blocks_for, consistent_place};
-use self::stream::{Start, Stream, What};
+use self::snapshot::{Reader, blocks_for, consistent_place, visible_gtids};
+use self::stream::{Start, Stream, Told, What};
 use self::wire::{Endpoint, Flavor, Wire};
 use crate::config::SourceConfig;
 use crate::error::{Class, Error, Result};
@@ -37,6 +38,9 @@ use crate::schema::TableId;
 use crate::source::{
     Discovery, Finding, Identity, Judgement, Look, Membership, Part, Slot, Source, SourceTable as _, Throttle, Verdict,
 };
+
+/// How long a commit is waited for that the log has already.
+const COMMIT_TIME: Duration = Duration::from_secs(12);
 
 /// What the server says of a table, column or database that is gone, or was
 /// altered since a snapshot. Codes: MySQL manual, "Server Error Message Reference".
@@ -49,6 +53,7 @@ pub struct MySql {
     wire: Wire,
     server: Server,
     types: Types,
+    told: Told,
 }
 
 impl MySql {
@@ -68,31 +73,32 @@ impl MySql {
     /// there of it, if so.
     async fn other_history(&mut self, place: &BinlogPosition) -> Result<Option<String>> {
         let same_server = place.server == self.server.name;
-        let missing = match (&place.gtids, self.server.gtids(&mut self.wire).await?) {
-            (Gtids::MySql(own), Gtids::MySql(now)) => own.subtract(&now).to_string(),
-            // Two servers may have given the same number.
-            (Gtids::MariaDb(own), Gtids::MariaDb(_)) => {
-                self.server.logged(&mut self.wire).await?.lacks(own).to_string()
-            }
-            _ if same_server => String::new(),
-            _ => {
-                return Ok(Some(
-                    "it is another server, and without GTIDs its log can't be matched with the one before".to_owned(),
-                ));
-            }
-        };
-        if !missing.is_empty() {
-            return Ok(Some(format!(
-                "the server never had {missing}, which the lake has: it is another server, was restored from a \
-                 backup, or took over before it had all"
-            )));
-        }
-        if !same_server {
-            return Ok(None);
+        if !same_server && place.gtids == Gtids::None {
+            return Ok(Some(
+                "it is another server, and without GTIDs its log can't be matched with the one before".to_owned(),
+            ));
         }
         // A log that was begun anew gives the same names again.
+        if same_server && !self.goes_on_from(place).await? {
+            return Ok(Some(format!(
+                "the server's log was begun anew (RESET, or restored files): nothing ends at {}:{} in it",
+                place.file, place.offset
+            )));
+        }
+        let started = Instant::now();
+        loop {
+            let missing = self.never_had(&[place]).await?.pop().flatten();
+            // The log has a transaction before it can be seen.
+            if missing.is_none() || !same_server || started.elapsed() > COMMIT_TIME {
+                return Ok(missing);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn goes_on_from(&mut self, place: &BinlogPosition) -> Result<bool> {
         let files = self.server.files(&mut self.wire).await?;
-        let goes_on = match files.iter().find(|(file, _)| *file == place.file) {
+        Ok(match files.iter().find(|(file, _)| *file == place.file) {
             Some((_, size)) if place.offset >= *size => place.offset == *size,
             Some(_) => {
                 let event = self
@@ -104,13 +110,31 @@ impl MySql {
             None => files
                 .last()
                 .is_some_and(|(file, _)| file_number(file) > place.file_number()),
+        })
+    }
+
+    /// Of each place, why its transactions are not all of the server's history.
+    async fn never_had(&mut self, places: &[&BinlogPosition]) -> Result<Vec<Option<String>>> {
+        let now = self.server.gtids(&mut self.wire).await?;
+        let logged = match self.server.flavor {
+            Flavor::MySql => None,
+            Flavor::MariaDb => Some(self.server.logged(&mut self.wire).await?),
         };
-        Ok((!goes_on).then(|| {
-            format!(
-                "the server's log was begun anew (RESET, or restored files): nothing ends at {}:{} in it",
-                place.file, place.offset
-            )
-        }))
+        let missing = |place: &&BinlogPosition| match (&place.gtids, &now, &logged) {
+            (Gtids::MySql(own), Gtids::MySql(now), _) => own.subtract(now).to_string(),
+            // Two servers may have given the same number.
+            (Gtids::MariaDb(own), _, Some(logged)) => logged.lacks(own).to_string(),
+            _ => String::new(),
+        };
+        let told = |missing: String| {
+            (!missing.is_empty()).then(|| {
+                format!(
+                    "the server never had {missing}, which the lake has: it is another server, was restored from \
+                     a backup, or took over before it had all"
+                )
+            })
+        };
+        Ok(places.iter().map(missing).map(told).collect())
     }
 
     /// Why the server does not have all of its log that comes after a place, if so.
@@ -182,6 +206,10 @@ impl MySql {
                 "binlog_expire_logs_seconds",
                 "expire_logs_days",
                 "gtid_mode",
+                "log_replica_updates",
+                "log_slave_updates",
+                "gtid_slave_pos",
+                "wsrep_on",
             ],
         )
         .await?;
@@ -228,6 +256,19 @@ impl MySql {
                 value("gtid_mode")
             )),
         });
+        let passes_on = [value("log_replica_updates"), value("log_slave_updates")].contains(&"ON");
+        let replicates = !value("gtid_slave_pos").is_empty() || value("wsrep_on") == "ON";
+        if !passes_on {
+            let what =
+                "log_slave_updates (log_replica_updates) is off: what the server gets from others is not in its log";
+            findings.push(match replicates {
+                true => Finding::bad(
+                    what,
+                    "set log_slave_updates = ON under [mysqld] and restart the server; or point source.url at the primary",
+                ),
+                false => Finding::ok(format!("{what}; right for a server that is never a replica")),
+            });
+        }
         let seconds = value("binlog_expire_logs_seconds").parse::<u64>().ok();
         let days = value("expire_logs_days").parse::<f64>().unwrap_or(0.0);
         let seconds = seconds.filter(|s| *s > 0).unwrap_or((days * 86_400.0) as u64);
@@ -393,8 +434,11 @@ impl Source for MySql {
         let endpoint = Endpoint::parse(config.url.expose())?;
         let mut wire = Wire::connect(&endpoint).await?;
         if wire.server().flavor == Flavor::MySql {
-            // Sizes as they are now.
+            // Sizes as they are now, and keys that the server made itself.
             wire.execute("SET SESSION information_schema_stats_expiry = 0").await?;
+            let _ = wire
+                .execute("SET SESSION show_gipk_in_create_table_and_information_schema = ON")
+                .await;
         }
         let server = Server::read(&mut wire).await?;
         let flavor = match server.flavor {
@@ -418,6 +462,7 @@ impl Source for MySql {
             config: config.clone(),
             wire,
             server,
+            told: Told::default(),
         })
     }
 
@@ -499,9 +544,12 @@ impl Source for MySql {
         loop {
             let position = match self.server.flavor {
                 // With GTIDs, it is the visible transactions that count.
-                Flavor::MySql => self.log_end().await?,
+                Flavor::MySql => {
+                    visible_gtids(&mut self.wire, &self.server, &self.told).await?;
+                    self.log_end().await?
+                }
                 Flavor::MariaDb => {
-                    let place = consistent_place(&mut self.wire, &self.server).await?;
+                    let place = consistent_place(&mut self.wire, &self.server, &self.told).await?;
                     self.wire.execute("COMMIT").await?;
                     Position::Binlog(Arc::new(place))
                 }
@@ -587,6 +635,14 @@ impl Source for MySql {
         }))
     }
 
+    async fn foreign(&mut self, watermarks: &[Position]) -> Result<Vec<Option<String>>> {
+        let places: Vec<&BinlogPosition> = watermarks.iter().filter_map(Position::binlog).collect();
+        if places.len() != watermarks.len() {
+            return Err(Error::bug("expected positions in a binlog, found an LSN"));
+        }
+        self.never_had(&places).await
+    }
+
     async fn lost(&mut self, confirmed: &Position) -> Result<Option<String>> {
         let Some(place) = confirmed.binlog() else {
             return Err(Error::bug("expected a position in a binlog, found an LSN"));
@@ -611,10 +667,11 @@ impl Source for MySql {
 
     async fn stream(&self, from: &Position) -> Result<Stream> {
         let start = Start {
+            told: self.told.clone(),
             endpoint: &self.endpoint,
             server_id: self.server_id(),
             replica_uuid: &self.replica_uuid(),
-            server: self.server.name.clone(),
+            server: &self.server,
             checksum: if self.server.checksums {
                 Checksum::Crc32
             } else {
@@ -629,6 +686,7 @@ impl Source for MySql {
         TableSource {
             endpoint: self.endpoint.clone(),
             server: self.server.clone(),
+            told: self.told.clone(),
             table,
             throttle,
             points: Arc::new(Mutex::new(None)),
@@ -641,6 +699,7 @@ impl Source for MySql {
 pub struct TableSource {
     endpoint: Endpoint,
     server: Server,
+    told: Told,
     table: Arc<SourceTable>,
     throttle: Arc<Throttle>,
     /// Kept between point reads.
@@ -652,7 +711,7 @@ impl crate::source::TableSource for TableSource {
     type Reader = Reader;
 
     async fn reader(&self) -> Result<Reader> {
-        Reader::connect(&self.endpoint, &self.server, self.table.clone(), self.throttle.clone()).await
+        self.connect(self.throttle.clone()).await
     }
 
     fn table(&self) -> &Arc<SourceTable> {
@@ -673,12 +732,17 @@ impl crate::source::TableSource for TableSource {
 }
 
 impl TableSource {
+    async fn connect(&self, throttle: Arc<Throttle>) -> Result<Reader> {
+        let (told, table) = (self.told.clone(), self.table.clone());
+        Reader::connect(&self.endpoint, &self.server, told, table, throttle).await
+    }
+
     async fn read_points(&self, keys: RecordBatch) -> Result<PointRead> {
         let mut slot = self.points.lock().await;
         let mut reader = match slot.take() {
             Some(reader) => reader,
             // Not throttled: the stream waits for these.
-            None => Reader::connect(&self.endpoint, &self.server, self.table.clone(), Arc::default()).await?,
+            None => self.connect(Arc::default()).await?,
         };
         let (rows, high) = reader.read_keys(&keys).await.map_err(|error| {
             match <Self as crate::source::TableSource>::is_gone(&error) {

@@ -46,6 +46,11 @@ pub struct SourceTable {
     pub attribute_max: i32,
     /// As the server estimates it.
     pub rows: u64,
+    /// Whether any of its columns is computed from others.
+    computed: bool,
+    /// Columns that nobody may see, after all others in the log: MariaDB's
+    /// hashes of unique values that are too long for an index.
+    pub hidden: usize,
     /// How its DDL is read.
     session: Session,
 }
@@ -153,6 +158,7 @@ impl SourceTable {
             key_name: self.key_name.clone(),
             charset: self.charset.clone(),
             attribute_max: self.attribute_max,
+            computed: self.computed,
         }
     }
 
@@ -327,7 +333,7 @@ pub async fn discover(
     );
     let keys = by_table(
         wire.query(&format!(
-            "SELECT TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, COLUMN_NAME, SUB_PART, NULLABLE \
+            "SELECT TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, COLUMN_NAME, SUB_PART, NULLABLE, INDEX_TYPE, SEQ_IN_INDEX \
              FROM information_schema.STATISTICS WHERE NON_UNIQUE = 0{filter} \
              ORDER BY TABLE_SCHEMA, TABLE_NAME, INDEX_NAME = 'PRIMARY' DESC, INDEX_NAME, SEQ_IN_INDEX"
         ))
@@ -371,7 +377,15 @@ pub async fn discover(
                 names.find_map(|name| several.iter().find(|(own, _)| *own == name).cloned())
             }
         };
-        match resolve(&id, row, columns, key, types) {
+        // Of each such index one row is the first.
+        let hidden = unique
+            .iter()
+            .filter(|row| text(row, 6) == "HASH" && text(row, 7) == "1");
+        let hidden = match types.flavor {
+            Flavor::MariaDb => hidden.count(),
+            Flavor::MySql => 0,
+        };
+        match resolve(&id, row, columns, key, hidden, types) {
             Ok(table) => found.tables.push(table),
             Err((reason, hint)) => found.refused.push(Refusal {
                 table: id,
@@ -443,6 +457,7 @@ fn resolve(
     row: &TextRow,
     rows: &[TextRow],
     key: Option<(String, Vec<String>)>,
+    hidden: usize,
     types: &Types,
 ) -> Result<SourceTable, (String, String)> {
     let exclude = format!("exclude it: source.tables = [\"*\", \"!{id}\"]");
@@ -471,7 +486,7 @@ fn resolve(
         let (name, extra) = (text(row, 2), text(row, 6).to_lowercase());
         let ty = MySqlType {
             column_type: text(row, 3),
-            charset: row.get(4).cloned().flatten(),
+            charset: row.get(4).cloned().flatten().map(|name| ddl::charset_name(&name)),
             nullable: text(row, 5) == "YES",
             auto_increment: extra.contains("auto_increment"),
         };
@@ -520,9 +535,15 @@ fn resolve(
             bytes: text(row, 4).parse().unwrap_or(0),
         }],
         key_name,
-        charset: text(row, 6).split('_').next().unwrap_or_default().to_owned(),
+        charset: ddl::charset_name(text(row, 6).split('_').next().unwrap_or_default()),
         attribute_max: columns.last().map_or(0, |c| c.attribute),
         rows: text(row, 5).parse().unwrap_or(0),
+        // MySQL has DEFAULT_GENERATED for a default that is computed.
+        computed: rows.iter().any(|row| {
+            let extra = text(row, 6).to_lowercase();
+            extra.contains("virtual") || extra.contains("stored") || extra.contains("persistent")
+        }),
+        hidden,
         session: types.session,
     };
     if key.len() != key_columns.len() {

@@ -13,7 +13,7 @@ mod types;
 use lex::Cursor;
 
 pub use judge::{KnownColumn, Table, Verdict};
-pub use types::ColumnType;
+pub use types::{ColumnType, charset_name};
 
 use crate::schema::TableId;
 
@@ -99,6 +99,30 @@ pub enum Effect {
         tables: Option<Vec<TableId>>,
         reason: String,
     },
+    /// Rows were written as a statement: of this table, or through it if it is
+    /// a view or has triggers.
+    Unlogged {
+        table: TableId,
+    },
+}
+
+impl Effect {
+    /// Schemas and tables that it is of; `None` if it may be any.
+    pub fn tables(&self) -> Option<Vec<(&str, Option<&str>)>> {
+        fn one(id: &TableId) -> (&str, Option<&str>) {
+            (id.schema.as_str(), Some(id.name.as_str()))
+        }
+        Some(match self {
+            Self::Rename { from, to } => vec![one(from), one(to)],
+            Self::Alter { table, .. }
+            | Self::Truncate { table }
+            | Self::Drop { table }
+            | Self::Unlogged { table }
+            | Self::Create { table, .. } => vec![one(table)],
+            Self::DropSchema { schema } => vec![(schema.as_str(), None)],
+            Self::Unclear { tables, .. } => tables.as_ref()?.iter().map(one).collect(),
+        })
+    }
 }
 
 /// The clauses of an ALTER TABLE that are of interest, in order.
@@ -154,6 +178,8 @@ pub struct Definition {
     pub auto_increment: bool,
     /// Whether old rows get a value other than NULL.
     pub fills: bool,
+    /// It may be NOT NULL though it does not say so: a TIMESTAMP by old rules.
+    pub maybe_required: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -378,10 +404,14 @@ impl Statement<'_> {
     }
 
     fn create(&self, mut cursor: Cursor<'_>) -> Option<Vec<Effect>> {
-        cursor.take(&["OR", "REPLACE"]);
+        let replaces = cursor.take(&["OR", "REPLACE"]);
         cursor.take_any(&["ONLINE", "OFFLINE"]);
         if cursor.take(&["UNIQUE", "INDEX"]) {
             return self.index(cursor, KeyChange::AddUnique);
+        }
+        if replaces && cursor.take_any(&["INDEX"]) {
+            let name = cursor.name()?;
+            return self.index(cursor, alter::index_change(name));
         }
         if !cursor.take_any(&["TABLE"]) {
             return cursor.is_any(OBJECTS).then(Vec::new);
@@ -461,10 +491,7 @@ impl Statement<'_> {
         if (update && many(cursor, "SET")) || (delete && many(cursor, "WHERE")) {
             return None;
         }
-        Some(vec![unclear(
-            Some(vec![table]),
-            "rows were written as a statement, not as rows",
-        )])
+        Some(vec![Effect::Unlogged { table }])
     }
 }
 

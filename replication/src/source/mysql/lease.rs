@@ -12,9 +12,9 @@ use super::wire::{Endpoint, Wire, quote_literal};
 use crate::error::{Class, Error, Result};
 
 /// How often the server is told that the holder is there.
-const INTERVAL: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_secs(3);
 /// After how long without a word the server lets go: seconds.
-const TIMEOUT_S: u32 = 45;
+const TIMEOUT_S: u32 = 10;
 
 fn name(server_id: u32) -> String {
     quote_literal(&format!("tributary.{server_id}"))

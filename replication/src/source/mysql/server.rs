@@ -36,6 +36,13 @@ impl Server {
         ];
         let values = variables(wire, &names).await?;
         let value = |name: &str| values.get(name).cloned().unwrap_or_default();
+        if value("lower_case_table_names") == "2" {
+            return Err(
+                Error::operator("lower_case_table_names is 2: the log has other names than the tables").with_hint(
+                    "set it to 1 (or 0) where the server's file system allows it; it is chosen when a server is set up",
+                ),
+            );
+        }
         let (flavor, number) = (wire.server().flavor, wire.server().number);
         Ok(Self {
             flavor,
@@ -51,6 +58,23 @@ impl Server {
             full_metadata: value("binlog_row_metadata") == "FULL",
             sql_mode: 0,
         })
+    }
+
+    /// Makes sure that a new connection is to this server: a name may stand for
+    /// several, and places of one mean nothing in another.
+    pub async fn expect(&self, wire: &mut Wire) -> Result<()> {
+        let variable = match self.flavor {
+            Flavor::MySql => "SELECT @@global.server_uuid",
+            Flavor::MariaDb => "SELECT @@global.server_id",
+        };
+        let now = wire.scalar(variable).await?;
+        if now != self.name {
+            return Err(Error::transient(format!(
+                "a new connection was to the server {now}, where the others are to {}",
+                self.name
+            )));
+        }
+        Ok(())
     }
 
     /// As versioned comments count: 90704 for 9.7.4.

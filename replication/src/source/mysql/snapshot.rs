@@ -16,8 +16,9 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::catalog::{SourceTable, text};
+use super::ddl::charset_name;
 use super::server::Server;
-use super::stream::{bad_value, gtid_of, place_name};
+use super::stream::{Told, bad_value, gtid_of, place_name};
 use super::types::ColumnBuilder;
 use super::wire::{Column, Endpoint, Flavor, Statement, Wire, cells, quote_identifier, quote_literal};
 use crate::error::{Error, Result};
@@ -43,6 +44,7 @@ const COMMIT_TIME: Duration = Duration::from_secs(30);
 pub struct Reader {
     wire: Wire,
     server: Server,
+    told: Told,
     table: Arc<SourceTable>,
     arrow: SchemaRef,
     throttle: Arc<Throttle>,
@@ -61,15 +63,18 @@ impl Reader {
     pub async fn connect(
         endpoint: &Endpoint,
         server: &Server,
+        told: Told,
         table: Arc<SourceTable>,
         throttle: Arc<Throttle>,
     ) -> Result<Self> {
         let mut wire = Wire::connect(endpoint).await?;
+        server.expect(&mut wire).await?;
         wire.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             .await?;
         Ok(Self {
             wire,
             server: server.clone(),
+            told,
             arrow: table.schema.arrow(),
             columns: table.columns.iter().map(|c| c.codec.builder()).collect(),
             table,
@@ -87,8 +92,8 @@ impl Reader {
     async fn open(&mut self) -> Result<Option<ChunkStart>> {
         let start = match self.server.flavor {
             Flavor::MySql => {
-                // Each of these is visible by now.
-                let before = self.server.gtids(&mut self.wire).await?;
+                // Each of these is visible by now, and all that was told is among them.
+                let before = visible_gtids(&mut self.wire, &self.server, &self.told).await?;
                 self.wire
                     .execute("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
                     .await?;
@@ -98,7 +103,7 @@ impl Reader {
                 }
             }
             Flavor::MariaDb => {
-                let place = consistent_place(&mut self.wire, &self.server).await?;
+                let place = consistent_place(&mut self.wire, &self.server, &self.told).await?;
                 let end = place_name(place.file_number(), place.offset);
                 ChunkStart {
                     // A transaction is named by where it begins.
@@ -132,7 +137,7 @@ impl Reader {
         Ok(self.table.columns.iter().all(|own| {
             now.iter().any(|row| {
                 text(row, 0) == own.name
-                    && own.ty.charset == row.get(2).cloned().flatten()
+                    && own.ty.charset == row.get(2).cloned().flatten().map(|name| charset_name(&name))
                     && self.table.same_type(&own.ty.column_type, &text(row, 1))
             })
         }))
@@ -486,7 +491,7 @@ impl crate::source::Reader for Reader {
                     }
                 }
                 Flavor::MariaDb => {
-                    let place = consistent_place(&mut self.wire, &self.server).await?;
+                    let place = consistent_place(&mut self.wire, &self.server, &self.told).await?;
                     self.close().await?;
                     Position::Binlog(Arc::new(place)).covers(watermark)
                 }
@@ -506,9 +511,44 @@ fn saw_gtids(gtids: Gtids) -> Saw {
     })
 }
 
-/// Opens a consistent snapshot of MariaDB, and tells which place of the log it
-/// is of. Spec: MariaDB, "START TRANSACTION WITH CONSISTENT SNAPSHOT".
-pub async fn consistent_place(wire: &mut Wire, server: &Server) -> Result<BinlogPosition> {
+/// MySQL: every transaction that is visible now, once all that was told is.
+pub async fn visible_gtids(wire: &mut Wire, server: &Server, told: &Told) -> Result<Gtids> {
+    let started = Instant::now();
+    loop {
+        let now = server.gtids(wire).await?;
+        if told.is_among(&now) {
+            return Ok(now);
+        }
+        wait_for_commit(started).await?;
+    }
+}
+
+async fn wait_for_commit(started: Instant) -> Result<()> {
+    if started.elapsed() > COMMIT_TIME {
+        return Err(Error::transient(
+            "a transaction that the log told is not visible yet: its commit waits, for replicas or a disk",
+        ));
+    }
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    Ok(())
+}
+
+/// Opens a consistent snapshot of MariaDB that has all that was told, and says
+/// which place of the log it is of. Spec: MariaDB, "START TRANSACTION WITH
+/// CONSISTENT SNAPSHOT".
+pub async fn consistent_place(wire: &mut Wire, server: &Server, told: &Told) -> Result<BinlogPosition> {
+    let started = Instant::now();
+    loop {
+        let place = snapshot_place(wire, server).await?;
+        if told.is_before(&place) {
+            return Ok(place);
+        }
+        wire.execute("COMMIT").await?;
+        wait_for_commit(started).await?;
+    }
+}
+
+async fn snapshot_place(wire: &mut Wire, server: &Server) -> Result<BinlogPosition> {
     // What is in the log by now; the snapshot may be a little further.
     let gtids = server.gtids(wire).await?;
     wire.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;

@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::Cursor;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use super::binlog::{
 use super::catalog::SourceTable;
 use super::ddl::{self, Effect, Session};
 use super::lease::Lease;
+use super::server::Server;
 use super::types::{ColumnBuilder, DecodeError, apply_json_diffs, json_text};
 use super::wire::{Endpoint, Replica, Wire};
 use crate::batch::{ChangeBatch, Op, TxId, UnchangedCell};
@@ -81,13 +83,34 @@ pub fn replica(server_id: u32, uuid: &str) -> Replica<'_> {
     }
 }
 
+/// The last transaction that a stream told, by its name; 0 before any. The
+/// server sends a transaction before it can be seen in its tables.
+#[derive(Clone, Debug, Default)]
+pub struct Told(Arc<AtomicU64>);
+
+impl Told {
+    /// Whether it is among what can be seen.
+    pub fn is_among(&self, visible: &Gtids) -> bool {
+        match visible {
+            Gtids::MySql(set) => gtid_of(self.0.load(Ordering::Acquire))
+                .is_none_or(|(origin, number)| number == 0 || set.contains(&origin, number)),
+            _ => true,
+        }
+    }
+
+    /// Whether it lies before a place of the log.
+    pub fn is_before(&self, place: &BinlogPosition) -> bool {
+        self.0.load(Ordering::Acquire) < place_name(place.file_number(), place.offset)
+    }
+}
+
 /// What the stream is started with.
 pub struct Start<'a> {
+    pub told: Told,
+    pub server: &'a Server,
     pub endpoint: &'a Endpoint,
     pub server_id: u32,
     pub replica_uuid: &'a str,
-    /// The server's name in positions.
-    pub server: String,
     pub checksum: Checksum,
     /// As DDL is read, but for what each statement's event tells.
     pub session: Session,
@@ -110,6 +133,7 @@ impl Stream {
             .clone();
         let lease = Lease::take(start.endpoint, start.server_id).await?;
         let mut wire = Wire::connect(start.endpoint).await?;
+        start.server.expect(&mut wire).await?;
         wire.register_replica(&replica(start.server_id, start.replica_uuid))
             .await?;
         match &place.gtids {
@@ -117,7 +141,7 @@ impl Stream {
             Gtids::MariaDb(list) => wire.dump_gtid_list(start.server_id, list).await?,
             Gtids::None => wire.dump(start.server_id, &place.file, place.offset).await?,
         }
-        let (file, offset) = match place.server == start.server {
+        let (file, offset) = match place.server == start.server.name {
             true => (place.file, place.offset),
             // Another server's files say nothing here; the first event tells.
             false => (String::new(), 0),
@@ -128,7 +152,7 @@ impl Stream {
             decoder: Decoder::new(start.checksum),
             payload: None,
             log: Log {
-                server: start.server,
+                server: start.server.name.clone(),
                 session: start.session,
                 tables: Vec::new(),
                 routes: HashMap::new(),
@@ -141,6 +165,7 @@ impl Stream {
                 prepared: HashMap::new(),
                 steps: VecDeque::new(),
                 described: None,
+                told: start.told,
                 open_bytes: 0,
                 position: OnceLock::new(),
             },
@@ -351,6 +376,7 @@ struct Log {
     prepared: HashMap<Vec<u8>, Vec<TableId>>,
     steps: VecDeque<Step>,
     described: Option<(usize, What, Session)>,
+    told: Told,
     /// The sum over all tables.
     open_bytes: usize,
     /// The position between transactions, once it was asked for.
@@ -404,6 +430,11 @@ impl Log {
 
     fn commit(&mut self) {
         let transaction = self.transaction.take();
+        if let Some(transaction) = &transaction
+            && transaction.gtid.is_some()
+        {
+            self.told.0.store(transaction.id, Ordering::Release);
+        }
         match (transaction.and_then(|t| t.gtid), &mut self.gtids) {
             (Some(TransactionGtid::MySql(origin, number)), Gtids::MySql(set)) => set.add(&origin, number),
             (
@@ -489,8 +520,9 @@ impl Log {
                         ..self.session
                     };
                     let sql = query.sql().map_err(undecodable)?;
+                    let foreign = !sql.is_ascii() && query.charset.is_some_and(|charset| !is_utf8(charset.client));
                     let (sql, schema) = (String::from_utf8_lossy(&sql), String::from_utf8_lossy(query.schema));
-                    self.statement(&sql, &schema, session)?;
+                    self.statement(&sql, &schema, session, foreign)?;
                     if !self.opened().begun {
                         self.steps.push_back(Step::Commit);
                     }
@@ -559,6 +591,8 @@ impl Log {
     }
 
     fn begin(&mut self, gtid: Option<TransactionGtid>) {
+        // The server went down while it wrote the one before.
+        self.undone("its log has a transaction without an end");
         let id = match &gtid {
             Some(TransactionGtid::MySql(origin, number)) => origin_number(origin) | number & ((1 << NUMBER_BITS) - 1),
             _ => {
@@ -634,14 +668,19 @@ impl Log {
         (!buffer.stalled && !buffer.has(transaction, &end)).then_some(number)
     }
 
-    /// A statement that is not of a transaction: DDL, mostly.
-    fn statement(&mut self, sql: &str, schema: &str, session: Session) -> Result<()> {
+    /// A statement that is not of a transaction: DDL, mostly. `foreign` has
+    /// words in a charset that is not Unicode.
+    fn statement(&mut self, sql: &str, schema: &str, session: Session, foreign: bool) -> Result<()> {
         if self.opened().announced {
             return Ok(());
         }
         for effect in ddl::parse(sql, schema, &session) {
             // Names may mean other tables from here on.
             self.ids.clear();
+            if foreign {
+                self.misread(&effect);
+                continue;
+            }
             match effect {
                 Effect::Alter { table, alter } => {
                     if let Some(number) = self.concerned(&table) {
@@ -674,6 +713,17 @@ impl Log {
                         self.unfit(Some(vec![number]), "it was dropped and made anew at the source");
                     }
                 }
+                Effect::Unlogged { table } => {
+                    // What nobody follows may be a view of what is, or have triggers.
+                    let followed = self.routes.contains_key(&table);
+                    let may_be = |id: &&TableId| **id == table || (!followed && id.schema == table.schema);
+                    let tables: Vec<TableId> = self.routes.keys().filter(may_be).cloned().collect();
+                    for table in tables {
+                        if let Some(number) = self.concerned(&table) {
+                            self.unfit(Some(vec![number]), "rows were written as a statement, not as rows");
+                        }
+                    }
+                }
                 Effect::Unclear { tables, reason } => {
                     let tables = tables.unwrap_or_else(|| {
                         let named = |id: &&TableId| sql.to_lowercase().contains(&id.name.to_lowercase());
@@ -688,6 +738,28 @@ impl Log {
             }
         }
         Ok(())
+    }
+
+    /// A statement that can't be read to the letter: the tables that it may be
+    /// of are copied anew.
+    fn misread(&mut self, effect: &Effect) {
+        let named = effect.tables();
+        let may_be = |id: &&TableId| match &named {
+            None => true,
+            Some(named) => named.iter().any(|(schema, name)| {
+                let same = |named: &str, own: &str| named == own || !(named.is_ascii() || own.is_ascii());
+                same(schema, &id.schema) && name.is_none_or(|name| same(name, &id.name))
+            }),
+        };
+        let tables: Vec<TableId> = self.routes.keys().filter(may_be).cloned().collect();
+        for table in tables {
+            if let Some(number) = self.concerned(&table) {
+                self.unfit(
+                    Some(vec![number]),
+                    "a statement in another charset than Unicode may have changed it",
+                );
+            }
+        }
     }
 
     fn gone(&mut self, table: &TableId, reason: String, session: Session) {
@@ -728,9 +800,12 @@ impl Log {
         if !transaction.touched.contains(&table) {
             transaction.touched.push(table);
         }
-        let map = decoder.table(rows.table_id).map_err(undecodable)?;
         let before = buffer.bytes;
-        let event = match buffer.change(&map, rows, transaction.id) {
+        let changed = decoder
+            .table(rows.table_id)
+            .map_err(undecodable)
+            .and_then(|map| buffer.change(&map, rows, transaction.id));
+        let event = match changed {
             Ok(()) => SourceEvent::Changed { table },
             Err(error) => {
                 buffer.stall();
@@ -752,6 +827,18 @@ impl Log {
         }
         Ok(())
     }
+}
+
+/// Whether a client charset, by the number of a collation, is UTF-8 (or ASCII,
+/// or bytes that are taken as they are). MariaDB adds 1024 for NO PAD, and has
+/// the collations of UCA 14 of UTF-8 alone as client charsets from 2048 on.
+/// Spec: `information_schema.COLLATIONS` of both servers.
+fn is_utf8(collation: u16) -> bool {
+    collation >= 2048
+        || matches!(
+            collation % 1024,
+            11 | 65 | 63 | 33 | 76 | 83 | 192..=223 | 45 | 46 | 224..=247 | 255..=323
+        )
 }
 
 /// `XA COMMIT X'…',X'…',1` names what `XA PREPARE` did.
@@ -865,7 +952,15 @@ impl TableBuffer {
     /// Makes sure that the log means the columns that we know.
     fn fit(&mut self, map: &Arc<TableMap>) -> Result<()> {
         let other = |what: String| Error::operator(what).with_code(OTHER_KEY);
-        if map.columns.len() != self.source.columns.len() {
+        // MariaDB's hashes of long unique values come last, and have no name
+        // that anybody knows.
+        let known = self.source.columns.len();
+        let hashes = map.columns.get(known..).unwrap_or_default();
+        let hidden = hashes.len() == self.source.hidden
+            && hashes
+                .iter()
+                .all(|column| column.layout.real_type() == super::binlog::column_type::LONGLONG);
+        if map.columns.len() != known && !hidden {
             return Err(other(format!(
                 "its log has {} columns where {} were known",
                 map.columns.len(),
@@ -902,7 +997,7 @@ impl TableBuffer {
         }
         let row = self.ops.len() as u32;
         let mut bytes = 0;
-        for (column, new) in after.iter().enumerate() {
+        for (column, new) in after.iter().enumerate().take(self.columns.len()) {
             let old = before.get(column).copied().unwrap_or(Datum::Absent);
             let datum = if *new == Datum::Absent { old } else { *new };
             let Some((builder, layout)) = self.columns.get_mut(column).zip(self.layouts.get(column)) else {
@@ -944,7 +1039,7 @@ impl TableBuffer {
 
     fn delete(&mut self, before: &[Datum<'_>], tx: TxId) -> Result<()> {
         let mut bytes = 0;
-        for (column, datum) in before.iter().enumerate() {
+        for (column, datum) in before.iter().enumerate().take(self.columns.len()) {
             let Some((builder, layout)) = self.columns.get_mut(column).zip(self.layouts.get(column)) else {
                 return Err(Error::bug("a row has more columns than its table map"));
             };

@@ -313,6 +313,9 @@ impl Codec {
             Kind::DateTime { digits } if layout.real_type() == wire::DATETIME2 => metadata == u16::from(digits),
             Kind::Timestamp { digits } if layout.real_type() == wire::TIMESTAMP2 => metadata == u16::from(digits),
             Kind::Time { digits } if layout.real_type() == wire::TIME2 => metadata == u16::from(digits),
+            // Before MariaDB 10.1 fractions had forms of their own, which
+            // nothing in the log tells from these.
+            Kind::DateTime { digits } | Kind::Timestamp { digits } | Kind::Time { digits } => digits == 0,
             Kind::Int(_) => unsigned.is_none_or(|unsigned| unsigned == self.node.unsigned),
             Kind::Uuid | Kind::Inet6 => metadata == 16,
             Kind::Inet4 => metadata == 4,

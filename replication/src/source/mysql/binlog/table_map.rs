@@ -34,9 +34,6 @@ pub struct TableColumn {
     pub nullable: bool,
     /// Of numbers. MINIMAL too.
     pub unsigned: Option<bool>,
-    /// The collation's id: of text, and 63 of what is binary. MINIMAL too, but
-    /// not for ENUM and SET.
-    pub collation: Option<u32>,
     pub name: Option<String>,
     /// The values of an ENUM or SET, in the column's charset.
     pub members: Option<Vec<Vec<u8>>>,
@@ -68,7 +65,6 @@ impl TableMap {
                 layout: Layout::new(*ty, if high_first { value.swap_bytes() } else { value })?,
                 nullable: null_bits.get(i / 8).is_some_and(|byte| byte >> (i % 8) & 1 == 1),
                 unsigned: None,
-                collation: None,
                 name: None,
                 members: None,
                 visible: None,
@@ -104,12 +100,6 @@ impl TableMap {
                     column.unsigned = Some(bit_from_high(bits, i));
                 }
             }
-            2 => default_charset(&mut r, of_type(columns, is_character))?,
-            3 => {
-                for column in of_type(columns, is_character) {
-                    column.collation = Some(number(&mut r, "a collation")?);
-                }
-            }
             4 => {
                 for column in columns.iter_mut() {
                     let name = r.lenenc_bytes("a column name")?;
@@ -136,12 +126,6 @@ impl TableMap {
                 }
                 self.primary_key = Some(key);
             }
-            10 => default_charset(&mut r, of_type(columns, has_members))?,
-            11 => {
-                for column in of_type(columns, has_members) {
-                    column.collation = Some(number(&mut r, "a collation")?);
-                }
-            }
             12 => {
                 let bits = r.rest();
                 for (i, column) in columns.iter_mut().enumerate() {
@@ -153,6 +137,8 @@ impl TableMap {
                     column.vector_dimensions = Some(number(&mut r, "vector dimensions")?);
                 }
             }
+            // Collations (2, 3, 10, 11) of what the server takes for text, which
+            // is not the same in both: the catalogue has them.
             _ => {}
         }
         Ok(())
@@ -196,28 +182,6 @@ fn is_numeric(ty: u8) -> bool {
     )
 }
 
-/// A vector is listed among text, with the collation of bytes.
-fn is_character(ty: u8) -> bool {
-    use column_type::*;
-    matches!(
-        ty,
-        VECTOR
-            | STRING
-            | VAR_STRING
-            | VARCHAR
-            | TINY_BLOB
-            | BLOB
-            | MEDIUM_BLOB
-            | LONG_BLOB
-            | BLOB_COMPRESSED
-            | VARCHAR_COMPRESSED
-    )
-}
-
-fn has_members(ty: u8) -> bool {
-    matches!(ty, column_type::ENUM | column_type::SET)
-}
-
 fn bit_from_high(bits: &[u8], i: usize) -> bool {
     bits.get(i / 8).is_some_and(|byte| byte << (i % 8) & 0x80 != 0)
 }
@@ -225,24 +189,6 @@ fn bit_from_high(bits: &[u8], i: usize) -> bool {
 fn number(r: &mut Reader<'_>, what: &'static str) -> Result<u32> {
     let number = r.lenenc(what)?;
     u32::try_from(number).map_err(|_| r.error(what))
-}
-
-/// One collation for all, then those that have another.
-fn default_charset<'c>(r: &mut Reader<'_>, columns: impl Iterator<Item = &'c mut TableColumn>) -> Result<()> {
-    let default = number(r, "a collation")?;
-    let mut columns: Vec<_> = columns.collect();
-    for column in &mut columns {
-        column.collation = Some(default);
-    }
-    while !r.is_empty() {
-        let index = r.len("a column")?;
-        let collation = number(r, "a collation")?;
-        match columns.get_mut(index) {
-            Some(column) => column.collation = Some(collation),
-            None => return Err(r.error("a column of the table before")),
-        }
-    }
-    Ok(())
 }
 
 fn members<'c>(r: &mut Reader<'_>, columns: impl Iterator<Item = &'c mut TableColumn>) -> Result<()> {

@@ -62,7 +62,18 @@ pub fn effects(mut clauses: Cursor<'_>, table: TableId, default_schema: &str, ig
     for partitioning in [&["PARTITION", "BY"], &["REMOVE", "PARTITIONING"]] {
         clauses.cut(partitioning);
     }
-    if !clauses.is_done() && !reader.alone(&mut clauses.clone()) {
+    let parts = clauses.parts();
+    let modified = match parts.as_slice() {
+        [modifiers @ .., last] => modifiers
+            .iter()
+            .all(|part| part.is_any(&["ALGORITHM", "LOCK", "WITH", "WITHOUT"]))
+            .then_some(*last),
+        [] => None,
+    };
+    if !clauses.is_done()
+        && !reader.alone(&mut clauses.clone())
+        && !modified.is_some_and(|mut last| reader.alone(&mut last))
+    {
         let mut ordering = false;
         for mut clause in clauses.parts() {
             ordering |= clause.take(&["ORDER", "BY"]);
@@ -499,9 +510,11 @@ fn definition(name: String, clause: &mut Cursor<'_>) -> Option<Read> {
             }
         }
     }
+    // Without the modern rules it is NOT NULL and gets the time.
+    let old_rules = ty.base == "timestamp" && session.explicit_timestamps != Some(true);
+    let maybe_required = nullable.is_none() && old_rules && session.explicit_timestamps.is_none();
     let implicit = match nullable {
-        // Without the modern rules it is NOT NULL and gets the time.
-        None if ty.base == "timestamp" && session.explicit_timestamps != Some(true) => false,
+        None if old_rules => false,
         None => !auto_increment,
         Some(nullable) => nullable,
     };
@@ -511,10 +524,11 @@ fn definition(name: String, clause: &mut Cursor<'_>) -> Option<Read> {
             fills: !implicit || default == DefaultValue::Value || auto_increment || generated,
             column_type: ty,
             charset,
-            nullable: implicit,
+            nullable: implicit || maybe_required,
             default,
             generated,
             auto_increment,
+            maybe_required,
         },
         keys,
     })

@@ -22,6 +22,8 @@ pub struct Table {
     pub charset: String,
     /// The last attribute number that was given.
     pub attribute_max: i32,
+    /// Whether any of its columns is computed from others.
+    pub computed: bool,
 }
 
 /// A column as information_schema tells it.
@@ -103,8 +105,12 @@ impl Table {
                     return Err("its charset became that of its schema".into());
                 }
                 Change::Other(reason) => return Err(reason.clone()),
+                Change::Add { column, .. } if column.generated => after.computed = true,
                 _ => {}
             }
+        }
+        if convert.is_some() && self.computed {
+            return Err("its text was converted, so values that are computed from it may have changed".into());
         }
         let context = Context {
             charset: after.charset.clone(),
@@ -237,6 +243,12 @@ impl Table {
         if new.generated {
             return refuse("the expression");
         }
+        if self.computed {
+            return Err(format!(
+                "its column {:?} was altered, so values that are computed from it may have changed",
+                own.name
+            ));
+        }
         if new.auto_increment && !own.auto_increment {
             return Err(format!(
                 "its column {:?} became AUTO_INCREMENT, so zeros may be numbers",
@@ -246,7 +258,7 @@ impl Table {
         // Strict mode refuses to make another value of a NULL, but a TIMESTAMP
         // may take the time instead.
         let refused = context.strict && new.column_type.base != "timestamp";
-        if own.nullable && !column.nullable && !refused {
+        if own.nullable && (!column.nullable || new.maybe_required) && !refused {
             return Err(format!(
                 "its column {:?} became NOT NULL, so values may have changed",
                 own.name

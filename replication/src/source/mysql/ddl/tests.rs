@@ -54,6 +54,7 @@ fn table(columns: &str, key_name: &str, key: &[i32], session: &Session) -> Table
         key: key.to_vec(),
         key_name: key_name.to_owned(),
         charset: "utf8mb4".into(),
+        computed: false,
     }
 }
 
@@ -114,6 +115,7 @@ fn told(sql: &str, session: &Session) -> String {
         Effect::DropSchema { schema } => format!("drop schema {schema}"),
         Effect::Create { table, unless_exists } if unless_exists => format!("create? {table}"),
         Effect::Create { table, .. } => format!("create {table}"),
+        Effect::Unlogged { table } => format!("unlogged {table}"),
         Effect::Unclear { tables, .. } => format!("unclear {}", tables.map_or("any".into(), ids)),
     };
     parse(sql, "s", session)
@@ -1023,15 +1025,15 @@ fn a_statement_tells_its_tables() {
         ("ALTER TABLE a ORDER BY b DESC, c, ADD z INT", "alter s.a 1"),
         ("ALTER TABLE a ENGINE=InnoDB", ""),
         ("REPAIR TABLE a, b", "alter s.a 1; alter s.b 1"),
-        ("INSERT INTO a VALUES (1)", "unclear s.a"),
-        ("insert ignore a select * from b", "unclear s.a"),
-        ("REPLACE INTO x.a VALUES (1)", "unclear x.a"),
-        ("UPDATE a SET b = 1", "unclear s.a"),
+        ("INSERT INTO a VALUES (1)", "unlogged s.a"),
+        ("insert ignore a select * from b", "unlogged s.a"),
+        ("REPLACE INTO x.a VALUES (1)", "unlogged x.a"),
+        ("UPDATE a SET b = 1", "unlogged s.a"),
         ("UPDATE a JOIN b ON a.x = b.x SET a.y = 1", "unclear any"),
         ("UPDATE a, b SET a.y = 1", "unclear any"),
-        ("DELETE FROM a WHERE b = 1", "unclear s.a"),
+        ("DELETE FROM a WHERE b = 1", "unlogged s.a"),
         ("DELETE a FROM a JOIN b", "unclear any"),
-        ("LOAD DATA INFILE 'x' IGNORE INTO TABLE a", "unclear s.a"),
+        ("LOAD DATA INFILE 'x' IGNORE INTO TABLE a", "unlogged s.a"),
         ("SELECT `s`.`f`()", "unclear any"),
         ("CALL p()", "unclear any"),
         ("FROBNICATE TABLE a", "unclear any"),
