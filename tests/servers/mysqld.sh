@@ -50,8 +50,11 @@ configure() {
   local version=$1 dir=$2
   echo "$version" >"$dir/version"
   free_port >"$dir/port"
+  # At its start a server removes the temporary tables of all that share the directory, and another one may crash.
+  install -d -o mysql -g mysql "$dir/tmp"
   {
     echo "[mysqld]"
+    echo "tmpdir = $dir/tmp"
     echo "$BASICS"
     echo "datadir = $dir/data"
     echo "port = $(cat "$dir/port")"
