@@ -16,6 +16,7 @@ on_mysql_and_mariadb! {
     truncated_dropped_and_made_again
     statements_in_odd_words_are_understood
     statements_that_change_more_than_they_say_are_followed
+    columns_that_change_outside_of_the_log_are_noticed_by_the_next_row
     a_table_that_cannot_be_replicated_any_more_waits_until_it_can
 }
 
@@ -590,6 +591,23 @@ fn statements_that_change_more_than_they_say_are_followed(source: Source) {
     }
     case.wait_until_equal(&mut sidecar);
     case.verify();
+    sidecar.stop();
+}
+
+/// Rows come with columns that no statement in the log has announced.
+fn columns_that_change_outside_of_the_log_are_noticed_by_the_next_row(source: Source) {
+    let case = Case::new(Server::shared(source), "unannounced");
+    for table in ["less", "more"] {
+        case.sql(&format!("CREATE TABLE {table} (id int PRIMARY KEY, n int, c bigint); INSERT INTO {table} SELECT i, i, i FROM series(1, 50)"));
+    }
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    case.sql("SET SESSION sql_log_bin = 0; ALTER TABLE less DROP c; ALTER TABLE more ADD d bigint; SET SESSION sql_log_bin = 1; UPDATE less SET n = -n; UPDATE more SET n = -n, d = 5");
+    for table in ["less", "more"] {
+        wait_for_copies(&case, &mut sidecar, table, 1);
+    }
+    case.wait_until_settled(&mut sidecar);
+    case.compare(&[]);
     sidecar.stop();
 }
 

@@ -15,7 +15,7 @@ use arrow::array::{ArrayRef, RecordBatch};
 
 use super::binlog::{
     AlterPhase, Body, Checksum, Datum, Decoder, Event, Header, Layout, Op as RowOp, PayloadReader, Rows, Statement,
-    TableMap,
+    TableColumn, TableMap, column_type,
 };
 use super::catalog::SourceTable;
 use super::ddl::{self, Effect, Session};
@@ -955,12 +955,10 @@ impl TableBuffer {
         // MariaDB's hashes of long unique values come last, and have no name
         // that anybody knows.
         let known = self.source.columns.len();
-        let hashes = map.columns.get(known..).unwrap_or_default();
-        let hidden = hashes.len() == self.source.hidden
-            && hashes
-                .iter()
-                .all(|column| column.layout.real_type() == super::binlog::column_type::LONGLONG);
-        if map.columns.len() != known && !hidden {
+        let is_hash = |column: &TableColumn| column.layout.real_type() == column_type::LONGLONG;
+        let hidden =
+            |rest: &[TableColumn]| rest.is_empty() || (rest.len() == self.source.hidden && rest.iter().all(is_hash));
+        if !map.columns.get(known..).is_some_and(hidden) {
             return Err(other(format!(
                 "its log has {} columns where {} were known",
                 map.columns.len(),
