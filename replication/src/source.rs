@@ -19,7 +19,7 @@ use arrow::array::{RecordBatch, StringArray};
 use crate::batch::{ChangeBatch, TxId};
 use crate::config::SourceConfig;
 use crate::error::{Error, Result};
-use crate::lake::{Origin, PartProgress, PointReader, Shape};
+use crate::lake::{Origin, PartProgress, PointReader, Shape, UNREADABLE};
 use crate::position::Position;
 use crate::schema::{TableId, TableSchema};
 
@@ -222,6 +222,14 @@ pub trait TableSource: PointReader + Clone + Send + Sync + 'static {
     fn blocks_for(part: &Part, bytes: u64, blocks: u64) -> u64;
     /// Whether an error says that the table, or a column of it, is gone.
     fn is_gone(error: &Error) -> bool;
+
+    /// The error of a read by key, marked if no later one can do better.
+    fn of_read(error: Error) -> Error {
+        match Self::is_gone(&error) {
+            true => error.with_code(UNREADABLE),
+            false => error,
+        }
+    }
 }
 
 /// Reads one table, chunk by chunk or by key, each in a transaction of its own.

@@ -440,11 +440,11 @@ impl FromStr for GtidState {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let one = |transaction| match transaction {
-            Ok((domain, server_id, sequence)) => Ok(((domain, server_id), sequence)),
-            Err(error) => Err(error),
-        };
-        transactions(text).map(one).collect::<Result<_>>().map(Self)
+        let by_server = |(domain, server_id, sequence)| ((domain, server_id), sequence);
+        transactions(text)
+            .map(|one| one.map(by_server))
+            .collect::<Result<_>>()
+            .map(Self)
     }
 }
 

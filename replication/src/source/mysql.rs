@@ -32,7 +32,7 @@ use self::stream::{Start, Stream, Told, What};
 use self::wire::{Endpoint, Flavor, Wire};
 use crate::config::SourceConfig;
 use crate::error::{Class, Error, Result};
-use crate::lake::{PointRead, PointReader, Shape, UNREADABLE};
+use crate::lake::{PointRead, PointReader, Shape};
 use crate::position::{BinlogPosition, Gtids, Position, file_number};
 use crate::schema::TableId;
 use crate::source::{
@@ -744,12 +744,10 @@ impl TableSource {
             // Not throttled: the stream waits for these.
             None => self.connect(Arc::default()).await?,
         };
-        let (rows, high) = reader.read_keys(&keys).await.map_err(|error| {
-            match <Self as crate::source::TableSource>::is_gone(&error) {
-                true => error.with_code(UNREADABLE),
-                false => error,
-            }
-        })?;
+        let (rows, high) = reader
+            .read_keys(&keys)
+            .await
+            .map_err(<Self as crate::source::TableSource>::of_read)?;
         *slot = Some(reader);
         Ok(PointRead { rows, high })
     }

@@ -22,7 +22,7 @@ use self::stream::Stream;
 use self::wire::{Endpoint, Wire, quote_identifier, quote_literal};
 use crate::config::SourceConfig;
 use crate::error::{Class, Error, Result};
-use crate::lake::{PointRead, PointReader, Shape, UNREADABLE};
+use crate::lake::{PointRead, PointReader, Shape};
 use crate::position::{Lsn, Position};
 use crate::schema::TableId;
 use crate::source::{
@@ -601,12 +601,10 @@ impl TableSource {
         let mut high = Position::Lsn(Lsn(0));
         for from in (0..keys.num_rows()).step_by(POINT_READ_KEYS) {
             let part = keys.slice(from, POINT_READ_KEYS.min(keys.num_rows() - from));
-            let (rows, position) = reader.read_keys(&part).await.map_err(|error| {
-                match <Self as crate::source::TableSource>::is_gone(&error) {
-                    true => error.with_code(UNREADABLE),
-                    false => error,
-                }
-            })?;
+            let (rows, position) = reader
+                .read_keys(&part)
+                .await
+                .map_err(<Self as crate::source::TableSource>::of_read)?;
             batches.push(rows);
             high = position;
         }

@@ -72,7 +72,8 @@ impl Server {
             return Err(Error::transient(format!(
                 "a new connection was to the server {now}, where the others are to {}",
                 self.name
-            )));
+            ))
+            .with_hint("name one server in source.url, not several behind one name"));
         }
         Ok(())
     }

@@ -527,7 +527,8 @@ async fn wait_for_commit(started: Instant) -> Result<()> {
     if started.elapsed() > COMMIT_TIME {
         return Err(Error::transient(
             "a transaction that the log told is not visible yet: its commit waits, for replicas or a disk",
-        ));
+        )
+        .with_hint("see what holds commits up: semi-synchronous replication (rpl_semi_sync_…), or a full disk"));
     }
     tokio::time::sleep(Duration::from_millis(5)).await;
     Ok(())

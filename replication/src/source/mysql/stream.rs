@@ -26,7 +26,7 @@ use super::wire::{Endpoint, Replica, Wire};
 use crate::batch::{ChangeBatch, Op, TxId, UnchangedCell};
 use crate::error::{Error, Result};
 use crate::position::gtid::Origin;
-use crate::position::{BinlogPosition, Gtids, Position};
+use crate::position::{BinlogPosition, Gtids, Position, file_number};
 use crate::schema::TableId;
 use crate::source::{ChangeStream, SourceEvent};
 
@@ -44,6 +44,9 @@ const ROW_OVERHEAD_BYTES: usize = 16;
 
 /// The code of the error that the log has another key than the lake.
 const OTHER_KEY: &str = "other key";
+
+/// What XA did is known only once it is decided, and its rows are long past.
+const XA: &str = "an XA transaction has changed it";
 
 /// How a transaction is named within one run: by GTID where there are any (an
 /// origin's number, then 48 bits), else by its place in the log.
@@ -505,8 +508,8 @@ impl Log {
                     let sql = query.sql().map_err(undecodable)?;
                     // One that was prepared before the stream began may be of any.
                     let tables = self.prepared.remove(&xa_name(&sql));
-                    let tables = tables.unwrap_or_else(|| self.routes.keys().cloned().collect());
-                    self.changed_by_xa(&tables);
+                    let tables = tables.unwrap_or_else(|| self.followed(|_| true));
+                    self.changed(&tables, XA);
                     self.steps.push_back(Step::Commit);
                 }
                 Statement::XaRollback => {
@@ -537,7 +540,7 @@ impl Log {
             } => {
                 let tables = self.opened().xa.take().unwrap_or_default();
                 if one_phase {
-                    self.changed_by_xa(&tables);
+                    self.changed(&tables, XA);
                 } else {
                     let name = [gtrid, b"\0", bqual].concat();
                     self.prepared.insert(name, tables);
@@ -595,10 +598,7 @@ impl Log {
         self.undone("its log has a transaction without an end");
         let id = match &gtid {
             Some(TransactionGtid::MySql(origin, number)) => origin_number(origin) | number & ((1 << NUMBER_BITS) - 1),
-            _ => {
-                let number = self.file.rsplit('.').next().unwrap_or_default().parse().unwrap_or(0);
-                place_name(number, self.offset)
-            }
+            _ => place_name(file_number(&self.file), self.offset),
         };
         // What lies before has been told; from here on the position stands.
         self.position = OnceLock::new();
@@ -636,13 +636,18 @@ impl Log {
         self.unfit(touched, reason);
     }
 
-    /// What XA did is known only once it is decided, and its rows are long past.
-    fn changed_by_xa(&mut self, tables: &[TableId]) {
+    /// Those of the tables that are concerned have to be copied anew.
+    fn changed(&mut self, tables: &[TableId], reason: &str) {
         for table in tables {
             if let Some(number) = self.concerned(table) {
-                self.unfit(Some(vec![number]), "an XA transaction has changed it");
+                self.unfit(Some(vec![number]), reason);
             }
         }
+    }
+
+    /// The tables that are followed, as far as they are `those`.
+    fn followed(&self, those: impl Fn(&TableId) -> bool) -> Vec<TableId> {
+        self.routes.keys().filter(|id| those(id)).cloned().collect()
     }
 
     fn unfit(&mut self, tables: Option<Vec<usize>>, reason: &str) {
@@ -702,8 +707,7 @@ impl Log {
                 }
                 Effect::Drop { table } => self.gone(&table, "it was dropped at the source".to_owned(), session),
                 Effect::DropSchema { schema } => {
-                    let tables: Vec<TableId> = self.routes.keys().filter(|id| id.schema == schema).cloned().collect();
-                    for table in tables {
+                    for table in self.followed(|id| id.schema == schema) {
                         self.gone(&table, "its database was dropped at the source".to_owned(), session);
                     }
                 }
@@ -716,24 +720,13 @@ impl Log {
                 Effect::Unlogged { table } => {
                     // What nobody follows may be a view of what is, or have triggers.
                     let followed = self.routes.contains_key(&table);
-                    let may_be = |id: &&TableId| **id == table || (!followed && id.schema == table.schema);
-                    let tables: Vec<TableId> = self.routes.keys().filter(may_be).cloned().collect();
-                    for table in tables {
-                        if let Some(number) = self.concerned(&table) {
-                            self.unfit(Some(vec![number]), "rows were written as a statement, not as rows");
-                        }
-                    }
+                    let tables = self.followed(|id| *id == table || (!followed && id.schema == table.schema));
+                    self.changed(&tables, "rows were written as a statement, not as rows");
                 }
                 Effect::Unclear { tables, reason } => {
-                    let tables = tables.unwrap_or_else(|| {
-                        let named = |id: &&TableId| sql.to_lowercase().contains(&id.name.to_lowercase());
-                        self.routes.keys().filter(named).cloned().collect()
-                    });
-                    for table in tables {
-                        if let Some(number) = self.concerned(&table) {
-                            self.unfit(Some(vec![number]), &reason);
-                        }
-                    }
+                    let named = |id: &TableId| sql.to_lowercase().contains(&id.name.to_lowercase());
+                    let tables = tables.unwrap_or_else(|| self.followed(named));
+                    self.changed(&tables, &reason);
                 }
             }
         }
@@ -744,22 +737,18 @@ impl Log {
     /// of are copied anew.
     fn misread(&mut self, effect: &Effect) {
         let named = effect.tables();
-        let may_be = |id: &&TableId| match &named {
+        let may_be = |id: &TableId| match &named {
             None => true,
             Some(named) => named.iter().any(|(schema, name)| {
                 let same = |named: &str, own: &str| named == own || !(named.is_ascii() || own.is_ascii());
                 same(schema, &id.schema) && name.is_none_or(|name| same(name, &id.name))
             }),
         };
-        let tables: Vec<TableId> = self.routes.keys().filter(may_be).cloned().collect();
-        for table in tables {
-            if let Some(number) = self.concerned(&table) {
-                self.unfit(
-                    Some(vec![number]),
-                    "a statement in another charset than Unicode may have changed it",
-                );
-            }
-        }
+        let tables = self.followed(may_be);
+        self.changed(
+            &tables,
+            "a statement in another charset than Unicode may have changed it",
+        );
     }
 
     fn gone(&mut self, table: &TableId, reason: String, session: Session) {
@@ -920,8 +909,7 @@ impl TableBuffer {
                 (Some(TransactionGtid::MySql(origin, number)), Gtids::MySql(set)) => set.contains(origin, *number),
                 // In one server's file what is visible is all that lies before.
                 _ if own.server == end.server => {
-                    let number = end.file.rsplit('.').next().unwrap_or_default();
-                    let place = (number.parse().unwrap_or(0), end.offset);
+                    let place = (file_number(end.file), end.offset);
                     place <= (own.file_number(), own.offset)
                 }
                 (Some(TransactionGtid::MariaDb { domain, sequence, .. }), Gtids::MariaDb(list)) => {

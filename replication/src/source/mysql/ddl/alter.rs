@@ -63,19 +63,16 @@ pub fn effects(mut clauses: Cursor<'_>, table: TableId, default_schema: &str, ig
         clauses.cut(partitioning);
     }
     let parts = clauses.parts();
-    let modified = match parts.as_slice() {
-        [modifiers @ .., last] => modifiers
-            .iter()
-            .all(|part| part.is_any(&["ALGORITHM", "LOCK", "WITH", "WITHOUT"]))
-            .then_some(*last),
-        [] => None,
-    };
+    let is_modifier = |part: &Cursor<'_>| part.is_any(&["ALGORITHM", "LOCK", "WITH", "WITHOUT"]);
+    let modified = parts
+        .split_last()
+        .filter(|(_, before)| !before.is_empty() && before.iter().all(is_modifier));
     if !clauses.is_done()
         && !reader.alone(&mut clauses.clone())
-        && !modified.is_some_and(|mut last| reader.alone(&mut last))
+        && !modified.is_some_and(|(last, _)| reader.alone(&mut last.clone()))
     {
         let mut ordering = false;
-        for mut clause in clauses.parts() {
+        for mut clause in parts {
             ordering |= clause.take(&["ORDER", "BY"]);
             let mut ahead = clause;
             if ordering && ahead.name().is_some() && (ahead.is_done() || ahead.take_any(&["ASC", "DESC"])) {

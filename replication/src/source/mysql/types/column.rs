@@ -20,7 +20,7 @@ use crate::schema::LakeType;
 pub struct ColumnBuilder {
     codec: Codec,
     /// The words of ENUM or SET, if the log tells them better.
-    words: Option<Vec<String>>,
+    words: Option<Arc<[String]>>,
     nulls: NullBufferBuilder,
     values: Values,
     replaced: u64,
@@ -172,7 +172,8 @@ impl ColumnBuilder {
                 _ => Err(mismatch()),
             },
             Kind::Enum(words) => {
-                let members = self.words.as_ref().unwrap_or(&words.list);
+                let told = self.words.clone();
+                let members = told.as_deref().unwrap_or(&words.list);
                 let index = number::integer(bytes, true)?;
                 // 0 is what a value that was no member became.
                 let word = match usize::try_from(index - 1) {
@@ -180,12 +181,11 @@ impl ColumnBuilder {
                     Err(_) => Some(""),
                 };
                 let word = word.ok_or_else(|| DecodeError::new("expected a word of the enum, found another number"))?;
-                let word = word.to_owned();
                 self.bytes_value(word.as_bytes())
             }
             Kind::Set(words) => {
-                let members = self.words.clone();
-                let members = members.as_ref().unwrap_or(&words.list);
+                let told = self.words.clone();
+                let members = told.as_deref().unwrap_or(&words.list);
                 let bits = number::integer(bytes, true)?;
                 if members.len() < 128 && bits >> members.len() != 0 {
                     return Err(DecodeError::new("expected words of the set, found another bit"));
