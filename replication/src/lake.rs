@@ -44,7 +44,7 @@ use url::Url;
 pub use self::data_file::{FileWriter, WrittenFile};
 pub use self::key_index::Location;
 pub use self::log::{Commit, Log, now_ms};
-pub use self::read::{FileCache, Mismatch, Place, Refreshed, Seen, Unseen};
+pub use self::read::{FileCache, Mismatch, Normal, Place, Refreshed, Seen, Unseen};
 pub use self::record::{PartProgress, PipelineRecord, SnapshotProgress, State, TableRecord};
 pub use self::requests::Request;
 pub use self::shape::{Origin, Shape, ShapeColumn, delta_type};
@@ -179,6 +179,9 @@ fn path_segment(name: &str) -> String {
 pub struct PointRead {
     /// The rows found, with the table's full schema.
     pub rows: RecordBatch,
+    /// How many of the keys were looked for, from the first on: those whose rows
+    /// fit in memory.
+    pub asked: usize,
     /// They may hold changes up to here.
     pub high: Position,
 }

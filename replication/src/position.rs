@@ -127,11 +127,105 @@ impl FromStr for BinlogPosition {
     }
 }
 
+/// A cluster time of MongoDB: seconds in the upper half, the increment in the
+/// lower one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterTime(pub u64);
+
+impl fmt::Display for ClusterTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0 >> 32, self.0 as u32)
+    }
+}
+
+impl FromStr for ClusterTime {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        text.split_once('.')
+            .and_then(|(seconds, increment)| {
+                let seconds: u32 = seconds.parse().ok()?;
+                let increment: u32 = increment.parse().ok()?;
+                Some(ClusterTime(u64::from(seconds) << 32 | u64::from(increment)))
+            })
+            .ok_or_else(|| Error::bug(format!("expected a cluster time like 1700000000.1, found {text:?}")))
+    }
+}
+
+/// A place in a change stream of MongoDB.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResumePoint {
+    pub time: ClusterTime,
+    /// Whether every change of that time lies before; if not, those up to the
+    /// token do.
+    pub whole: bool,
+    /// The resume token, which orders changes of one time: its `_data`, and
+    /// after `~` its `_typeBits` if it has any. Empty where only the time is known.
+    pub token: String,
+    /// What names the replica set or cluster, if we may know it.
+    pub set: String,
+}
+
+impl ResumePoint {
+    /// Every change up to this time lies before.
+    pub fn through(&self) -> ClusterTime {
+        match self.whole {
+            true => self.time,
+            false => ClusterTime(self.time.0.saturating_sub(1)),
+        }
+    }
+
+    /// Whether a change lies before.
+    pub fn has(&self, time: ClusterTime, token: &str) -> bool {
+        time <= self.through() || (time == self.time && token <= self.token.as_str())
+    }
+}
+
+/// The time, for people; all of it in the alternate form, like
+/// `1700000000.5+82…!set`: `+` if the time is whole, `-` if not.
+impl fmt::Display for ResumePoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !f.alternate() {
+            return self.time.fmt(f);
+        }
+        let sign = if self.whole { '+' } else { '-' };
+        write!(f, "{}{sign}{}", self.time, self.token)?;
+        match self.set.as_str() {
+            "" => Ok(()),
+            set => write!(f, "!{set}"),
+        }
+    }
+}
+
+impl FromStr for ResumePoint {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let (place, set) = text.split_once('!').unwrap_or((text, ""));
+        let (time, token, whole) = match (place.split_once('+'), place.split_once('-')) {
+            (Some((time, token)), _) => (time, token, true),
+            (None, Some((time, token))) => (time, token, false),
+            (None, None) => {
+                return Err(Error::bug(format!(
+                    "expected a resume point like 1700000000.1+82…, found {text:?}"
+                )));
+            }
+        };
+        Ok(Self {
+            time: time.parse()?,
+            whole,
+            token: token.to_owned(),
+            set: set.to_owned(),
+        })
+    }
+}
+
 /// A place in the log of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Position {
     Lsn(Lsn),
     Binlog(Arc<BinlogPosition>),
+    Resume(Arc<ResumePoint>),
 }
 
 impl Position {
@@ -145,6 +239,10 @@ impl Position {
                 own.place() >= other.place()
             }
             (Position::Binlog(own), Position::Binlog(other)) => own.gtids.contain(&other.gtids) == Some(true),
+            (Position::Resume(own), Position::Resume(other)) => {
+                let same = own.time == other.time && own.token >= other.token;
+                own.through() >= other.time || (!other.whole && own.through() >= other.through() && same)
+            }
             _ => false,
         }
     }
@@ -168,7 +266,15 @@ impl Position {
     pub fn binlog(&self) -> Option<&BinlogPosition> {
         match self {
             Position::Binlog(place) => Some(place),
-            Position::Lsn(_) => None,
+            _ => None,
+        }
+    }
+
+    /// The place in a change stream, if it is one.
+    pub fn resume_point(&self) -> Option<&ResumePoint> {
+        match self {
+            Position::Resume(point) => Some(point),
+            _ => None,
         }
     }
 }
@@ -178,22 +284,27 @@ impl fmt::Display for Position {
         match self {
             Position::Lsn(lsn) => lsn.fmt(f),
             Position::Binlog(place) => place.fmt(f),
+            Position::Resume(point) => point.fmt(f),
         }
     }
 }
 
 impl Serialize for Position {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        // Whole, where the form for people is shorter.
+        serializer.collect_str(&format_args!("{self:#}"))
     }
 }
 
 impl<'de> Deserialize<'de> for Position {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let parsed = match text.contains('@') {
-            true => text.parse().map(|place| Position::Binlog(Arc::new(place))),
-            false => text.parse().map(Position::Lsn),
+        let parsed = if text.contains('@') {
+            text.parse().map(|place| Position::Binlog(Arc::new(place)))
+        } else if text.contains('.') {
+            text.parse().map(|point| Position::Resume(Arc::new(point)))
+        } else {
+            text.parse().map(Position::Lsn)
         };
         parsed.map_err(serde::de::Error::custom)
     }
@@ -216,6 +327,42 @@ mod tests {
         }
         for text in ["", "0", "0/", "/0", "0/G", "0/123456789"] {
             assert!(text.parse::<Lsn>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn resume_points_are_ordered_by_time_and_then_by_token() {
+        let position = |text: &str| {
+            let text = serde_json::Value::String(text.to_owned());
+            serde_json::from_value::<Position>(text).expect("a position")
+        };
+        for (own, other, covers) in [
+            ("9.1+82A", "9.1+82A", true),
+            ("9.1+82A", "9.1-82A", true),
+            ("9.1-82A", "9.1+82A", false),
+            ("9.1-82A", "9.0+", true),
+            ("9.1+", "9.1+82A", true),
+            ("9.0+", "9.1-82A", false),
+            ("9.1-82B", "9.1-82A", true),
+            ("9.1-82A", "9.1-82B", false),
+            // A time without a token is one that a snapshot saw whole.
+            ("9.1+82A", "9.1+", true),
+            ("10.1-82A!s", "9.4294967295+82A!s", true),
+            ("9.1+82A", "0/10", false),
+        ] {
+            let (own, other) = (position(own), position(other));
+            assert_eq!(own.covers(&other), covers, "{own:#} {other:#}");
+            assert_eq!(position(&format!("{own:#}")), own);
+        }
+        let point: ResumePoint = "9.5-82B".parse().expect("a point");
+        for (time, token, has) in [
+            (4, "82C", true),
+            (5, "82A", true),
+            (5, "82B", true),
+            (5, "82C", false),
+            (6, "82A", false),
+        ] {
+            assert_eq!(point.has(ClusterTime(9 << 32 | time), token), has, "{time} {token}");
         }
     }
 

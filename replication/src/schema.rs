@@ -119,6 +119,7 @@ impl LakeType {
 pub enum SourceType {
     Postgres(PostgresType),
     MySql(MySqlType),
+    Mongo(MongoType),
 }
 
 impl Default for SourceType {
@@ -146,6 +147,38 @@ pub struct MySqlType {
     pub nullable: bool,
     #[serde(default)]
     pub auto_increment: bool,
+}
+
+/// What a field of a collection's documents is in the lake.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MongoType {
+    pub bson: MongoKind,
+}
+
+/// What a column holds of the BSON types; what it can't hold exactly is left over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum MongoKind {
+    ObjectId,
+    Uuid,
+    String,
+    Bool,
+    /// int32 and int64.
+    Long,
+    Double,
+    /// With its scale.
+    Decimal(i8),
+    /// Of the generic subtype.
+    Binary,
+    Date,
+    /// Anything, as canonical extended JSON.
+    Json,
+    /// The fields that have no column, or don't fit theirs.
+    Extra,
+    /// The whole document.
+    Document,
+    Array(Box<MongoKind>),
+    Struct(Vec<(String, MongoKind)>),
 }
 
 /// One column of a table.

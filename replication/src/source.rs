@@ -19,7 +19,7 @@ use arrow::array::{RecordBatch, StringArray};
 use crate::batch::{ChangeBatch, TxId};
 use crate::config::SourceConfig;
 use crate::error::{Error, Result};
-use crate::lake::{Origin, PartProgress, PointReader, Shape, UNREADABLE};
+use crate::lake::{Normal, Origin, PartProgress, PointReader, Shape, UNREADABLE};
 use crate::position::Position;
 use crate::schema::{TableId, TableSchema};
 
@@ -80,10 +80,14 @@ pub trait Source: Sized + Send + 'static {
     ) -> impl Future<Output = Result<Judgement<Self::Table>>> + Send;
 
     /// What became of a table's place, as [`Discovery::places`] has it.
-    fn membership(now: Option<&str>, before: &str) -> Membership;
+    fn membership(_now: Option<&str>, _before: &str) -> Membership {
+        Membership::Same
+    }
 
     /// Whether two places are of one publication.
-    fn same_publication(a: &str, b: &str) -> bool;
+    fn same_publication(_a: &str, _b: &str) -> bool {
+        true
+    }
 
     /// Looks at everything on the source's side that would fail later.
     fn check(&mut self, discovery: &Discovery<Self::Table>) -> impl Future<Output = Result<Vec<Finding>>> + Send;
@@ -102,7 +106,9 @@ pub trait Source: Sized + Send + 'static {
     fn in_use(&mut self) -> impl Future<Output = Result<bool>> + Send;
 
     /// What the server keeps for us. Errors: it is not ours to use.
-    fn slot(&mut self) -> impl Future<Output = Result<Option<Slot>>> + Send;
+    fn slot(&mut self) -> impl Future<Output = Result<Option<Slot>>> + Send {
+        async { Ok(None) }
+    }
 
     /// The same, of a position that the lake keeps; [`Source::lost`] tells the rest.
     fn slot_at(&mut self, confirmed: &Position) -> impl Future<Output = Result<Option<Slot>>> + Send;
@@ -118,10 +124,14 @@ pub trait Source: Sized + Send + 'static {
     fn create_slot(&mut self) -> impl Future<Output = Result<Position>> + Send;
 
     /// Drops a slot that is of no use any more.
-    fn drop_slot(&mut self) -> impl Future<Output = Result<()>> + Send;
+    fn drop_slot(&mut self) -> impl Future<Output = Result<()>> + Send {
+        async { Ok(()) }
+    }
 
     /// Makes sure that the stream will have all the tables.
-    fn ensure_published(&mut self, discovery: &Discovery<Self::Table>) -> impl Future<Output = Result<()>> + Send;
+    fn ensure_published(&mut self, _: &Discovery<Self::Table>) -> impl Future<Output = Result<()>> + Send {
+        async { Ok(()) }
+    }
 
     fn stream(&self, from: &Position) -> impl Future<Output = Result<Self::Stream>> + Send;
 
@@ -147,11 +157,19 @@ pub trait SourceTable: Clone + Debug + Send + Sync + 'static {
     /// told everything up to then.
     fn judge_now(&self, now: &Self) -> Verdict<Self>;
     /// Its parts that are not those of the rows in the lake.
-    fn part_changes(&self, now: &Self) -> PartChanges;
+    fn part_changes(&self, _now: &Self) -> PartChanges {
+        PartChanges::default()
+    }
     /// The table with the parts that another reading of it has.
-    fn with_parts_of(&self, now: &Self) -> Self;
+    fn with_parts_of(&self, now: &Self) -> Self {
+        self.with_parts(now.parts().to_vec())
+    }
     /// Whether other rows or values are meant than by another reading of it.
     fn differs(&self, other: &Self) -> bool;
+    /// What brings rows that mean the same to one form, where there are several.
+    fn normal(&self) -> Option<Normal> {
+        None
+    }
 }
 
 /// The replication stream: changes of each table gathered in Arrow builders,

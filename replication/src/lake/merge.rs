@@ -1,6 +1,6 @@
 //! Staging: how a batch or a chunk becomes new files and grown vectors.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{interleave, take, take_record_batch};
@@ -8,10 +8,10 @@ use arrow::error::ArrowError;
 
 use super::data_file::{self, WrittenFile};
 use super::key_index::{KeyIndex, KeyMap, Location};
-use super::net::{LakeRow, NetChange, Origin};
+use super::net::{self, LakeRow, NetChange, Origin};
 use super::record::State;
-use super::{Chunk, DataFile, DeltaTable, PointReader, is_live, sorted};
-use crate::batch::{ChangeBatch, Op, TxId};
+use super::{Chunk, DataFile, DeltaTable, PointReader, UNREADABLE, is_live, sorted};
+use crate::batch::{ChangeBatch, Op, Patches, RowChanges, TxId};
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::position::Position;
@@ -33,6 +33,50 @@ impl Patch {
     fn needs_source(&self) -> bool {
         self.cells.iter().any(|(_, origin)| *origin == Origin::Nowhere)
     }
+}
+
+/// A row that is told by patches.
+struct Changed {
+    row: u32,
+    base: net::Patched,
+    /// The patches' numbers, the oldest first.
+    patches: Vec<u32>,
+}
+
+impl Changed {
+    fn of(net: &NetChange<'_>, row: u32) -> Self {
+        let (base, patches) = net.patched(row);
+        Self { row, base, patches }
+    }
+
+    fn location(&self) -> Option<Location> {
+        match self.base {
+            net::Patched::Lake(LakeRow { location, .. }) => Some(location),
+            _ => None,
+        }
+    }
+
+    fn changes<'a>(&self, patches: &'a Patches) -> Result<RowChanges<'a>> {
+        // What was read at the source just now has them all.
+        let own = match self.base {
+            net::Patched::Nowhere => &[][..],
+            _ => &self.patches,
+        };
+        let patches = own
+            .iter()
+            .map(|number| patches.get(*number))
+            .collect::<Option<Vec<_>>>();
+        Ok(RowChanges {
+            patches: patches.ok_or_else(|| Error::bug("a patch that its batch does not have"))?,
+            later: matches!(self.base, net::Patched::Lake(LakeRow { provisional: true, .. })),
+        })
+    }
+}
+
+/// What is brought together at a time.
+enum Slice {
+    Cells(Vec<Patch>),
+    Rows(Vec<Changed>),
 }
 
 /// Rows with every cell resolved, and their keys.
@@ -69,30 +113,48 @@ impl DeltaTable {
             })
         });
         let (mut plain, mut patches, mut deletes) = (Vec::new(), Vec::new(), Vec::new());
+        let mut changed = Vec::new();
         for row in net.survivors(&keys) {
             match batch.ops[row as usize] {
                 Op::Delete => deletes.push(row),
+                _ if net.is_patch(row) => changed.push(Changed::of(&net, row)),
                 _ if net.is_partial(row) => patches.push(trace(&net, row)),
                 _ => plain.push(row),
             }
         }
         // Neighbours in a file are fetched together.
         patches.sort_by_key(|patch| patch.location.map(|l| (l.file(), l.row())));
+        changed.sort_by_key(|changed| changed.location().map(|l| (l.file(), l.row())));
         for row in deletes {
             self.delete(keys[row as usize], batch.transactions[row as usize]);
         }
-        if plain.is_empty() && patches.is_empty() {
+        if plain.is_empty() && patches.is_empty() && changed.is_empty() {
             return Ok(None);
         }
         let mut writer = self.file_writer()?;
-        let mut written = Vec::with_capacity(plain.len() + patches.len());
+        let mut written = Vec::with_capacity(plain.len() + patches.len() + changed.len());
         for rows in plain.chunks(WRITE_ROWS) {
             writer.write(&pick(&batch.rows, rows)?).await?;
             written.extend(rows.iter().map(|row| keys[*row as usize]));
         }
         let mut high: Option<Position> = None;
-        for slice in self.slices(patches) {
-            let patched = self.patch(&batch, &keys, slice, points).await?;
+        let cells = self
+            .slices(patches, |patch| patch.location)
+            .into_iter()
+            .map(Slice::Cells);
+        let rows = self.slices(changed, Changed::location).into_iter().map(Slice::Rows);
+        let mut slices: VecDeque<Slice> = cells.chain(rows).collect();
+        while let Some(slice) = slices.pop_front() {
+            let patched = match slice {
+                Slice::Cells(patches) => self.patch(&batch, &keys, patches, points).await?,
+                Slice::Rows(changed) => {
+                    let (patched, left) = self.apply(&batch, &keys, changed, points).await?;
+                    if !left.is_empty() {
+                        slices.push_front(Slice::Rows(left));
+                    }
+                    patched
+                }
+            };
             writer.write(&patched.rows).await?;
             written.extend_from_slice(&patched.keys);
             if let Some(position) = patched.high {
@@ -187,12 +249,12 @@ impl DeltaTable {
     }
 
     /// Cuts patches so that what one slice fetches stays within bounds.
-    fn slices(&self, patches: Vec<Patch>) -> Vec<Vec<Patch>> {
+    fn slices<T>(&self, patches: Vec<T>, location: impl Fn(&T) -> Option<Location>) -> Vec<Vec<T>> {
         let mut slices = Vec::new();
         let mut slice = Vec::new();
         let mut bytes = 0;
         for patch in patches {
-            let file = patch.location.and_then(|l| self.files.get(l.file() as usize));
+            let file = location(&patch).and_then(|l| self.files.get(l.file() as usize));
             // Compressed bytes a row, and a compression of up to four.
             bytes += file.map_or(1024, |f| 4 * f.size as u64 / u64::from(f.rows.max(1)) + 64);
             slice.push(patch);
@@ -221,11 +283,7 @@ impl DeltaTable {
         let missing: Vec<u32> = patches.iter().filter(|p| p.needs_source()).map(|p| p.row).collect();
         let mut found: KeyMap<usize> = KeyMap::default();
         if !missing.is_empty() {
-            let key_rows = pick(
-                &batch.rows.project(self.encoder.columns()).map_err(arrow_bug)?,
-                &missing,
-            )?;
-            let read = points.read(key_rows).await?;
+            let read = points.read(self.key_rows(batch, &missing)?).await?;
             found = self.encoder.keys(&read.rows)?.into_iter().zip(0..).collect();
             // A row that is gone at the source is gone: its delete follows in
             // the stream, before the table is taken for equal.
@@ -286,6 +344,124 @@ impl DeltaTable {
             high,
             provisional,
         })
+    }
+
+    /// Applies patches to the rows that they are of. Returns what is left, for
+    /// another time, where rows have to be read at the source.
+    async fn apply(
+        &self,
+        batch: &ChangeBatch,
+        keys: &[Key],
+        mut changed: Vec<Changed>,
+        points: &dyn PointReader,
+    ) -> Result<(Patched, Vec<Changed>)> {
+        let mut left = Vec::new();
+        loop {
+            let patched = self.apply_to(batch, keys, &mut changed, &mut left, points).await?;
+            match patched {
+                Ok(patched) => return Ok((patched, left)),
+                Err(unsure) => {
+                    for row in unsure {
+                        changed[row].base = net::Patched::Nowhere;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Errors: the rows whose patches may mean several things.
+    async fn apply_to(
+        &self,
+        batch: &ChangeBatch,
+        keys: &[Key],
+        changed: &mut Vec<Changed>,
+        left: &mut Vec<Changed>,
+        points: &dyn PointReader,
+    ) -> Result<Result<Patched, Vec<usize>>> {
+        let patches = batch.patches.as_ref();
+        let patches = patches.ok_or_else(|| Error::bug("a patch without its batch's patches"))?;
+        let lake = self.fetch_whole(changed).await?;
+        let nowhere = |changed: &Changed| changed.base == net::Patched::Nowhere;
+        let mut missing: Vec<u32> = changed.iter().filter(|c| nowhere(c)).map(|c| c.row).collect();
+        missing.sort_unstable();
+        let (mut source, mut high) = (None, None);
+        let mut found: KeyMap<usize> = KeyMap::default();
+        if !missing.is_empty() {
+            let read = points.read(self.key_rows(batch, &missing)?).await?;
+            let later = missing.get(read.asked..).unwrap_or_default();
+            left.extend(changed.extract_if(.., |c| nowhere(c) && later.binary_search(&c.row).is_ok()));
+            found = self.encoder.keys(&read.rows)?.into_iter().zip(0..).collect();
+            // A row that is gone at the source: its delete follows.
+            changed.retain(|c| !nowhere(c) || found.contains_key(&keys[c.row as usize]));
+            (source, high) = (Some(read.rows), Some(read.high));
+        }
+        // The batch, then the lake's files, then the source.
+        let mut batches = vec![&batch.rows];
+        let mut numbers = HashMap::new();
+        for (file, fetched) in &lake {
+            numbers.insert(*file, batches.len());
+            batches.push(&fetched.batch);
+        }
+        let source_number = batches.len();
+        batches.extend(&source);
+        let mut places = Vec::with_capacity(changed.len());
+        for changed in changed.iter() {
+            let place = match changed.base {
+                net::Patched::Batch(row) => Some((0, row as usize)),
+                net::Patched::Lake(LakeRow { location, .. }) => numbers.get(&location.file()).copied().zip(
+                    lake.get(&location.file())
+                        .and_then(|fetched| fetched.rows.binary_search(&location.row()).ok()),
+                ),
+                net::Patched::Nowhere => found.get(&keys[changed.row as usize]).map(|row| (source_number, *row)),
+            };
+            places.push(place.ok_or_else(|| Error::bug("a patch has no row to apply to"))?);
+        }
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.schema.columns.len());
+        for column in 0..self.schema.columns.len() {
+            let arrays: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(column).as_ref()).collect();
+            columns.push(interleave(&arrays, &places).map_err(arrow_bug)?);
+        }
+        let base = RecordBatch::try_new(self.arrow.clone(), columns).map_err(arrow_bug)?;
+        let changes = changed.iter().map(|changed| changed.changes(patches));
+        let changes = changes.collect::<Result<Vec<_>>>()?;
+        let key = |changed: &Changed| keys[changed.row as usize];
+        // What can't be patched may be read anew, for this table alone.
+        let patched = patches.by.apply(&base, &changes).map_err(|e| e.with_code(UNREADABLE))?;
+        if !patched.unsure.is_empty() {
+            return Ok(Err(patched.unsure));
+        }
+        Ok(Ok(Patched {
+            rows: patched.rows,
+            keys: changed.iter().map(key).collect(),
+            high,
+            provisional: changed.iter().filter(|c| nowhere(c)).map(key).collect(),
+        }))
+    }
+
+    /// The key columns of some rows of a batch.
+    fn key_rows(&self, batch: &ChangeBatch, rows: &[u32]) -> Result<RecordBatch> {
+        pick(&batch.rows.project(self.encoder.columns()).map_err(arrow_bug)?, rows)
+    }
+
+    /// Reads the rows that patches apply to, by file number.
+    async fn fetch_whole(&self, changed: &[Changed]) -> Result<HashMap<u32, Fetched>> {
+        let mut wanted: HashMap<u32, Vec<u32>> = HashMap::new();
+        for location in changed.iter().filter_map(Changed::location) {
+            wanted.entry(location.file()).or_default().push(location.row());
+        }
+        let columns: Vec<usize> = (0..self.schema.columns.len()).collect();
+        let mut fetched = HashMap::new();
+        for (number, mut rows) in wanted {
+            rows.sort_unstable();
+            let file = self
+                .files
+                .get(number as usize)
+                .ok_or_else(|| Error::bug("the key index names a file that isn't there"))?;
+            let batch = data_file::read_rows(&self.log, &file.stored(), &self.read_schema, &rows).await?;
+            let columns = columns.clone();
+            fetched.insert(number, Fetched { columns, rows, batch });
+        }
+        Ok(fetched)
     }
 
     /// Whether the lake's row of a key may have values from the source's future.

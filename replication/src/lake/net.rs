@@ -41,6 +41,22 @@ pub struct NetChange<'a> {
     last: KeyMap<u32>,
     /// For rows with unchanged cells: their range in `batch.unchanged` and their base.
     partial: HashMap<u32, (usize, usize, Base)>,
+    /// By row, the number of its patch; empty if there are none.
+    patches: Vec<u32>,
+    /// By patch, the row that it applies to.
+    bases: Vec<Base>,
+}
+
+/// A row that is no patch.
+const NO_PATCH: u32 = u32::MAX;
+
+/// The row that patches apply to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patched {
+    Batch(u32),
+    Lake(LakeRow),
+    /// Neither here nor in the lake.
+    Nowhere,
 }
 
 impl<'a> NetChange<'a> {
@@ -48,6 +64,17 @@ impl<'a> NetChange<'a> {
     pub fn of(batch: &'a ChangeBatch, keys: &[Key], find: impl Fn(Key) -> Option<LakeRow>) -> Self {
         let mut last = KeyMap::with_capacity_and_hasher(keys.len(), Default::default());
         let mut partial = HashMap::new();
+        let mut patches = match batch.patches {
+            Some(_) => vec![NO_PATCH; keys.len()],
+            None => Vec::new(),
+        };
+        let mut bases = Vec::new();
+        let mut patched = batch
+            .patches
+            .iter()
+            .flat_map(|p| &p.rows)
+            .map(|(row, _)| *row)
+            .peekable();
         let mut cell = 0;
         // What the row before deleted, for a move to look at.
         let mut deleted: Option<(Key, Option<u32>)> = None;
@@ -65,10 +92,21 @@ impl<'a> NetChange<'a> {
                 let base = before.map_or_else(|| Base::Lake(find(source)), Base::Row);
                 partial.insert(row, (start, cell, base));
             }
+            if patched.next_if_eq(&row).is_some() {
+                let before = last.get(key).copied();
+                patches[row as usize] = bases.len() as u32;
+                bases.push(before.map_or_else(|| Base::Lake(find(*key)), Base::Row));
+            }
             let before = last.insert(*key, row);
             deleted = (*op == Op::Delete).then_some((*key, before));
         }
-        Self { batch, last, partial }
+        Self {
+            batch,
+            last,
+            partial,
+            patches,
+            bases,
+        }
     }
 
     /// Rows that are the last of their key, in the batch's order.
@@ -92,6 +130,43 @@ impl<'a> NetChange<'a> {
 
     pub fn is_partial(&self, row: u32) -> bool {
         self.partial.contains_key(&row)
+    }
+
+    pub fn is_patch(&self, row: u32) -> bool {
+        self.patch(row).is_some()
+    }
+
+    /// The number of a row's patch.
+    fn patch(&self, row: u32) -> Option<u32> {
+        self.patches
+            .get(row as usize)
+            .copied()
+            .filter(|number| *number != NO_PATCH)
+    }
+
+    /// Follows a patch back to the row that it applies to; with the numbers of
+    /// all patches from there on, the oldest first.
+    pub fn patched(&self, row: u32) -> (Patched, Vec<u32>) {
+        let mut row = row;
+        let mut patches = Vec::new();
+        // Bases are earlier rows, so this ends.
+        let base = loop {
+            let Some(number) = self.patch(row) else {
+                break Patched::Batch(row);
+            };
+            let bytes = self.batch.patches.as_ref().and_then(|patches| patches.get(number));
+            if bytes.is_none_or(<[u8]>::is_empty) {
+                break Patched::Nowhere;
+            }
+            patches.push(number);
+            match self.bases[number as usize] {
+                Base::Row(before) if self.batch.ops.get(before as usize) != Some(&Op::Delete) => row = before,
+                Base::Lake(Some(found)) => break Patched::Lake(found),
+                _ => break Patched::Nowhere,
+            }
+        };
+        patches.reverse();
+        (base, patches)
     }
 
     /// Follows a cell back through the batch to its value.
@@ -140,6 +215,7 @@ mod tests {
                 .map(|(row, _)| UnchangedCell { row, column: 1 })
                 .collect(),
             truncated_by: None,
+            patches: None,
         };
         let keys: Vec<Key> = changes.iter().map(|c| c.1).collect();
         // The lake has keys below 10; key 9 is provisional.

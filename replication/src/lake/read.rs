@@ -4,7 +4,9 @@
 //! Nothing here writes. Values are compared by their bytes: NaN equals NaN of
 //! the same bits, -0 is not 0, and NULL is not empty.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{interleave, take, take_record_batch};
@@ -101,6 +103,9 @@ impl FileCache {
         self.files.insert(number, Cached::Whole(rows));
     }
 }
+
+/// Brings rows to the one form of what they mean, where there are several.
+pub type Normal = Arc<dyn Fn(&RecordBatch) -> Result<RecordBatch> + Send + Sync>;
 
 /// A row of some batches: the batch's number and the row's in it.
 pub type Place = (usize, usize);
@@ -258,6 +263,7 @@ impl DeltaTable {
     pub async fn compare(
         &self,
         batches: &[RecordBatch],
+        normal: Option<&Normal>,
         mut seen: Option<&mut Seen>,
         cache: &mut FileCache,
     ) -> Result<Mismatch> {
@@ -275,6 +281,14 @@ impl DeltaTable {
                 }
             }
         }
+        let batches = match normal {
+            Some(normal) => Cow::Owned(batches.iter().map(|batch| normal(batch)).collect::<Result<Vec<_>>>()?),
+            None => Cow::Borrowed(batches),
+        };
+        let different = |lake: RecordBatch, rows: &[u32], pairs: &[Pair]| match normal {
+            Some(normal) => different(&normal(&lake)?, rows, &batches, pairs),
+            None => different(&lake, rows, &batches, pairs),
+        };
         for (number, mut pairs) in files {
             if !pairs.is_sorted_by_key(|pair| pair.lake_row) {
                 pairs.sort_unstable_by_key(|pair| pair.lake_row);
@@ -295,7 +309,7 @@ impl DeltaTable {
             }
             if let Some(whole) = cache.get(number) {
                 let lake = take_record_batch(whole, &UInt32Array::from(rows.clone())).map_err(arrow_bug)?;
-                mismatch.different.extend(different(&lake, &rows, batches, &pairs)?);
+                mismatch.different.extend(different(lake, &rows, &pairs)?);
                 continue;
             }
             let (mut done, mut rest) = (0, pairs.as_slice());
@@ -305,8 +319,7 @@ impl DeltaTable {
                 let last = rows_read.last().copied().unwrap_or_default();
                 let (now, later) = rest.split_at(rest.partition_point(|pair| pair.lake_row <= last));
                 rest = later;
-                let different = different(&lake, rows_read, batches, now)?;
-                mismatch.different.extend(different);
+                mismatch.different.extend(different(lake, rows_read, now)?);
                 Ok(())
             })
             .await?;

@@ -97,7 +97,8 @@ impl PointReader for Source {
         }
         let rows = found.batch().rows;
         let high = position(self.high);
-        Box::pin(async move { Ok(PointRead { rows, high }) })
+        let asked = keys.num_rows();
+        Box::pin(async move { Ok(PointRead { rows, asked, high }) })
     }
 }
 
@@ -167,6 +168,7 @@ impl Changes {
             ops: self.ops,
             unchanged: self.unchanged,
             truncated_by: self.truncated_by,
+            patches: None,
         }
     }
 }
@@ -614,7 +616,10 @@ async fn check_found(table: &mut DeltaTable, model: &Model, cache: &mut FileCach
     let batches = [rows.slice(half, last + 1 - half), rows.slice(0, half)];
     let place = |row: usize| if row < half { (1, row) } else { (0, row - half) };
     let mut seen = Seen::default();
-    let found = table.compare(&batches, Some(&mut seen), cache).await.expect("compare");
+    let found = table
+        .compare(&batches, None, Some(&mut seen), cache)
+        .await
+        .expect("compare");
     assert_eq!(found.missing, [place(last)]);
     let mut expected: Vec<_> = expected
         .into_iter()

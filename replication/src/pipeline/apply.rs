@@ -149,6 +149,11 @@ impl Route {
         Error::transient(format!("the writer of {} has ended", self.id))
     }
 
+    /// Notes a commit that is on its way.
+    pub fn expect_commit(&mut self, open: &Open) {
+        self.in_flight.push_back(open.start.clone());
+    }
+
     pub fn is_closed(&self) -> bool {
         self.commands.is_none()
     }

@@ -417,6 +417,7 @@ impl<S: Source> Apply<S> {
                 self.end(number, Ending::Mark(state, reason))
             }
             Judgement::Gone(reason) => {
+                self.commit_open(number).await?;
                 let before = self.table(number)?;
                 match self.source.look(before.id(), before.relation()).await? {
                     Look::Table(now, _) if now.id() == before.id() => {
@@ -492,6 +493,17 @@ impl<S: Source> Apply<S> {
         let permit = permit.map_err(|e| Error::bug("the memory budget is closed").with_source(e))?;
         let batch = self.stream.take_batch(number)?;
         self.route(number)?.send(Command::Stage(batch, permit)).await
+    }
+
+    /// Hands its writer the last changes of a table that is gone, which are of
+    /// transactions before the one that tells so.
+    async fn commit_open(&mut self, number: usize) -> Result<()> {
+        self.flush(number).await?;
+        let watermark = self.stream.position();
+        let route = self.route(number)?;
+        let Some(open) = route.open.take() else { return Ok(()) };
+        route.expect_commit(&open);
+        route.send(Command::Commit { batch: None, watermark }).await
     }
 
     /// A snapshot or a writer can't go on.

@@ -36,7 +36,7 @@ use crate::lake::{PointRead, PointReader, Shape};
 use crate::position::{BinlogPosition, Gtids, Position, file_number};
 use crate::schema::TableId;
 use crate::source::{
-    Discovery, Finding, Identity, Judgement, Look, Membership, Part, Slot, Source, SourceTable as _, Throttle, Verdict,
+    Discovery, Finding, Identity, Judgement, Look, Part, Slot, Source, SourceTable as _, Throttle, Verdict,
 };
 
 /// How long a commit is waited for that the log has already.
@@ -600,14 +600,6 @@ impl Source for MySql {
         }))
     }
 
-    fn membership(_: Option<&str>, _: &str) -> Membership {
-        Membership::Same
-    }
-
-    fn same_publication(_: &str, _: &str) -> bool {
-        true
-    }
-
     async fn check(&mut self, discovery: &Discovery<SourceTable>) -> Result<Vec<Finding>> {
         let mut findings = vec![self.check_server().await];
         findings.extend(self.check_log().await?);
@@ -619,10 +611,6 @@ impl Source for MySql {
     async fn in_use(&mut self) -> Result<bool> {
         let id = self.server_id();
         Lease::is_taken(&mut self.wire, id).await
-    }
-
-    async fn slot(&mut self) -> Result<Option<Slot>> {
-        Ok(None)
     }
 
     async fn slot_at(&mut self, confirmed: &Position) -> Result<Option<Slot>> {
@@ -655,14 +643,6 @@ impl Source for MySql {
 
     async fn create_slot(&mut self) -> Result<Position> {
         self.log_end().await
-    }
-
-    async fn drop_slot(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    async fn ensure_published(&mut self, _: &Discovery<SourceTable>) -> Result<()> {
-        Ok(())
     }
 
     async fn stream(&self, from: &Position) -> Result<Stream> {
@@ -749,7 +729,11 @@ impl TableSource {
             .await
             .map_err(<Self as crate::source::TableSource>::of_read)?;
         *slot = Some(reader);
-        Ok(PointRead { rows, high })
+        Ok(PointRead {
+            rows,
+            asked: keys.num_rows(),
+            high,
+        })
     }
 }
 

@@ -611,7 +611,11 @@ impl TableSource {
         *slot = Some(reader);
         let rows = arrow::compute::concat_batches(&self.table.schema.arrow(), &batches)
             .map_err(|e| Error::bug("rows of one table differ in schema").with_source(e))?;
-        Ok(PointRead { rows, high })
+        Ok(PointRead {
+            rows,
+            asked: keys.num_rows(),
+            high,
+        })
     }
 }
 

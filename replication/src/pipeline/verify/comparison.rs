@@ -17,7 +17,7 @@ use super::scan::{CHUNK_BYTES, Progress, Scan, lot};
 use super::{POLL, Verifier, is_whole, not_whole};
 use crate::error::{Error, Result};
 use crate::key::Key;
-use crate::lake::{DeltaTable, FileCache, Location, Mismatch, Place, Refreshed, Seen};
+use crate::lake::{DeltaTable, FileCache, Location, Mismatch, Normal, Place, Refreshed, Seen};
 use crate::position::Position;
 use crate::source::{Reader, RowVersions, Source, SourceTable, TableSource};
 
@@ -82,6 +82,8 @@ pub struct Comparison<'a, S: Source> {
     verifier: &'a mut Verifier<S>,
     table: Arc<S::Table>,
     lake: DeltaTable,
+    /// What equal rows have in common.
+    normal: Option<Normal>,
     source: S::Tables,
     /// For rows by key.
     reader: Option<<S::Tables as TableSource>::Reader>,
@@ -107,6 +109,7 @@ impl<'a, S: Source> Comparison<'a, S> {
             source: verifier.source.table_source(table.clone(), verifier.throttle.clone()),
             cache: FileCache::new(verifier.cache_bytes),
             verifier,
+            normal: table.normal(),
             table,
             lake,
             reader: None,
@@ -162,7 +165,7 @@ impl<'a, S: Source> Comparison<'a, S> {
         let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
         let Mismatch { missing, different } = self
             .lake
-            .compare(&batches, Some(&mut self.seen), &mut self.cache)
+            .compare(&batches, self.normal.as_ref(), Some(&mut self.seen), &mut self.cache)
             .await?;
         self.report.rows += (rows - missing.len() - different.len()) as u64;
         let mut at = missing;
@@ -319,7 +322,10 @@ impl<'a, S: Source> Comparison<'a, S> {
     /// Which keys the lake does not have as they were read.
     async fn wrong(&mut self, hashes: &[Key], read: &RowVersions) -> Result<Vec<Wrong>> {
         let versions = self.versions(read)?;
-        let Mismatch { missing, different } = self.lake.compare(&read.rows, None, &mut self.cache).await?;
+        let Mismatch { missing, different } = self
+            .lake
+            .compare(&read.rows, self.normal.as_ref(), None, &mut self.cache)
+            .await?;
         let mut hashes_read = Vec::with_capacity(read.rows.len());
         for rows in &read.rows {
             hashes_read.push(self.lake.encoder().keys(rows)?);

@@ -11,7 +11,7 @@ use crate::config::{Infinity, SourceConfig};
 use crate::error::{Error, Result};
 use crate::lake::{Origin, Shape, delta_type};
 use crate::schema::{Column, MySqlType, SourceType, TableId, TableSchema};
-use crate::source::{Discovery, Part, PartChanges, Refusal, Verdict, selected};
+use crate::source::{Discovery, Part, Refusal, Verdict, selected};
 
 /// Databases of the server's own.
 const SYSTEM: &str = "('mysql', 'information_schema', 'performance_schema', 'sys')";
@@ -270,14 +270,6 @@ impl crate::source::SourceTable for SourceTable {
         same.parts.clone_from(&now.parts);
         same.rows = now.rows;
         Verdict::Same(same)
-    }
-
-    fn part_changes(&self, _: &Self) -> PartChanges {
-        PartChanges::default()
-    }
-
-    fn with_parts_of(&self, now: &Self) -> Self {
-        self.with_parts(now.parts.clone())
     }
 
     fn differs(&self, other: &Self) -> bool {

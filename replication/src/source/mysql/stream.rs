@@ -1099,6 +1099,7 @@ impl TableBuffer {
             transactions: std::mem::take(&mut self.transactions),
             unchanged: std::mem::take(&mut self.unchanged),
             truncated_by: self.truncated_by.take(),
+            patches: None,
         })
     }
 }

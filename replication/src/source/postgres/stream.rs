@@ -336,7 +336,7 @@ impl Open<'_> {
 fn lsn(position: &Position) -> Result<Lsn> {
     match position {
         Position::Lsn(lsn) => Ok(*lsn),
-        Position::Binlog(_) => Err(Error::bug("expected an LSN, found a position in a binlog")),
+        _ => Err(Error::bug("expected an LSN, found another position")),
     }
 }
 
@@ -499,6 +499,7 @@ impl TableBuffer {
             transactions: std::mem::take(&mut self.transactions),
             unchanged: std::mem::take(&mut self.unchanged),
             truncated_by: self.truncated_by.take(),
+            patches: None,
         })
     }
 }
