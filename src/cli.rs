@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-/// Keeps Delta Lake tables equal to a live PostgreSQL database, exactly once.
+/// Keeps Delta Lake tables equal to a live PostgreSQL, MySQL, MariaDB or MongoDB
+/// database, exactly once.
 #[derive(Debug, Parser)]
 #[command(version, about, propagate_version = true, arg_required_else_help = true)]
 pub struct Cli {

@@ -46,6 +46,21 @@ pub struct SourceConfig {
     /// What becomes of a table for which changes are lost.
     #[serde(default)]
     pub on_gap: OnGap,
+    /// What columns the documents of a MongoDB collection get.
+    #[serde(default)]
+    pub schema: Documents,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Documents {
+    /// One for each field of a sample, and for each field that comes later.
+    #[default]
+    Evolve,
+    /// One for each field of a sample; later fields are left over.
+    Fixed,
+    /// One for the whole document.
+    Json,
 }
 
 /// What kind of server a source is.
@@ -54,6 +69,7 @@ pub enum SourceKind {
     Postgres,
     /// MySQL or MariaDB.
     MySql,
+    MongoDb,
 }
 
 impl SourceConfig {
@@ -63,10 +79,12 @@ impl SourceConfig {
         match scheme {
             "postgres" | "postgresql" => Ok(SourceKind::Postgres),
             "mysql" | "mariadb" => Ok(SourceKind::MySql),
+            "mongodb" | "mongodb+srv" => Ok(SourceKind::MongoDb),
             other => Err(
                 Error::operator(format!("source.url has the scheme {other:?}")).with_hint(
                     "write source.url as postgres://user:password@host:5432/database, \
-                 mysql://user:password@host:3306 or mariadb://user:password@host:3306",
+                 mysql://user:password@host:3306, mariadb://user:password@host:3306 or \
+                 mongodb://user:password@host:27017/?replicaSet=name",
                 ),
             ),
         }
@@ -190,6 +208,7 @@ const KEYS: &[(&str, &[&str])] = &[
             "server_id",
             "infinity",
             "on_gap",
+            "schema",
         ],
     ),
     ("lake", &["url", "column_mapping"]),
@@ -214,6 +233,7 @@ impl Config {
             || a.publication != b.publication
             || a.server_id != b.server_id
             || a.infinity != b.infinity
+            || a.schema != b.schema
             || self.lake.url != new.lake.url
             || self.lake.column_mapping != new.lake.column_mapping
             || self.apply.max_latency != new.apply.max_latency

@@ -17,6 +17,10 @@ macro_rules! for_source {
                 type $source = crate::source::mysql::MySql;
                 $run
             }
+            crate::config::SourceKind::MongoDb => {
+                type $source = crate::source::mongodb::MongoDb;
+                $run
+            }
         }
     };
 }

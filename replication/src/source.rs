@@ -23,6 +23,7 @@ use crate::lake::{Normal, Origin, PartProgress, PointReader, Shape, UNREADABLE};
 use crate::position::Position;
 use crate::schema::{TableId, TableSchema};
 
+pub mod mongodb;
 pub mod mysql;
 pub mod postgres;
 mod socket;
