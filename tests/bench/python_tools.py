@@ -8,6 +8,11 @@ time and peak memory can be measured from outside. Prints one JSON object.
         a table that `adbc` wrote
     python_tools.py replication SOCKET FILE:OFFSET      mysql-replication: every row of MySQL's binlog from there on,
         to its end
+    python_tools.py mongo-find URL COLLECTION [raw | batches]
+        all documents: as replies that nobody looks into, by `find_raw_batches`, which makes an object of each document
+    python_tools.py mongo-stream URL COLLECTION PLACE MARK [raw | plain | lookup]
+        a change stream from an operation time to the update that sets `note` to MARK: as replies that nobody looks into,
+        by `watch`, by `watch` with `updateLookup`. These two jobs' `seconds` are those from the connection on
 """
 
 import json
@@ -79,5 +84,54 @@ def replication(socket, place):
     return {"rows": sum(len(event.rows) for event in stream)}
 
 
-JOBS = {"adbc": adbc, "connectorx": connectorx, "merge": merge, "replication": replication}
+def replies(url, name, command, end):
+    """A cursor's replies, as bytes or views of bytes, up to the one that has `end` near its end."""
+    import bson
+    import pymongo
+
+    # Such a document reads its fields when it is asked for one, and those of the documents in it later.
+    raw = bson.codec_options.CodecOptions(bson.raw_bson.RawBSONDocument)
+    client = pymongo.MongoClient(url)
+    with client.start_session() as session:
+        cursor = client["bench"].command(command, session=session)["cursor"]["id"]
+        more = {"getMore": bson.Int64(cursor), "collection": name}
+        reply = b""
+        while end not in bytes(reply[-2000:]):
+            reply = client["bench"].command(more, session=session, codec_options=raw)["cursor"].raw
+            yield reply
+
+
+def mongo_find(url, name, kind):
+    import pymongo
+
+    started = time.perf_counter()
+    if kind == "raw":
+        # The last reply tells 0 for the cursor.
+        batches = replies(url, name, {"find": name, "batchSize": 0}, b"\x12id\0" + bytes(8))
+    else:
+        batches = pymongo.MongoClient(url)["bench"][name].find_raw_batches()
+    size = sum(map(len, batches))
+    return {"seconds": time.perf_counter() - started, "bytes": size}
+
+
+def mongo_stream(url, name, place, mark, kind):
+    import bson
+    import pymongo
+
+    started = time.perf_counter()
+    begin = bson.Timestamp(*map(int, place.split(".")))
+    events = size = 0
+    if kind == "raw":
+        stream = {"$changeStream": {"startAtOperationTime": begin}}
+        size = sum(map(len, replies(url, name, {"aggregate": name, "pipeline": [stream], "cursor": {"batchSize": 0}}, mark.encode())))
+    else:
+        lookup = {"full_document": "updateLookup"} if kind == "lookup" else {}
+        for event in pymongo.MongoClient(url)["bench"][name].watch(start_at_operation_time=begin, **lookup):
+            events += 1
+            if event["updateDescription"]["updatedFields"].get("note") == mark:
+                break
+    return {"seconds": time.perf_counter() - started, "events": events, "bytes": size}
+
+
+JOBS = {"adbc": adbc, "connectorx": connectorx, "merge": merge, "replication": replication, "mongo-find": mongo_find, "mongo-stream": mongo_stream}
 print(json.dumps(JOBS[sys.argv[1]](*sys.argv[2:])))
