@@ -21,6 +21,14 @@ mod live_snapshots;
 mod live_tables;
 /// What a user can get wrong, and what the environment can: a clear error, and nothing lost.
 mod misuse;
+/// MongoDB's oplog moves on, other sets come, primaries are elected and crash.
+mod mongo_gaps;
+/// What a user of MongoDB can get wrong, and how the program reaches a set.
+mod mongo_misuse;
+/// Collections are copied with every type and kind of `_id`, beside changes and through kills.
+mod mongo_snapshot;
+/// Changes by every operator, transactions, and collections that come and go.
+mod mongo_stream;
 /// Forms of the binlog: row images, compression, partial documents, transactions of all sizes.
 mod mysql_binlog;
 /// Changes of columns and tables of MySQL and MariaDB, each kind on its own.

@@ -1,6 +1,7 @@
 //! What a test stands on: a [`Case`] is a database with a lake beside it.
 
 pub mod lake;
+pub mod mongo;
 pub mod position;
 pub mod server;
 pub mod sidecar;
@@ -298,6 +299,7 @@ impl<'a> Case<'a> {
     /// the source's tables that no row follows.
     pub fn wait_until_settled(&self, sidecar: &mut Sidecar) {
         let columns = match self.kind() {
+            Kind::Mongo(_) => return self.wait_until_all_stream(sidecar),
             Kind::Postgres(_) => self.sql(
                 "SELECT c.relname || ' ' || string_agg(attname, ',' ORDER BY attnum)
                  FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
@@ -315,6 +317,18 @@ impl<'a> Case<'a> {
             columns.iter().all(|(table, columns)| {
                 let known = |t: &lake::TableStatus| t.table == self.qualified(table) && t.state == "streaming";
                 status.tables.iter().any(known) && lake::column_names(&self.table(table)).join(",") == *columns
+            })
+        });
+    }
+
+    /// As [`Self::wait_until_settled`], for the collections of this moment; their columns are the program's own affair.
+    fn wait_until_all_stream(&self, sidecar: &mut Sidecar) {
+        let names = "print(*db.list_collection_names(filter={'type': 'collection'}), sep='\\n')";
+        let collections = self.mongo(names);
+        self.wait_until(sidecar, |status| {
+            collections.lines().all(|collection| {
+                let known = |t: &lake::TableStatus| t.table == self.qualified(collection) && t.state == "streaming";
+                status.tables.iter().any(known)
             })
         });
     }
@@ -416,10 +430,14 @@ impl<'a> Case<'a> {
     }
 
     fn comparer(&self) -> Command {
-        let mut command = python("compare.py");
+        let is_mongo = matches!(self.kind(), Kind::Mongo(_));
+        let mut command = python(if is_mongo { "mongo_compare.py" } else { "compare.py" });
         command
             .args(["--source", &self.database.socket_url(), "--lake"])
             .arg(&self.lake);
+        if is_mongo {
+            command.args(["--database", &self.database.name]);
+        }
         command
     }
 

@@ -1,5 +1,6 @@
 """Places in a source's log, as Tributary writes them."""
 
+import re
 from dataclasses import dataclass
 
 
@@ -61,11 +62,28 @@ class Binlog:
         return self.has(name, int(number), int(number))
 
 
-def parse(text: str) -> Lsn | Binlog:
+@dataclass(frozen=True)
+class ClusterTime:
+    """`seconds.increment+token`: all of that cluster time; `seconds.increment-token`: of it only what is up to the
+    resume token."""
+
+    time: tuple[int, int]
+    whole: bool
+    token: str
+
+    def covers(self, other) -> bool:
+        return (self.time, self.whole, self.token) >= (other.time, other.whole, "" if other.whole else other.token)
+
+
+def parse(text: str) -> Lsn | Binlog | ClusterTime:
     if "@" in text:
         gtids, place = text.rsplit("@", 1)
         server, file, offset = place.split(":")
         return Binlog(gtids, server, int(file.rsplit(".", 1)[1]), int(offset))
+    if "/" not in text:
+        time, sign, token = re.fullmatch(r"(\d+\.\d+)(?:([+-])([0-9A-Fa-f~]*)(?:![0-9a-f]*)?)?", text).groups(default="")
+        seconds, increment = time.split(".")
+        return ClusterTime((int(seconds), int(increment)), sign != "-", token)
     high, low = text.split("/")
     return Lsn(int(high, 16) << 32 | int(low, 16))
 

@@ -9,6 +9,7 @@ pub enum Position {
     Start,
     Lsn(u64),
     Binlog(Binlog),
+    Cluster(Cluster),
 }
 
 /// `gtids@server:file:offset`
@@ -20,6 +21,14 @@ pub struct Binlog {
     pub place: (u64, u64),
 }
 
+/// `seconds.increment+token` of MongoDB: all of that cluster time. With `-`, of that time only what is up to the token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cluster {
+    pub time: (u64, u64),
+    pub whole: bool,
+    pub token: String,
+}
+
 impl Position {
     pub fn parse(text: &str) -> Self {
         if let Some((gtids, place)) = text.rsplit_once('@') {
@@ -29,7 +38,9 @@ impl Position {
             };
             return Position::Binlog(Binlog::new(gtids, server, file, offset));
         }
-        let (high, low) = text.split_once('/').unwrap();
+        let Some((high, low)) = text.split_once('/') else {
+            return Position::Cluster(Cluster::parse(text));
+        };
         Position::Lsn(u64::from_str_radix(high, 16).unwrap() << 32 | u64::from_str_radix(low, 16).unwrap())
     }
 
@@ -47,6 +58,7 @@ impl Position {
             (Position::Lsn(own), Position::Lsn(other)) => own >= other,
             (Position::Binlog(own), Position::Binlog(other)) if own.server == other.server => own.place >= other.place,
             (Position::Binlog(own), Position::Binlog(other)) => own.contains(other),
+            (Position::Cluster(own), Position::Cluster(other)) => own.contains(other),
             _ => false,
         }
     }
@@ -56,6 +68,29 @@ impl Position {
         match self {
             Position::Binlog(binlog) => &binlog.gtids,
             other => panic!("{other:?} has no GTIDs"),
+        }
+    }
+}
+
+impl Cluster {
+    /// What the server tells has no sign, and all of that time lies before it.
+    fn parse(text: &str) -> Self {
+        let sign = text.find(['+', '-']).unwrap_or(text.len());
+        let (time, rest) = text.split_at(sign);
+        let (seconds, increment) = time
+            .split_once('.')
+            .unwrap_or_else(|| panic!("a position of MongoDB: {text}"));
+        Cluster {
+            time: (seconds.parse().unwrap(), increment.parse().unwrap()),
+            whole: !rest.starts_with('-'),
+            token: rest.chars().skip(1).collect(),
+        }
+    }
+
+    fn contains(&self, other: &Cluster) -> bool {
+        match self.time == other.time && !self.whole {
+            true => !other.whole && self.token >= other.token,
+            false => self.time >= other.time,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use super::position::Position;
 use super::sql::dialect;
-use super::{cache, repository, succeed, wait_for};
+use super::{cache, python, repository, succeed, wait_for};
 
 /// What kind of source a test stands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,11 +18,14 @@ pub enum Kind {
     MySql,
     /// With its series.
     MariaDb(&'static str),
+    /// With its version. It speaks no SQL: see [`super::mongo`].
+    Mongo(&'static str),
 }
 
 /// The versions that tests take where any will do.
 pub const POSTGRES: Kind = Kind::Postgres(15);
 pub const MARIADB: Kind = Kind::MariaDb("10.11");
+pub const MONGO: Kind = Kind::Mongo("6.0.27");
 
 impl From<u32> for Kind {
     fn from(version: u32) -> Self {
@@ -42,14 +45,16 @@ impl Kind {
             Kind::Postgres(_) => "postgres",
             Kind::MySql => "mysql",
             Kind::MariaDb(_) => "mariadb",
+            Kind::Mongo(_) => "mongodb",
         }
     }
 
-    fn script(self) -> PathBuf {
+    pub fn script(self) -> PathBuf {
         let name = match self {
             Kind::Postgres(_) => "pg.sh",
             Kind::MySql => "mysql.sh",
             Kind::MariaDb(_) => "mariadb.sh",
+            Kind::Mongo(_) => "mongo.sh",
         };
         repository().join("tests/servers").join(name)
     }
@@ -58,7 +63,7 @@ impl Kind {
         match self {
             Kind::Postgres(version) => version.to_string(),
             Kind::MySql => "9".to_owned(),
-            Kind::MariaDb(version) => version.to_owned(),
+            Kind::MariaDb(version) | Kind::Mongo(version) => version.to_owned(),
         }
     }
 }
@@ -68,6 +73,8 @@ pub struct Server {
     pub kind: Kind,
     pub folder: PathBuf,
     pub port: u16,
+    /// As its script tells it.
+    pub url: String,
     client: String,
     _holder: Child,
 }
@@ -111,6 +118,7 @@ impl Server {
                 .unwrap_or_else(|| panic!("{kind:?} does not start"))
                 .into(),
             port: said["PORT"].parse().unwrap(),
+            url: said["URL"].clone(),
             client: said.remove("CLIENT").unwrap_or("psql".to_owned()),
             _holder: holder,
         }
@@ -184,6 +192,7 @@ impl Server {
     pub fn sql(&self, sql: &str) -> String {
         match self.kind {
             Kind::Postgres(_) => succeed(self.psql("postgres").args(["-c", sql])),
+            Kind::Mongo(_) => panic!("MongoDB speaks no SQL: {sql}"),
             _ => succeed(self.mysql("mysql").args(["-e", sql])),
         }
         .trim_end()
@@ -220,6 +229,7 @@ impl Server {
                 let gtids = self.sql("SELECT @@gtid_binlog_pos");
                 Position::of_binlog(&server, &self.sql("SHOW MASTER STATUS"), Some(&gtids))
             }
+            Kind::Mongo(_) => Position::parse(succeed(python("mongo.py").args(["position", &self.url])).trim_end()),
         }
     }
 }
@@ -234,6 +244,8 @@ impl<'a> Database<'a> {
     pub fn create(server: &'a Server, name: &str) -> Self {
         match server.kind {
             Kind::Postgres(_) => server.sql(&format!("CREATE DATABASE \"{name}\"")),
+            // It is there with its first collection.
+            Kind::Mongo(_) => String::new(),
             _ => server.sql(&format!("CREATE DATABASE `{name}`")),
         };
         Database {
@@ -246,6 +258,7 @@ impl<'a> Database<'a> {
     pub fn default_url(&self) -> String {
         match self.server.kind {
             Kind::Postgres(_) => self.url("postgres", "127.0.0.1"),
+            Kind::Mongo(_) => self.server.url.clone(),
             _ => self.url("tributary:tributary", "127.0.0.1"),
         }
     }
@@ -254,6 +267,8 @@ impl<'a> Database<'a> {
         let (scheme, port) = (self.server.kind.scheme(), self.server.port);
         match self.server.kind {
             Kind::Postgres(_) => format!("{scheme}://{user}@{host}:{port}/{}", self.name),
+            // The set's members have their names from the set.
+            Kind::Mongo(_) => self.server.mongo_url(user, ""),
             // One log has the changes of all databases.
             _ => format!("{scheme}://{user}@{host}:{port}/"),
         }
@@ -267,6 +282,7 @@ impl<'a> Database<'a> {
                 "host={folder} port={} user=postgres dbname={}",
                 self.server.port, self.name
             ),
+            Kind::Mongo(_) => self.server.url.clone(),
             kind => format!("{}:socket={folder}/sock dbname={}", kind.scheme(), self.name),
         }
     }
@@ -353,6 +369,7 @@ impl Drop for Database<'_> {
                 let statements = drop.split(';').flat_map(|statement| ["-c", statement]);
                 let _ = self.server.psql("postgres").args(statements).output();
             }
+            Kind::Mongo(_) => {}
             _ => {
                 let drop = format!("DROP DATABASE `{0}`; DROP DATABASE IF EXISTS `{0}_more`", self.name);
                 let _ = self.server.mysql("mysql").args(["-e", &drop]).output();
