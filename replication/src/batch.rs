@@ -41,7 +41,7 @@ pub struct ChangeBatch {
     pub unchanged: Vec<UnchangedCell>,
     /// Set when the table was emptied before the first row of the batch.
     pub truncated_by: Option<TxId>,
-    pub patches: Option<Patches>,
+    pub patches: Option<Box<Patches>>,
 }
 
 /// Rows of a batch that say how a row changes: only their key counts in its

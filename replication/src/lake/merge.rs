@@ -378,7 +378,7 @@ impl DeltaTable {
         left: &mut Vec<Changed>,
         points: &dyn PointReader,
     ) -> Result<Result<Patched, Vec<usize>>> {
-        let patches = batch.patches.as_ref();
+        let patches = batch.patches.as_deref();
         let patches = patches.ok_or_else(|| Error::bug("a patch without its batch's patches"))?;
         let lake = self.fetch_whole(changed).await?;
         let nowhere = |changed: &Changed| changed.base == net::Patched::Nowhere;

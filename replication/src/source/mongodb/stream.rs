@@ -850,10 +850,12 @@ impl TableBuffer {
             transactions: std::mem::take(&mut self.transactions),
             unchanged: Vec::new(),
             truncated_by: None,
-            patches: (!patches.is_empty()).then(|| Patches {
-                by: Arc::new(Updates(self.source.fields.clone())),
-                rows: patches,
-                bytes,
+            patches: (!patches.is_empty()).then(|| {
+                Box::new(Patches {
+                    by: Arc::new(Updates(self.source.fields.clone())),
+                    rows: patches,
+                    bytes,
+                })
             }),
         })
     }
