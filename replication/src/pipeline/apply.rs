@@ -149,9 +149,12 @@ impl Route {
         Error::transient(format!("the writer of {} has ended", self.id))
     }
 
-    /// Notes a commit that is on its way.
-    pub fn expect_commit(&mut self, open: &Open) {
-        self.in_flight.push_back(open.start.clone());
+    /// Notes a commit that is on its way, and takes what was open from it: its
+    /// changes come after `position` if nothing was.
+    pub fn expect_commit(&mut self, position: &Position) {
+        let open = self.open.take();
+        self.in_flight
+            .push_back(open.map_or_else(|| position.clone(), |open| open.start));
     }
 
     pub fn is_closed(&self) -> bool {
@@ -450,8 +453,7 @@ impl<S: Source> Apply<S> {
             Taken::NoRoom => return Ok(false),
         };
         let route = self.route(table)?;
-        let start = route.open.take().map_or_else(|| watermark.clone(), |open| open.start);
-        route.in_flight.push_back(start);
+        route.expect_commit(&watermark);
         route.try_send(Command::Commit { batch, watermark })?;
         Ok(true)
     }
@@ -474,8 +476,7 @@ impl<S: Source> Apply<S> {
             Taken::Nothing => {}
             Taken::NoRoom => return Err(Error::bug("a window was closed without room for its batch")),
         }
-        let start = route.open.take().map_or(watermark, |open| open.start);
-        route.in_flight.push_back(start);
+        route.expect_commit(&watermark);
         route.try_send(command)
     }
 

@@ -496,13 +496,16 @@ impl<S: Source> Apply<S> {
     }
 
     /// Hands its writer the last changes of a table that is gone, which are of
-    /// transactions before the one that tells so.
+    /// transactions before the one that tells so. What would have to be read at
+    /// the source is gone as well.
     async fn commit_open(&mut self, number: usize) -> Result<()> {
         self.flush(number).await?;
         let watermark = self.stream.position();
         let route = self.route(number)?;
-        let Some(open) = route.open.take() else { return Ok(()) };
-        route.expect_commit(&open);
+        if route.open.is_none() {
+            return Ok(());
+        }
+        route.expect_commit(&watermark);
         route.send(Command::Commit { batch: None, watermark }).await
     }
 

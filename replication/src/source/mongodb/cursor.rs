@@ -196,7 +196,8 @@ pub fn token(text: &str) -> Document {
 /// the next one is on its way, and no more.
 pub struct Batches {
     received: mpsc::Receiver<Result<Batch>>,
-    task: JoinHandle<()>,
+    /// Until it has ended.
+    task: Option<JoinHandle<()>>,
 }
 
 impl Batches {
@@ -216,18 +217,30 @@ impl Batches {
                 Err(error) => drop(sender.send(Err(error)).await),
             }
         });
-        Self { received, task }
+        Self {
+            received,
+            task: Some(task),
+        }
     }
 
     /// The next batch; `None` after the last. Safe to cancel.
     pub async fn next(&mut self) -> Result<Option<Batch>> {
-        self.received.recv().await.transpose()
+        if let Some(batch) = self.received.recv().await {
+            return batch.map(Some);
+        }
+        let Some(task) = &mut self.task else { return Ok(None) };
+        let ended = task.await;
+        self.task = None;
+        ended.map_err(|e| Error::bug("reading a cursor panicked").with_source(e))?;
+        Ok(None)
     }
 }
 
 impl Drop for Batches {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 
@@ -265,7 +278,8 @@ fn silent() -> Error {
 }
 
 async fn read(database: Database, mut cursor: RawBatchCursor, sender: mpsc::Sender<Result<Batch>>) {
-    loop {
+    // A reader that is gone has no use for more.
+    while let Ok(place) = sender.reserve().await {
         let batch = match patiently(&database, cursor.next()).await {
             Ok(None) => return,
             Ok(Some(Ok(reply))) => Batch::of(reply).map_err(super::columns::malformed),
@@ -273,8 +287,8 @@ async fn read(database: Database, mut cursor: RawBatchCursor, sender: mpsc::Send
             Err(error) => Err(error),
         };
         let failed = batch.is_err();
-        // A reader that is gone has no use for more.
-        if sender.send(batch).await.is_err() || failed {
+        place.send(batch);
+        if failed {
             return;
         }
     }

@@ -123,7 +123,10 @@ impl Node {
     fn follow(&mut self, steps: &[Step<'_>], action: Action<'_>) -> raw::Result<()> {
         self.open()?;
         let [step, rest @ ..] = steps else {
-            return self.finish(action);
+            if let (Node::Array(elements), Action::Truncate(size)) = (self, action) {
+                elements.truncate(size);
+            }
+            return Ok(());
         };
         let inner = match (&mut *self, *step) {
             (Node::Document(fields), step) => {
@@ -178,15 +181,6 @@ impl Node {
             Some((node, action)) => node.follow(rest, action),
             None => Ok(()),
         }
-    }
-
-    fn finish(&mut self, action: Action<'_>) -> raw::Result<()> {
-        match (self, action) {
-            (Node::Array(elements), Action::Truncate(size)) => elements.truncate(size),
-            (node, Action::Set(value)) => *node = Node::of(value),
-            _ => {}
-        }
-        Ok(())
     }
 
     /// Takes a path apart by what is there; `None` if it may be several.

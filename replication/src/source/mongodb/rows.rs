@@ -199,6 +199,7 @@ impl Rows {
     /// Takes a key alone; every other column is NULL.
     pub fn append_only_key(&mut self, id: Value<'_>) -> Result<()> {
         self.append_id(Some(id))?;
+        self.rest.clear();
         self.end_row(id.bytes.len());
         Ok(())
     }
@@ -211,7 +212,8 @@ impl Rows {
             }
         }
         self.met.fill(self.rows);
-        self.bytes += bytes + self.row_bytes;
+        // As JSON it may be longer.
+        self.bytes += bytes.max(self.rest.len()) + self.row_bytes;
     }
 
     /// Ends the batch; the next rows make another one.

@@ -31,9 +31,8 @@ const SAMPLE_SHARE: u64 = 25;
 /// What a batch of rows holds at most.
 const BATCH_ROWS: usize = 8 << 10;
 const BATCH_BYTES: usize = 8 << 20;
-/// Keys of one query, and of the first one, before it is known what they take.
+/// Keys of one query.
 const QUERY_KEYS: usize = 1000;
-const FIRST_KEYS: usize = 16;
 /// What documents read by key may take at a time.
 const POINT_BYTES: usize = 32 << 20;
 
@@ -143,6 +142,7 @@ impl Reader {
         };
         command.insert("collectionUUID", uuid);
         let database = self.access.client.database(&self.table.id.schema);
+        self.batch = None;
         self.batches = Some(Batches::open(&database, command, self.access.criteria.clone(), None));
         Ok(())
     }
@@ -201,7 +201,7 @@ impl Reader {
     /// they show.
     pub async fn read_keys(&mut self, keys: &RecordBatch) -> Result<PointRead> {
         let time = self.open().await?;
-        let (mut found, mut asked, mut bytes, mut step) = (Vec::new(), 0, 0, FIRST_KEYS);
+        let (mut found, mut asked, mut bytes, mut step) = (Vec::new(), 0, 0, 1);
         while asked < keys.num_rows() && bytes < POINT_BYTES {
             let count = step.min(keys.num_rows() - asked);
             self.find_keys(&keys.slice(asked, count)).await?;
@@ -210,9 +210,9 @@ impl Reader {
                 found.push(batch);
             }
             asked += count;
-            // What the first ones took tells how many the next ones may be.
+            // What those before took tells how many the next ones may be.
             let left = POINT_BYTES.saturating_sub(bytes) / (bytes / asked).max(1);
-            step = left.clamp(1, QUERY_KEYS);
+            step = left.clamp(1, (4 * step).min(QUERY_KEYS));
         }
         let rows = arrow::compute::concat_batches(&self.table.schema().arrow(), &found)
             .map_err(|e| Error::bug("batches of one table differ").with_source(e))?;
@@ -411,7 +411,8 @@ impl crate::source::Reader for Reader {
     }
 }
 
-/// Whether an error says that the collection is not the one that we know.
+/// Whether an error says that the collection is not the one that we know, or
+/// that a document does not fit the table any more.
 pub fn is_gone(error: &Error) -> bool {
     let gone = [code::NAMESPACE_NOT_FOUND, code::COLLECTION_UUID_MISMATCH].map(|code| code.to_string());
     error

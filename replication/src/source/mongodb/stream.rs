@@ -20,15 +20,12 @@ use super::delta::{Description, Updates};
 use super::raw::{self, Malformed, Value, tag};
 use super::rows::Rows;
 use super::snapshot::{Access, Told};
-use super::table::SourceTable;
+use super::table::{OTHER_KIND, SourceTable};
 use crate::batch::{ChangeBatch, Op, Patches, TxId};
 use crate::error::{Error, Result};
 use crate::position::{ClusterTime, Position, ResumePoint};
 use crate::schema::{MongoKind as Kind, TableId};
 use crate::source::{ChangeStream, SourceEvent, SourceTable as _};
-
-/// Why a table is copied anew whose keys are not all of one kind.
-const OTHER_KIND: &str = "it has an _id of another kind";
 
 /// How long the server waits for events before it says that there are none.
 const TAIL: Duration = Duration::from_millis(200);
@@ -661,30 +658,29 @@ impl Log {
     fn end_batch(&mut self, batch: &Batch) {
         let Some(token) = &batch.token else { return };
         let Some(time) = token_time(token) else { return };
-        if let Some(transaction) = &self.transaction {
-            if time <= transaction.point.time && (self.sharded || !batch.was_empty()) {
-                return;
-            }
-            let whole = !self.sharded || time > transaction.point.time;
-            self.steps.push_back(Step::Commit { whole });
+        let last = self.last().clone();
+        let empty = batch.was_empty();
+        if self.transaction.is_some() && time <= last.time && (self.sharded || !empty) {
+            return;
         }
-        // The steps before end where they say; this one only goes on from there.
-        let last = self.last();
-        let further = time > last.time || (batch.was_empty() && time == last.time && *token >= last.token);
-        if further {
-            let whole = !self.sharded && (batch.was_empty() || time > last.time);
-            let point = ResumePoint {
+        let whole = !self.sharded && (empty || time > last.time);
+        let further = time > last.time || (empty && time == last.time && *token >= last.token);
+        let point = match further {
+            true => ResumePoint {
                 time,
                 whole,
                 token: token.clone(),
-                set: self.set.clone(),
-            };
-            if let Some(Step::Commit { .. }) = self.steps.pop_back() {
-                self.transaction = Some(Transaction { point });
+                set: last.set,
+            },
+            false => last,
+        };
+        match &mut self.transaction {
+            Some(transaction) => {
+                transaction.point = point;
                 self.steps.push_back(Step::Commit { whole });
-            } else {
-                self.go_to(point);
             }
+            None if further => self.go_to(point),
+            None => {}
         }
         self.steps
             .push_back(Step::Event(SourceEvent::Heartbeat { reply_wanted: false }));

@@ -16,6 +16,9 @@ use crate::lake::{Normal, Origin, Shape};
 use crate::schema::{Column, MongoKind as Kind, MongoType, SourceType, TableId, TableSchema};
 use crate::source::{Part, Verdict};
 
+/// Why a table is copied anew whose keys are not all of one kind.
+pub const OTHER_KIND: &str = "it has an _id of another kind";
+
 /// The column of what has no column.
 pub const EXTRA: &str = "_extra";
 /// The column of the whole document, where there are no others.
@@ -338,7 +341,7 @@ impl crate::source::SourceTable for SourceTable {
     /// Documents have no columns that anybody declared.
     fn judge_now(&self, now: &Self) -> Verdict<Self> {
         match self.mixed.has(self.relation) && *self.fields.key() != Kind::Json {
-            true => Verdict::Copy("it has an _id of another kind".to_owned()),
+            true => Verdict::Copy(OTHER_KIND.to_owned()),
             false => Verdict::Same(self.with_parts(now.parts.clone())),
         }
     }
