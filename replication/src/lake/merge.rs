@@ -145,16 +145,19 @@ impl DeltaTable {
         let rows = self.slices(changed, Changed::location).into_iter().map(Slice::Rows);
         let mut slices: VecDeque<Slice> = cells.chain(rows).collect();
         while let Some(slice) = slices.pop_front() {
-            let patched = match slice {
-                Slice::Cells(patches) => self.patch(&batch, &keys, patches, points).await?,
+            let (patched, left) = match slice {
+                Slice::Cells(patches) => {
+                    let (patched, left) = self.patch(&batch, &keys, patches, points).await?;
+                    (patched, (!left.is_empty()).then_some(Slice::Cells(left)))
+                }
                 Slice::Rows(changed) => {
                     let (patched, left) = self.apply(&batch, &keys, changed, points).await?;
-                    if !left.is_empty() {
-                        slices.push_front(Slice::Rows(left));
-                    }
-                    patched
+                    (patched, (!left.is_empty()).then_some(Slice::Rows(left)))
                 }
             };
+            if let Some(left) = left {
+                slices.push_front(left);
+            }
             writer.write(&patched.rows).await?;
             written.extend_from_slice(&patched.keys);
             if let Some(position) = patched.high {
@@ -270,26 +273,21 @@ impl DeltaTable {
     }
 
     /// Builds whole rows from a batch's rows and the values they left out.
+    /// Returns what is left for another time, as many as fit in memory being
+    /// read at the source.
     async fn patch(
         &self,
         batch: &ChangeBatch,
         keys: &[Key],
         mut patches: Vec<Patch>,
         points: &dyn PointReader,
-    ) -> Result<Patched> {
+    ) -> Result<(Patched, Vec<Patch>)> {
         let lake = self.fetch(&patches).await?;
-        let mut source = None;
-        let mut high = None;
-        let missing: Vec<u32> = patches.iter().filter(|p| p.needs_source()).map(|p| p.row).collect();
-        let mut found: KeyMap<usize> = KeyMap::default();
-        if !missing.is_empty() {
-            let read = points.read(self.key_rows(batch, &missing)?).await?;
-            found = self.encoder.keys(&read.rows)?.into_iter().zip(0..).collect();
-            // A row that is gone at the source is gone: its delete follows in
-            // the stream, before the table is taken for equal.
-            patches.retain(|p| !p.needs_source() || found.contains_key(&keys[p.row as usize]));
-            (source, high) = (Some(read.rows), Some(read.high));
-        }
+        let missing = |patch: &Patch| patch.needs_source().then_some(patch.row);
+        let source = self
+            .read_missing(batch, patches.iter().filter_map(missing), points)
+            .await?;
+        let left = source.take_out(&mut patches, keys, missing);
         let provisional = patches
             .iter()
             .filter(|p| p.needs_source())
@@ -316,7 +314,7 @@ impl DeltaTable {
                 }
             }
             let source_array = arrays.len();
-            if let Some(rows) = &source {
+            if let Some(rows) = &source.rows {
                 arrays.push(rows.column(column).as_ref());
             }
             let mut indices = Vec::with_capacity(patches.len());
@@ -332,22 +330,26 @@ impl DeltaTable {
                         lake.get(&location.file())
                             .and_then(|f| f.rows.binary_search(&location.row()).ok()),
                     ),
-                    Origin::Nowhere => found.get(&keys[patch.row as usize]).map(|row| (source_array, *row)),
+                    Origin::Nowhere => source
+                        .found
+                        .get(&keys[patch.row as usize])
+                        .map(|row| (source_array, *row)),
                 };
                 indices.push(index.ok_or_else(|| Error::bug("an unchanged value has no origin"))?);
             }
             columns.push(interleave(&arrays, &indices).map_err(arrow_bug)?);
         }
-        Ok(Patched {
+        let patched = Patched {
             rows: RecordBatch::try_new(self.arrow.clone(), columns).map_err(arrow_bug)?,
             keys: rows.iter().map(|row| keys[*row as usize]).collect(),
-            high,
+            high: source.high,
             provisional,
-        })
+        };
+        Ok((patched, left))
     }
 
-    /// Applies patches to the rows that they are of. Returns what is left, for
-    /// another time, where rows have to be read at the source.
+    /// Applies patches to the rows that they are of. Returns what is left, as
+    /// [`DeltaTable::patch`] does.
     async fn apply(
         &self,
         batch: &ChangeBatch,
@@ -381,20 +383,11 @@ impl DeltaTable {
         let patches = batch.patches.as_deref();
         let patches = patches.ok_or_else(|| Error::bug("a patch without its batch's patches"))?;
         let lake = self.fetch_whole(changed).await?;
-        let nowhere = |changed: &Changed| changed.base == net::Patched::Nowhere;
-        let mut missing: Vec<u32> = changed.iter().filter(|c| nowhere(c)).map(|c| c.row).collect();
-        missing.sort_unstable();
-        let (mut source, mut high) = (None, None);
-        let mut found: KeyMap<usize> = KeyMap::default();
-        if !missing.is_empty() {
-            let read = points.read(self.key_rows(batch, &missing)?).await?;
-            let later = missing.get(read.asked..).unwrap_or_default();
-            left.extend(changed.extract_if(.., |c| nowhere(c) && later.binary_search(&c.row).is_ok()));
-            found = self.encoder.keys(&read.rows)?.into_iter().zip(0..).collect();
-            // A row that is gone at the source: its delete follows.
-            changed.retain(|c| !nowhere(c) || found.contains_key(&keys[c.row as usize]));
-            (source, high) = (Some(read.rows), Some(read.high));
-        }
+        let missing = |changed: &Changed| (changed.base == net::Patched::Nowhere).then_some(changed.row);
+        let source = self
+            .read_missing(batch, changed.iter().filter_map(missing), points)
+            .await?;
+        left.extend(source.take_out(changed, keys, missing));
         // The batch, then the lake's files, then the source.
         let mut batches = vec![&batch.rows];
         let mut numbers = HashMap::new();
@@ -403,7 +396,7 @@ impl DeltaTable {
             batches.push(&fetched.batch);
         }
         let source_number = batches.len();
-        batches.extend(&source);
+        batches.extend(&source.rows);
         let mut places = Vec::with_capacity(changed.len());
         for changed in changed.iter() {
             let place = match changed.base {
@@ -412,7 +405,10 @@ impl DeltaTable {
                     lake.get(&location.file())
                         .and_then(|fetched| fetched.rows.binary_search(&location.row()).ok()),
                 ),
-                net::Patched::Nowhere => found.get(&keys[changed.row as usize]).map(|row| (source_number, *row)),
+                net::Patched::Nowhere => source
+                    .found
+                    .get(&keys[changed.row as usize])
+                    .map(|row| (source_number, *row)),
             };
             places.push(place.ok_or_else(|| Error::bug("a patch has no row to apply to"))?);
         }
@@ -433,35 +429,43 @@ impl DeltaTable {
         Ok(Ok(Patched {
             rows: patched.rows,
             keys: changed.iter().map(key).collect(),
-            high,
-            provisional: changed.iter().filter(|c| nowhere(c)).map(key).collect(),
+            high: source.high,
+            provisional: changed.iter().filter(|c| missing(c).is_some()).map(key).collect(),
         }))
     }
 
-    /// The key columns of some rows of a batch.
-    fn key_rows(&self, batch: &ChangeBatch, rows: &[u32]) -> Result<RecordBatch> {
-        pick(&batch.rows.project(self.encoder.columns()).map_err(arrow_bug)?, rows)
+    /// Reads rows of a batch by their keys at the source.
+    async fn read_missing(
+        &self,
+        batch: &ChangeBatch,
+        rows: impl Iterator<Item = u32>,
+        points: &dyn PointReader,
+    ) -> Result<Missing> {
+        let mut rows: Vec<u32> = rows.collect();
+        if rows.is_empty() {
+            return Ok(Missing::default());
+        }
+        rows.sort_unstable();
+        let key_columns = batch.rows.project(self.encoder.columns()).map_err(arrow_bug)?;
+        let read = points.read(pick(&key_columns, &rows)?).await?;
+        Ok(Missing {
+            found: self.encoder.keys(&read.rows)?.into_iter().zip(0..).collect(),
+            waiting: rows.split_off(read.asked.min(rows.len())),
+            rows: Some(read.rows),
+            high: Some(read.high),
+        })
     }
 
     /// Reads the rows that patches apply to, by file number.
     async fn fetch_whole(&self, changed: &[Changed]) -> Result<HashMap<u32, Fetched>> {
-        let mut wanted: HashMap<u32, Vec<u32>> = HashMap::new();
+        let mut wanted = Wanted::new();
         for location in changed.iter().filter_map(Changed::location) {
-            wanted.entry(location.file()).or_default().push(location.row());
+            wanted.entry(location.file()).or_default().1.push(location.row());
         }
-        let columns: Vec<usize> = (0..self.schema.columns.len()).collect();
-        let mut fetched = HashMap::new();
-        for (number, mut rows) in wanted {
-            rows.sort_unstable();
-            let file = self
-                .files
-                .get(number as usize)
-                .ok_or_else(|| Error::bug("the key index names a file that isn't there"))?;
-            let batch = data_file::read_rows(&self.log, &file.stored(), &self.read_schema, &rows).await?;
-            let columns = columns.clone();
-            fetched.insert(number, Fetched { columns, rows, batch });
+        for (columns, _) in wanted.values_mut() {
+            columns.extend(0..self.schema.columns.len());
         }
-        Ok(fetched)
+        self.read_wanted(wanted).await
     }
 
     /// Whether the lake's row of a key may have values from the source's future.
@@ -471,7 +475,7 @@ impl DeltaTable {
 
     /// Reads what the patches need from the lake's files, by file number.
     async fn fetch(&self, patches: &[Patch]) -> Result<HashMap<u32, Fetched>> {
-        let mut wanted: HashMap<u32, (Vec<usize>, Vec<u32>)> = HashMap::new();
+        let mut wanted = Wanted::new();
         for patch in patches {
             for (column, origin) in &patch.cells {
                 if let Origin::Lake(location) = origin {
@@ -481,6 +485,10 @@ impl DeltaTable {
                 }
             }
         }
+        self.read_wanted(wanted).await
+    }
+
+    async fn read_wanted(&self, wanted: Wanted) -> Result<HashMap<u32, Fetched>> {
         let mut fetched = HashMap::new();
         for (number, (columns, mut rows)) in wanted {
             let columns = sorted(&columns);
@@ -494,6 +502,34 @@ impl DeltaTable {
             fetched.insert(number, Fetched { columns, rows, batch });
         }
         Ok(fetched)
+    }
+}
+
+/// Columns and rows to read, by file number.
+type Wanted = HashMap<u32, (Vec<usize>, Vec<u32>)>;
+
+/// Rows that were read at the source because the lake doesn't have them.
+#[derive(Default)]
+struct Missing {
+    rows: Option<RecordBatch>,
+    /// Where a key's row is.
+    found: KeyMap<usize>,
+    /// The rows may be as new as this.
+    high: Option<Position>,
+    /// Rows of the batch whose keys were not looked for, ascending.
+    waiting: Vec<u32>,
+}
+
+impl Missing {
+    /// Takes those out that wait, and returns them; `missing` is the row of one
+    /// that the source was asked for. One whose row is gone at the source is
+    /// gone: its delete follows in the stream, before the table is taken for
+    /// equal.
+    fn take_out<T>(&self, all: &mut Vec<T>, keys: &[Key], missing: impl Fn(&T) -> Option<u32>) -> Vec<T> {
+        let waits = |one: &mut T| missing(one).is_some_and(|row| self.waiting.binary_search(&row).is_ok());
+        let left = all.extract_if(.., waits).collect();
+        all.retain(|one| missing(one).is_none_or(|row| self.found.contains_key(&keys[row as usize])));
+        left
     }
 }
 

@@ -130,6 +130,29 @@ impl SnapshotProgress {
 }
 
 impl PartProgress {
+    /// A plan of ranges of keys, each but the first beginning at a bound.
+    pub fn of_ranges(relation: u32, bounds: Vec<String>) -> Self {
+        Self {
+            relation,
+            file: 0,
+            end_block: bounds.len() as u64 + 1,
+            bounds,
+            done: Vec::new(),
+        }
+    }
+
+    /// The plan that an earlier run made of a part's ranges, if it is whole.
+    pub fn earlier(before: &[Self], relation: u32) -> Option<Self> {
+        let own = before.iter().find(|part| part.relation == relation);
+        own.filter(|own| own.end_block == own.bounds.len() as u64 + 1).cloned()
+    }
+
+    /// The bound that a range begins with; the first has none, nor has the end.
+    pub fn bound(&self, block: u64) -> Option<&str> {
+        let place = usize::try_from(block).ok()?.checked_sub(1)?;
+        self.bounds.get(place).map(String::as_str)
+    }
+
     /// The ranges still to copy.
     pub fn remaining(&self) -> Vec<(u64, u64)> {
         let mut remaining = Vec::new();

@@ -206,10 +206,8 @@ impl MongoDb {
                 && let Some(mut batch) = batches.next().await?
             {
                 bytes += batch.bytes();
-                while let Some(next) = batch.peek() {
-                    let (document, after) = next.map_err(columns::malformed)?;
-                    sample.add(document).map_err(columns::malformed)?;
-                    batch.go_to(after);
+                while let Some(document) = batch.document() {
+                    sample.add(document?).map_err(columns::malformed)?;
                 }
             }
         }
@@ -719,7 +717,7 @@ impl crate::source::TableSource for TableSource {
 
 impl TableSource {
     fn connect(&self, throttle: Arc<Throttle>) -> Reader {
-        Reader::new(self.access.clone(), self.table.clone(), throttle, None)
+        Reader::new(self.access.clone(), self.table.clone(), throttle)
     }
 
     async fn read_points(&self, keys: RecordBatch) -> Result<PointRead> {

@@ -19,8 +19,8 @@ const EXACT_DOUBLE: i64 = 1 << 53;
 /// A decimal column's digits.
 pub const DECIMAL_PRECISION: u8 = 38;
 /// Binary subtypes. Spec: BSON, "binary subtypes".
-const GENERIC: u8 = 0;
-const UUID: u8 = 4;
+pub const GENERIC: u8 = 0;
+pub const UUID: u8 = 4;
 
 impl Kind {
     pub fn lake_type(&self) -> LakeType {

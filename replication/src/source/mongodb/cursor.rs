@@ -12,6 +12,7 @@ use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::columns::malformed;
 use super::raw::{self, Elements, Malformed, Value, tag};
 use crate::error::{Error, Result};
 use crate::position::ClusterTime;
@@ -140,6 +141,16 @@ impl Batch {
             tag::DOCUMENT => Ok((value.bytes, self.end - elements.left())),
             _ => Err(Malformed("a document in a batch")),
         }))
+    }
+
+    /// The next document; goes on to the one after it.
+    pub fn document(&mut self) -> Option<Result<&[u8]>> {
+        let (begin, after) = match self.peek()? {
+            Ok((document, after)) => (after - document.len(), after),
+            Err(error) => return Some(Err(malformed(error))),
+        };
+        self.at = after;
+        self.reply.as_raw_document().as_bytes().get(begin..after).map(Ok)
     }
 
     pub fn at(&self) -> usize {
@@ -282,7 +293,7 @@ async fn read(database: Database, mut cursor: RawBatchCursor, sender: mpsc::Send
     while let Ok(place) = sender.reserve().await {
         let batch = match patiently(&database, cursor.next()).await {
             Ok(None) => return,
-            Ok(Some(Ok(reply))) => Batch::of(reply).map_err(super::columns::malformed),
+            Ok(Some(Ok(reply))) => Batch::of(reply).map_err(malformed),
             Ok(Some(Err(error))) => Err(failure("the server ended a cursor", error)),
             Err(error) => Err(error),
         };
@@ -304,11 +315,9 @@ pub async fn all(
     let (mut found, mut time) = (Vec::new(), None);
     while let Some(mut batch) = batches.next().await? {
         time = time.or(batch.at_cluster_time);
-        while let Some(next) = batch.peek() {
-            let (document, at) = next.map_err(super::columns::malformed)?;
-            let document = Document::from_reader(document);
+        while let Some(document) = batch.document() {
+            let document = Document::from_reader(document?);
             found.push(document.map_err(|e| Error::transient("a reply can't be read").with_source(e))?);
-            batch.go_to(at);
         }
     }
     Ok((found, time))

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::columns::decimal_parts;
+use super::columns::{GENERIC, UUID, decimal_parts};
 use super::raw::{self, Result, Value, tag};
+use super::table::EXTRA;
 use crate::schema::MongoKind as Kind;
 
 /// Fields of a table that get columns at most; the others are left over.
@@ -19,7 +20,7 @@ const REGULAR_SHARE: usize = 10;
 const DECIMAL_SCALE: i8 = 10;
 
 /// The columns that are not of a field.
-pub const RESERVED: [&str; 2] = ["_id", "_extra"];
+const RESERVED: [&str; 2] = ["_id", EXTRA];
 
 /// Characters that not every reader takes in a column's name.
 const UNUSABLE: [char; 11] = [' ', ',', ';', '{', '}', '(', ')', '\n', '\t', '=', '.'];
@@ -245,8 +246,8 @@ pub fn kind_of(value: Value<'_>) -> Kind {
             Kind::Decimal(scale.clamp(i32::from(DECIMAL_SCALE), 34) as i8)
         }
         tag::BINARY => match value.binary() {
-            Some((0, _)) => Kind::Binary,
-            Some((4, bytes)) if bytes.len() == 16 => Kind::Uuid,
+            Some((GENERIC, _)) => Kind::Binary,
+            Some((UUID, bytes)) if bytes.len() == 16 => Kind::Uuid,
             _ => Kind::Json,
         },
         _ => Kind::Json,

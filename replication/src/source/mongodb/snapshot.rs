@@ -112,13 +112,13 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub fn new(access: Access, table: Arc<SourceTable>, throttle: Arc<Throttle>, least: Option<ClusterTime>) -> Self {
+    pub fn new(access: Access, table: Arc<SourceTable>, throttle: Arc<Throttle>) -> Self {
         Self {
             rows: Rows::new(table.fields.clone(), table.schema().arrow()),
             access,
             table,
             throttle,
-            least,
+            least: None,
             time: None,
             batches: None,
             batch: None,
@@ -134,7 +134,7 @@ impl Reader {
 
     /// Starts reading documents of the collection, which must be the one that
     /// we know.
-    async fn find(&mut self, mut command: Document) -> Result<()> {
+    fn find(&mut self, mut command: Document) {
         command.insert("readConcern", snapshot_at(self.time));
         let uuid = bson::Binary {
             subtype: bson::spec::BinarySubtype::Uuid,
@@ -144,7 +144,6 @@ impl Reader {
         let database = self.access.client.database(&self.table.id.schema);
         self.batch = None;
         self.batches = Some(Batches::open(&database, command, self.access.criteria.clone(), None));
-        Ok(())
     }
 
     async fn next_rows(&mut self) -> Result<Option<RecordBatch>> {
@@ -163,23 +162,20 @@ impl Reader {
                 break;
             };
             while self.rows.len() < BATCH_ROWS && self.rows.bytes < BATCH_BYTES {
-                let Some(next) = batch.peek() else {
+                let Some(document) = batch.document() else {
                     self.batch = None;
                     break;
                 };
-                let (document, after) = next.map_err(malformed)?;
+                let document = document?;
                 let id = raw::field(document, "_id").map_err(malformed)?;
                 if !id.is_some_and(|id| self.rows.takes_key(id)) {
-                    self.table.mixed.note(self.table.relation);
-                    return Err(
-                        Error::transient(format!("{} has an _id of another kind", self.table.id)).with_code(OTHER_KEY),
-                    );
+                    let what = self.table.other_kind();
+                    return Err(Error::transient(format!("{}: {what}", self.table.id)).with_code(OTHER_KEY));
                 }
                 self.rows.append(document)?;
                 if let Some(versions) = &mut self.versions {
                     versions.push(format!("{:032x}", xxh3_128(document)));
                 }
-                batch.go_to(after);
             }
         }
         match self.rows.len() {
@@ -189,12 +185,12 @@ impl Reader {
     }
 
     /// Starts reading documents by key.
-    async fn find_keys(&mut self, keys: &RecordBatch) -> Result<()> {
+    fn find_keys(&mut self, keys: &RecordBatch) -> Result<()> {
         let kind = self.table.fields.key();
         let ids = (0..keys.num_rows()).map(|row| id_back(kind, keys.column(0).as_ref(), row));
         let ids = ids.collect::<Result<Vec<Bson>>>()?;
-        self.find(doc! {"find": &self.table.id.name, "filter": {"_id": {"$in": ids}}})
-            .await
+        self.find(doc! {"find": &self.table.id.name, "filter": {"_id": {"$in": ids}}});
+        Ok(())
     }
 
     /// Rows by key, as many as fit in memory, and a position past all that
@@ -204,7 +200,7 @@ impl Reader {
         let (mut found, mut asked, mut bytes, mut step) = (Vec::new(), 0, 0, 1);
         while asked < keys.num_rows() && bytes < POINT_BYTES {
             let count = step.min(keys.num_rows() - asked);
-            self.find_keys(&keys.slice(asked, count)).await?;
+            self.find_keys(&keys.slice(asked, count))?;
             while let Some(batch) = self.next_rows().await? {
                 bytes += batch.get_array_memory_size();
                 found.push(batch);
@@ -245,17 +241,15 @@ impl Reader {
         let mut bounds: Vec<String> = Vec::new();
         let mut seen = 0;
         while let Some(mut batch) = batches.next().await? {
-            while let Some(next) = batch.peek() {
-                let (document, after) = next.map_err(malformed)?;
+            while let Some(document) = batch.document() {
                 seen += 1;
                 if bounds.len() as u64 + 1 < blocks && seen * blocks >= (bounds.len() as u64 + 1) * samples {
-                    let id = raw::field(document, "_id").map_err(malformed)?;
+                    let id = raw::field(document?, "_id").map_err(malformed)?;
                     let bound = id.map(bound_text).transpose()?.unwrap_or_default();
                     if bounds.last() != Some(&bound) {
                         bounds.push(bound);
                     }
                 }
-                batch.go_to(after);
             }
         }
         Ok(bounds)
@@ -323,18 +317,9 @@ impl crate::source::Reader for Reader {
     async fn plan(&mut self, parts: &[Part], before: &[PartProgress]) -> Result<Option<Vec<PartProgress>>> {
         let mut plans = Vec::with_capacity(parts.len());
         for part in parts {
-            let own = before.iter().find(|p| p.relation == part.relation);
-            if let Some(own) = own.filter(|own| own.end_block == own.bounds.len() as u64 + 1) {
-                plans.push(own.clone());
-                continue;
-            }
-            let bounds = self.bounds().await?;
-            plans.push(PartProgress {
-                relation: part.relation,
-                file: 0,
-                end_block: bounds.len() as u64 + 1,
-                bounds,
-                done: Vec::new(),
+            plans.push(match PartProgress::earlier(before, part.relation) {
+                Some(earlier) => earlier,
+                None => PartProgress::of_ranges(part.relation, self.bounds().await?),
             });
         }
         Ok(Some(plans))
@@ -349,13 +334,8 @@ impl crate::source::Reader for Reader {
     }
 
     async fn read(&mut self, _: &Part, plan: &PartProgress, from: u64, to: u64) -> Result<()> {
-        let own = |block: u64| {
-            usize::try_from(block)
-                .ok()
-                .and_then(|block| plan.bounds.get(block.checked_sub(1)?))
-        };
         let mut command = doc! {"find": &self.table.id.name};
-        let (min, max) = (own(from), own(to));
+        let (min, max) = (plan.bound(from), plan.bound(to));
         if min.is_some() || max.is_some() {
             command.insert("hint", doc! {"_id": 1});
         }
@@ -365,7 +345,8 @@ impl crate::source::Reader for Reader {
         if let Some(max) = max {
             command.insert("max", bound(max)?);
         }
-        self.find(command).await
+        self.find(command);
+        Ok(())
     }
 
     async fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
@@ -386,8 +367,7 @@ impl crate::source::Reader for Reader {
             high: Position::Resume(Arc::new(self.access.point(time))),
         };
         for from in (0..keys.num_rows()).step_by(QUERY_KEYS) {
-            self.find_keys(&keys.slice(from, QUERY_KEYS.min(keys.num_rows() - from)))
-                .await?;
+            self.find_keys(&keys.slice(from, QUERY_KEYS.min(keys.num_rows() - from)))?;
             self.versions = Some(Vec::new());
             while let Some(batch) = self.next_rows().await? {
                 let versions = self.versions.replace(Vec::new()).unwrap_or_default();

@@ -20,7 +20,7 @@ use super::delta::{Description, Updates};
 use super::raw::{self, Malformed, Value, tag};
 use super::rows::Rows;
 use super::snapshot::{Access, Told};
-use super::table::{OTHER_KIND, SourceTable};
+use super::table::SourceTable;
 use crate::batch::{ChangeBatch, Op, Patches, TxId};
 use crate::error::{Error, Result};
 use crate::position::{ClusterTime, Position, ResumePoint};
@@ -216,9 +216,7 @@ impl Stream {
         let described = self.log.described.as_ref().filter(|(number, _)| *number == table);
         described.map(|(_, what)| what)
     }
-}
 
-impl Stream {
     /// Safe to cancel.
     async fn next_batch(&mut self) -> Result<Option<Batch>> {
         if let Some(bodies) = self.reopen {
@@ -266,10 +264,7 @@ impl ChangeStream for Stream {
     }
 
     fn stall(&mut self, table: usize) {
-        if let Some(buffer) = self.log.tables.get_mut(table) {
-            self.log.open_bytes -= buffer.bytes();
-            buffer.stall();
-        }
+        self.log.stall(table);
     }
 
     fn refresh(&mut self, table: usize, source: Arc<SourceTable>) -> Result<()> {
@@ -302,7 +297,7 @@ impl ChangeStream for Stream {
 
     fn commit_position(&self) -> Position {
         match &self.log.transaction {
-            Some(transaction) => Position::Resume(Arc::new(transaction.point.clone())),
+            Some(last) => Position::Resume(Arc::new(last.clone())),
             None => self.position(),
         }
     }
@@ -425,11 +420,6 @@ enum Step {
     },
 }
 
-struct Transaction {
-    /// Of its last event.
-    point: ResumePoint,
-}
-
 /// An event by its parts.
 #[derive(Default)]
 struct Event<'a> {
@@ -498,7 +488,8 @@ struct Log {
     last_route: Option<(Vec<u8>, Option<usize>)>,
     /// Everything before has been told.
     point: ResumePoint,
-    transaction: Option<Transaction>,
+    /// The last event of the open transaction.
+    transaction: Option<ResumePoint>,
     described: Option<(usize, What)>,
     /// The event whose new fields were told already, by its place in the batch.
     described_at: Option<usize>,
@@ -526,11 +517,8 @@ impl Log {
                 Some(SourceEvent::Described { table })
             }
             Step::Commit { whole } => {
-                let transaction = self.transaction.take()?;
-                self.go_to(ResumePoint {
-                    whole,
-                    ..transaction.point
-                });
+                let last = self.transaction.take()?;
+                self.go_to(ResumePoint { whole, ..last });
                 Some(SourceEvent::Commit)
             }
         }
@@ -538,9 +526,7 @@ impl Log {
 
     /// Where the last event was.
     fn last(&self) -> &ResumePoint {
-        self.transaction
-            .as_ref()
-            .map_or(&self.point, |transaction| &transaction.point)
+        self.transaction.as_ref().unwrap_or(&self.point)
     }
 
     fn go_to(&mut self, point: ResumePoint) {
@@ -552,22 +538,15 @@ impl Log {
     /// Applies an event. False if it has to be looked at once more, after what
     /// it was found to need.
     fn apply(&mut self, bytes: &[u8], at: usize) -> Result<bool> {
-        self.apply_event(&Event::of(bytes).map_err(undecodable)?, at)
-    }
-
-    fn apply_event(&mut self, event: &Event<'_>, at: usize) -> Result<bool> {
-        if let Some(transaction) = &self.transaction
-            && transaction.point.time != event.time
-        {
+        let event = Event::of(bytes).map_err(undecodable)?;
+        if self.transaction.as_ref().is_some_and(|last| last.time != event.time) {
             self.steps.push_back(Step::Commit { whole: true });
             return Ok(false);
         }
         let token = event.token().map_err(undecodable)?;
-        if self.transaction.is_none() {
-            // What the stream tells again after it was opened anew.
-            if self.point.has(event.time, &token) && !self.point.token.is_empty() {
-                return Ok(true);
-            }
+        // What the stream tells again after it was opened anew.
+        if self.transaction.is_none() && !self.point.token.is_empty() && self.point.has(event.time, &token) {
+            return Ok(true);
         }
         let number = self.route(event.namespace).map_err(undecodable)?;
         let followed = number.filter(|number| {
@@ -579,7 +558,7 @@ impl Log {
         match event.operation {
             "insert" | "update" | "replace" | "delete" => {
                 if let Some(number) = followed {
-                    match self.change(number, event, at)? {
+                    match self.change(number, &event, at) {
                         Applied::Changed => steps.push(Step::Event(SourceEvent::Changed { table: number })),
                         Applied::Unfit(reason) => {
                             steps.push(Step::Event(SourceEvent::Unfit { table: number, reason }));
@@ -590,8 +569,7 @@ impl Log {
                             return Ok(false);
                         }
                         Applied::Stalled(error) => {
-                            self.open_bytes -= self.tables[number].bytes();
-                            self.tables[number].stall();
+                            self.stall(number);
                             steps.push(Step::Event(SourceEvent::Stalled { table: number, error }));
                         }
                     }
@@ -640,13 +618,13 @@ impl Log {
             if self.transaction.is_none() {
                 self.steps.push_back(Step::Event(SourceEvent::Begin));
             }
-            self.transaction = Some(Transaction { point });
+            self.transaction = Some(point);
             self.steps.extend(steps);
         } else if steps.is_empty() {
             // Nothing of it concerns us; where it was, does.
             self.go_to(point);
         } else {
-            self.transaction = Some(Transaction { point });
+            self.transaction = Some(point);
             self.steps.push_back(Step::Event(SourceEvent::Begin));
             self.steps.extend(steps);
             self.steps.push_back(Step::Commit { whole: false });
@@ -675,8 +653,8 @@ impl Log {
             false => last,
         };
         match &mut self.transaction {
-            Some(transaction) => {
-                transaction.point = point;
+            Some(last) => {
+                *last = point;
                 self.steps.push_back(Step::Commit { whole });
             }
             None if further => self.go_to(point),
@@ -700,17 +678,23 @@ impl Log {
         Ok(number)
     }
 
-    fn change(&mut self, number: usize, event: &Event<'_>, at: usize) -> Result<Applied> {
-        let told = self.described_at == Some(at);
-        let evolve = self.evolve && !told;
-        let Some(buffer) = self.tables.get_mut(number) else {
-            return Ok(Applied::Unfit("it is not followed".to_owned()));
-        };
+    /// Gives a table no more changes.
+    fn stall(&mut self, number: usize) {
+        if let Some(buffer) = self.tables.get_mut(number) {
+            self.open_bytes -= buffer.bytes();
+            buffer.stall();
+        }
+    }
+
+    /// Applies an event to the table that is followed.
+    fn change(&mut self, number: usize, event: &Event<'_>, at: usize) -> Applied {
+        let evolve = self.evolve && self.described_at != Some(at);
+        let buffer = &mut self.tables[number];
         let before = buffer.bytes();
         let applied = buffer.change(event, evolve).unwrap_or_else(Applied::Stalled);
         let after = buffer.bytes();
         self.open_bytes = self.open_bytes + after - before;
-        Ok(applied)
+        applied
     }
 }
 
@@ -784,8 +768,7 @@ impl TableBuffer {
         let id = raw::field(key.bytes, "_id").map_err(malformed)?;
         let id = id.ok_or_else(|| malformed(Malformed("an _id")))?;
         if !self.rows.takes_key(id) {
-            self.source.mixed.note(self.source.relation);
-            return Ok(Applied::Unfit(OTHER_KIND.to_owned()));
+            return Ok(Applied::Unfit(self.source.other_kind().to_owned()));
         }
         let update = match (event.operation, event.update) {
             ("update", Some(update)) => Some(Description::of(update.bytes).map_err(malformed)?),
@@ -812,8 +795,7 @@ impl TableBuffer {
                 if !Rows::is_one_key(id, new) {
                     // A number in it has become one of another type.
                     if !self.rows.takes_key(new) {
-                        self.source.mixed.note(self.source.relation);
-                        return Ok(Applied::Unfit(OTHER_KIND.to_owned()));
+                        return Ok(Applied::Unfit(self.source.other_kind().to_owned()));
                     }
                     self.rows.append_only_key(id)?;
                     self.ops.push(Op::Delete);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 
 use super::columns::{ColumnBuilder, malformed, read_back};
 use super::infer::{self, Sample};
@@ -17,7 +17,7 @@ use crate::schema::{Column, MongoKind as Kind, MongoType, SourceType, TableId, T
 use crate::source::{Part, Verdict};
 
 /// Why a table is copied anew whose keys are not all of one kind.
-pub const OTHER_KIND: &str = "it has an _id of another kind";
+const OTHER_KIND: &str = "it has an _id of another kind";
 
 /// The column of what has no column.
 pub const EXTRA: &str = "_extra";
@@ -65,20 +65,17 @@ impl SourceTable {
             relation,
             bytes,
         };
-        Self {
+        let schema = schema(Documents::Fixed, Kind::ObjectId, Vec::new());
+        Ok(Self {
             id,
             uuid,
             relation,
-            schema: Arc::new(TableSchema {
-                columns: Vec::new(),
-                key: vec![0],
-            }),
-            fields: Arc::new(Fields::of(&schema(Documents::Fixed, Kind::ObjectId, Vec::new()))?),
+            fields: Arc::new(Fields::of(&schema)?),
+            attribute_max: attribute_max(&schema),
+            schema: Arc::new(schema),
             parts: vec![part],
             mixed,
-            attribute_max: 0,
-        }
-        .with_schema(schema(Documents::Fixed, Kind::ObjectId, Vec::new()))
+        })
     }
 
     /// The table with the columns that a sample suggests.
@@ -130,8 +127,7 @@ impl SourceTable {
 
     fn with_schema(mut self, schema: TableSchema) -> Result<Self> {
         self.fields = Arc::new(Fields::of(&schema)?);
-        let attributes = schema.columns.iter().map(|column| column.attribute);
-        self.attribute_max = attributes.max().unwrap_or(0).max(self.attribute_max);
+        self.attribute_max = attribute_max(&schema).max(self.attribute_max);
         self.schema = Arc::new(schema);
         Ok(self)
     }
@@ -160,6 +156,13 @@ impl SourceTable {
         Ok(new)
     }
 
+    /// Notes that a key is of another kind than the table's. Returns what that
+    /// means for it.
+    pub fn other_kind(&self) -> &'static str {
+        self.mixed.note(self.relation);
+        OTHER_KIND
+    }
+
     /// Rows in a form that is the same for equal documents: what is left over
     /// has no field that its column could hold, and no order.
     pub fn normal(fields: &Fields, rows: &RecordBatch) -> Result<RecordBatch> {
@@ -181,72 +184,63 @@ impl SourceTable {
 fn move_to_columns(fields: &Fields, arrays: &mut [ArrayRef], rows: usize) -> Result<()> {
     let rest = arrays[fields.rest].clone();
     let texts = rest.as_string::<i32>();
-    let mut builders: BTreeMap<usize, ColumnBuilder> = BTreeMap::new();
-    let mut left = ColumnBuilder::new(&Kind::Extra);
-    let (mut document, mut text, mut scratch) = (Vec::new(), Vec::new(), Vec::new());
-    let mut moved = false;
-    // Which columns get values, and then those columns whole.
-    for pass in 0..2 {
-        if pass == 1 && !moved {
-            return Ok(());
-        }
-        for row in 0..rows {
-            let has_rest = !arrow::array::Array::is_null(texts, row);
-            document.clear();
-            text.clear();
-            if has_rest {
-                json::read(texts.value(row).as_bytes(), &mut document).map_err(malformed)?;
-                for element in raw::document(&document).map_err(malformed)? {
-                    let (name, value) = element.map_err(malformed)?;
-                    let column = fields.column(name, usize::MAX).filter(|column| {
-                        value.tag != tag::NULL && fields.kinds[*column].holds(value) && arrays[*column].is_null(row)
-                    });
-                    match (column, pass) {
-                        (Some(column), 0) => {
-                            moved = true;
-                            builders
-                                .entry(column)
-                                .or_insert_with(|| ColumnBuilder::new(&fields.kinds[column]));
-                        }
-                        (None, 0) => {}
-                        (column, _) => {
-                            let builder = column.and_then(|column| builders.get_mut(&column));
-                            if let Some(builder) = builder.filter(|builder| builder.len() == row) {
-                                builder.append(value)?;
-                                continue;
-                            }
-                            text.push(if text.is_empty() { b'{' } else { b',' });
-                            json::write_name(name, &mut text);
-                            json::write(value, &mut text).map_err(malformed)?;
-                        }
-                    }
-                }
-            }
-            if pass == 0 {
-                continue;
-            }
-            match text.is_empty() {
-                true => left.append_null(),
-                false => {
-                    text.push(b'}');
-                    left.append_text(&text)?;
-                }
-            }
-            for (column, builder) in &mut builders {
-                if builder.len() > row {
-                    continue;
-                }
-                scratch.clear();
-                match read_back(&fields.kinds[*column], arrays[*column].as_ref(), row, &mut scratch)? {
-                    Some(tag) => {
-                        builder.append(Value { tag, bytes: &scratch })?;
-                    }
-                    None => builder.append_null(),
-                }
+    // What is left over of each row, and the columns that get some of it.
+    let mut documents: Vec<Vec<u8>> = vec![Vec::new(); rows];
+    let mut columns: BTreeMap<usize, ColumnBuilder> = BTreeMap::new();
+    let place = |name: &[u8], value: Value<'_>, row: usize| {
+        let column = fields.column(name, usize::MAX)?;
+        let fits = value.tag != tag::NULL && fields.kinds[column].holds(value) && arrays[column].is_null(row);
+        fits.then_some(column)
+    };
+    for row in (0..rows).filter(|row| texts.is_valid(*row)) {
+        json::read(texts.value(row).as_bytes(), &mut documents[row]).map_err(malformed)?;
+        for element in raw::document(&documents[row]).map_err(malformed)? {
+            let (name, value) = element.map_err(malformed)?;
+            if let Some(column) = place(name, value, row) {
+                let builder = || ColumnBuilder::new(&fields.kinds[column]);
+                columns.entry(column).or_insert_with(builder);
             }
         }
     }
-    for (column, mut builder) in builders {
+    if columns.is_empty() {
+        return Ok(());
+    }
+    let mut left = ColumnBuilder::new(&Kind::Extra);
+    let (mut text, mut scratch) = (Vec::new(), Vec::new());
+    for (row, document) in documents.iter().enumerate() {
+        text.clear();
+        if texts.is_valid(row) {
+            for element in raw::document(document).map_err(malformed)? {
+                let (name, value) = element.map_err(malformed)?;
+                let builder = place(name, value, row).and_then(|column| columns.get_mut(&column));
+                // A second field of the name stays.
+                if let Some(builder) = builder.filter(|builder| builder.len() == row) {
+                    builder.append(value)?;
+                    continue;
+                }
+                text.push(if text.is_empty() { b'{' } else { b',' });
+                json::write_name(name, &mut text);
+                json::write(value, &mut text).map_err(malformed)?;
+            }
+        }
+        match text.is_empty() {
+            true => left.append_null(),
+            false => {
+                text.push(b'}');
+                left.append_text(&text)?;
+            }
+        }
+        for (column, builder) in columns.iter_mut().filter(|(_, builder)| builder.len() == row) {
+            scratch.clear();
+            match read_back(&fields.kinds[*column], arrays[*column].as_ref(), row, &mut scratch)? {
+                Some(tag) => {
+                    builder.append(Value { tag, bytes: &scratch })?;
+                }
+                None => builder.append_null(),
+            }
+        }
+    }
+    for (column, mut builder) in columns {
         arrays[column] = builder.finish()?;
     }
     arrays[fields.rest] = left.finish()?;
@@ -293,6 +287,11 @@ fn schema(documents: Documents, key: Kind, fields: Vec<(String, Kind)>) -> Table
     }
     columns.push(column(rest.0, &rest.1, columns.len() as i32 + 1));
     TableSchema { columns, key: vec![0] }
+}
+
+fn attribute_max(schema: &TableSchema) -> i32 {
+    let attributes = schema.columns.iter().map(|column| column.attribute);
+    attributes.max().unwrap_or(0)
 }
 
 /// What identifies a collection whatever its name: FNV-1a of its UUID.

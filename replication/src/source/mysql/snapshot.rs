@@ -391,18 +391,9 @@ impl crate::source::Reader for Reader {
     async fn plan(&mut self, parts: &[Part], before: &[PartProgress]) -> Result<Option<Vec<PartProgress>>> {
         let mut plans = Vec::with_capacity(parts.len());
         for part in parts {
-            let own = before.iter().find(|p| p.relation == part.relation);
-            if let Some(own) = own.filter(|own| own.end_block == own.bounds.len() as u64 + 1) {
-                plans.push(own.clone());
-                continue;
-            }
-            let bounds = self.bounds(part).await?;
-            plans.push(PartProgress {
-                relation: part.relation,
-                file: 0,
-                end_block: bounds.len() as u64 + 1,
-                bounds,
-                done: Vec::new(),
+            plans.push(match PartProgress::earlier(before, part.relation) {
+                Some(earlier) => earlier,
+                None => PartProgress::of_ranges(part.relation, self.bounds(part).await?),
             });
         }
         Ok(Some(plans))
@@ -414,18 +405,16 @@ impl crate::source::Reader for Reader {
 
     async fn read(&mut self, _: &Part, plan: &PartProgress, from: u64, to: u64) -> Result<()> {
         let names: Vec<String> = self.key_columns().map(quote_identifier).collect();
-        let bound = |block: u64| {
-            let place = usize::try_from(block).ok()?.checked_sub(1)?;
-            plan.bounds.get(place).map(|text| decode_bound(text))
-        };
+        let bound = |block: u64| plan.bound(block).map(decode_bound);
         let mut conditions = Vec::new();
         if let Some(bound) = bound(from) {
             conditions.push(at_least(&names, &bound?));
         }
         if let Some(bound) = bound(to) {
-            conditions.push(format!("NOT ({})", at_least(&names, &bound?)));
+            let bound = bound?;
+            conditions.push(format!("NOT ({})", at_least(&names, &bound)));
             // The same once more in a form that the optimizer knows as a range.
-            conditions.push(below(&names, &decode_bound(&plan.bounds[to as usize - 1])?));
+            conditions.push(below(&names, &bound));
         }
         let condition = if conditions.is_empty() {
             String::new()
