@@ -23,37 +23,13 @@ fn is_refused(case: &Case, parts: &[&str]) {
 
 #[test]
 fn check_passes_before_and_after_the_first_run() {
-    let case = case("mongo_check");
-    for _ in 0..2 {
-        let output = finish(&mut case.command("check"));
-        assert!(output.status.success(), "{}", text(&output));
-        assert!(
-            text(&output).contains('✓') && !text(&output).contains('✗'),
-            "{}",
-            text(&output)
-        );
-        case.catch_up();
-    }
+    case("mongo_check").check_passes_before_and_after_the_first_run();
 }
 
 #[test]
 fn status_tells_tables_and_source_while_the_program_runs() {
     let case = case("mongo_status");
-    let mut sidecar = case.start();
-    case.wait_until_current(&mut sidecar);
-    case.mongo("db.t.delete_one({'_id': 1})");
-    case.wait_until_current(&mut sidecar);
-    let status = case.table_status("t").unwrap();
-    assert_eq!((status.state.as_str(), status.rows), ("streaming", Some(99)));
-    let output = finish(case.command("status").arg("--json"));
-    let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(status["source"].is_object(), "{status}");
-    let plain = finish(&mut case.command("status"));
-    assert!(plain.status.success());
-    for part in [&case.qualified("t"), "streaming"] {
-        assert!(text(&plain).contains(part), "{}", text(&plain));
-    }
-    sidecar.stop();
+    case.status_tells_tables_and_source(|| drop(case.mongo("db.t.delete_one({'_id': 1})")));
 }
 
 #[test]

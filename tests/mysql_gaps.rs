@@ -34,35 +34,15 @@ fn lose(case: &Case, round: usize) {
     ));
 }
 
-/// Every run says that changes are lost, why, and what to do; nothing is written until it is done.
-fn is_a_gap(case: &mut Case, reasons: &[&str]) {
-    let (a, b) = (case.qualified("a"), case.qualified("b"));
-    let content = || case.query("a", "select count(*), max(id), max(v) from t", None);
-    let before = content();
-    for _ in 0..2 {
-        let mut parts = vec!["tributary snapshot", &a, &b];
-        parts.extend(reasons);
-        assert_error(&case.run_once(), &parts);
-        for table in ["a", "b"] {
-            let status = case.table_status(table).unwrap();
-            assert_eq!(status.state, "needs_snapshot", "{}", case.status().text);
-            assert!(!status.reason.is_empty());
-        }
-    }
-    let check = finish(&mut case.command("check"));
-    assert_error(&check, &["tributary snapshot", &a]);
-    assert_eq!(content(), before, "the lake is not what it was before the gap");
-    succeed(&mut case.snapshot(&[]));
-    case.compare(&[]);
-    case.sql("UPDATE a SET v = 'after' WHERE id > 900; INSERT INTO b VALUES (1000, 'after') ON DUPLICATE KEY UPDATE v = 'again'");
-    case.catch_up();
-    case.compare(&[]);
-    case.verify();
+fn is_a_gap(case: &Case, reasons: &[&str]) {
+    case.is_a_gap(reasons, || {
+        case.sql("UPDATE a SET v = 'after' WHERE id > 900; INSERT INTO b VALUES (1000, 'after') ON DUPLICATE KEY UPDATE v = 'again'");
+    });
 }
 
 fn logs_that_were_removed_are_a_gap_with_a_way_out(kind: Kind) {
     let server = Server::start(kind, &[]);
-    let mut case = Case::new(&server, "purged");
+    let case = Case::new(&server, "purged");
     case.sql(TABLES);
     case.catch_up();
     // Removed logs that were read before are no gap.
@@ -74,12 +54,12 @@ fn logs_that_were_removed_are_a_gap_with_a_way_out(kind: Kind) {
     lose(&case, 1);
     server.purge_logs();
     case.sql("UPDATE a SET v = 'later' WHERE id = 6");
-    is_a_gap(&mut case, &["purged"]);
+    is_a_gap(&case, &["purged"]);
 }
 
 fn another_history_of_the_same_name_is_a_gap(kind: Kind) {
     let server = Server::start(kind, &[]);
-    let mut case = Case::new(&server, "reset");
+    let case = Case::new(&server, "reset");
     case.sql(TABLES);
     case.catch_up();
     lose(&case, 1);
@@ -89,14 +69,14 @@ fn another_history_of_the_same_name_is_a_gap(kind: Kind) {
     };
     server.sql(reset);
     case.sql("UPDATE a SET v = 'later' WHERE id = 6");
-    is_a_gap(&mut case, &[]);
+    is_a_gap(&case, &[]);
 
     // A history that has grown past what the lake knows.
     server.sql(reset);
     for round in 2..80 {
         lose(&case, round);
     }
-    is_a_gap(&mut case, &[]);
+    is_a_gap(&case, &[]);
 }
 
 fn an_unrelated_server_is_a_gap(kind: Kind) {
@@ -152,7 +132,7 @@ fn a_gap_is_made_up_for_by_itself_if_so_configured(kind: Kind) {
 
 fn logs_removed_while_the_program_is_held_up_are_a_gap(kind: Kind) {
     let server = Server::start(kind, &[]);
-    let mut case = Case::new(&server, "held_up");
+    let case = Case::new(&server, "held_up");
     case.sql(TABLES);
     let mut sidecar = case.start();
     case.wait_until_current(&mut sidecar);
@@ -164,7 +144,7 @@ fn logs_removed_while_the_program_is_held_up_are_a_gap(kind: Kind) {
     server.sql("FLUSH BINARY LOGS");
     lose(&case, 2);
     server.purge_logs();
-    is_a_gap(&mut case, &[]);
+    is_a_gap(&case, &[]);
 }
 
 /// A primary with a database, and its replica.
@@ -251,9 +231,9 @@ fn a_replica_that_lags_behind_the_lake_is_a_gap(kind: Kind) {
     case.catch_up();
     one.stop("immediate");
     two.promote();
-    let mut moved = case.moved_to(&two);
+    let moved = case.moved_to(&two);
     moved.sql("INSERT INTO a VALUES (7001, 'of the new primary'); UPDATE b SET v = 'new'");
-    is_a_gap(&mut moved, &[]);
+    is_a_gap(&moved, &[]);
 }
 
 /// The pipeline's own position is one that the replica has, and the replica's log has grown past what was lost.
@@ -274,11 +254,11 @@ fn a_replica_that_lags_behind_a_table_of_the_lake_is_a_gap(kind: Kind) {
     sidecar.kill();
     one.stop("immediate");
     two.promote();
-    let mut moved = case.moved_to(&two);
+    let moved = case.moved_to(&two);
     for round in 10..20 {
         lose(&moved, round);
     }
-    is_a_gap(&mut moved, &[]);
+    is_a_gap(&moved, &[]);
 }
 
 #[test]

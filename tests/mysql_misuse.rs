@@ -34,36 +34,12 @@ fn case(kind: Kind, name: &str) -> Case<'static> {
 }
 
 fn check_passes_before_and_after_the_first_run(kind: Kind) {
-    let case = case(kind, "check");
-    for _ in 0..2 {
-        let output = finish(&mut case.command("check"));
-        assert!(output.status.success(), "{}", text(&output));
-        assert!(
-            text(&output).contains('✓') && !text(&output).contains('✗'),
-            "{}",
-            text(&output)
-        );
-        case.catch_up();
-    }
+    case(kind, "check").check_passes_before_and_after_the_first_run();
 }
 
 fn status_tells_tables_and_source_while_the_program_runs(kind: Kind) {
     let case = case(kind, "status");
-    let mut sidecar = case.start();
-    case.wait_until_current(&mut sidecar);
-    case.sql("DELETE FROM t WHERE id = 1");
-    case.wait_until_current(&mut sidecar);
-    let status = case.table_status("t").unwrap();
-    assert_eq!((status.state.as_str(), status.rows), ("streaming", Some(99)));
-    let output = finish(case.command("status").arg("--json"));
-    let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(status["source"].is_object(), "{status}");
-    let plain = finish(&mut case.command("status"));
-    assert!(plain.status.success());
-    for part in [&case.qualified("t"), "streaming"] {
-        assert!(text(&plain).contains(part), "{}", text(&plain));
-    }
-    sidecar.stop();
+    case.status_tells_tables_and_source(|| drop(case.sql("DELETE FROM t WHERE id = 1")));
 }
 
 fn a_server_that_is_not_there_is_named(kind: Kind) {

@@ -16,32 +16,13 @@ on_every_source! {
 fn a_killed_copy_goes_on_at_its_last_chunk(kind: Kind) {
     const ROWS: u64 = 400_000;
     let mut case = Case::new(Server::shared(kind), "resume");
-    case.snapshot = "max_bytes_per_s = \"10MiB\"";
     case.sql(&format!(
         "CREATE TABLE big (id bigint PRIMARY KEY, n int, pad text);
          INSERT INTO big SELECT i, i % 1000, repeat(hash(i), 4) FROM series(1, {ROWS})"
     ));
-    let table = case.table("big");
-    let rows_copied = || {
-        let commits = commits(&table);
-        let last = commits.iter().rev().find_map(|commit| record(commit));
-        last.map_or(0, |record| record["snapshot"]["rows"].as_u64().unwrap_or(0))
-    };
-    let mut goal = 1;
-    for _ in 0..3 {
-        let mut sidecar = case.start();
-        let copied = wait_for("a chunk", || {
-            sidecar.assert_running();
-            Some(rows_copied()).filter(|rows| *rows >= goal)
-        });
-        sidecar.kill();
-        assert!(copied < ROWS, "the copy was over before it was killed");
-        goal = rows_copied() + 1;
-    }
-    case.snapshot = "";
-    case.catch_up();
+    let goal = case.copy_through_kills("big", ROWS);
 
-    let commits = commits(&table);
+    let commits = commits(&case.table("big"));
     let progress: Vec<u64> = commits
         .iter()
         .filter_map(|commit| record(commit)?["snapshot"]["rows"].as_u64())

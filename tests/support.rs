@@ -4,6 +4,7 @@ pub mod lake;
 pub mod mongo;
 pub mod position;
 pub mod server;
+mod shared;
 pub mod sidecar;
 pub mod sql;
 pub mod writer;
