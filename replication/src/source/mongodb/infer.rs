@@ -62,13 +62,11 @@ impl Fields {
 /// What documents of a collection look like.
 #[derive(Debug, Default)]
 pub struct Sample {
-    documents: usize,
     fields: Fields,
 }
 
 impl Sample {
     pub fn add(&mut self, document: &[u8]) -> Result<()> {
-        self.documents += 1;
         for element in raw::document(document)? {
             let (name, value) = element?;
             let seen = self.fields.entry(name);
