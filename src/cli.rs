@@ -23,7 +23,7 @@ pub enum Command {
     ///
     /// SIGTERM and Ctrl-C commit what is complete, confirm it to the source
     /// and exit with 0. SIGHUP reads the configuration again: source.tables,
-    /// source.on_gap and [snapshot] take effect at once.
+    /// source.on_gap, [snapshot] and [maintenance] take effect at once.
     Run(Run),
     /// Copy tables anew, each replaced in one commit once its copy is whole.
     ///
@@ -36,6 +36,11 @@ pub enum Command {
     Check(Configured),
     /// Show where every table stands. Works beside a running sidecar.
     Status(Status),
+    /// Compact the lake's tables and remove what no kept version needs, once.
+    ///
+    /// A running sidecar does so by itself; this is for lakes that `run --once`
+    /// writes. Needs the lake alone, not the source.
+    Maintain(Maintain),
     /// Compare the lake with the source, value by value, while both go on.
     ///
     /// Works beside a running sidecar and without one. Exits with 0 if they are
@@ -78,6 +83,16 @@ pub struct Snapshot {
 
 #[derive(Debug, Args)]
 pub struct Status {
+    #[command(flatten)]
+    pub configured: Configured,
+
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Maintain {
     #[command(flatten)]
     pub configured: Configured,
 

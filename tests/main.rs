@@ -19,6 +19,8 @@ mod identity;
 mod live_snapshots;
 /// The set of tables changes while the program runs, and what was missed of one is made up for.
 mod live_tables;
+/// Files stay few, old ones go, and other programs' commits are taken over.
+mod maintenance;
 /// What a user can get wrong, and what the environment can: a clear error, and nothing lost.
 mod misuse;
 /// MongoDB's oplog moves on, other sets come, primaries are elected and crash.

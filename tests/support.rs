@@ -152,6 +152,8 @@ pub struct Case<'a> {
     pub source: &'static str,
     /// The lines of `[snapshot]`.
     pub snapshot: &'static str,
+    /// More sections.
+    pub more: &'static str,
 }
 
 impl<'a> Case<'a> {
@@ -169,6 +171,7 @@ impl<'a> Case<'a> {
             max_latency: "200ms",
             source: "",
             snapshot: "",
+            more: "",
             database,
             folder,
         }
@@ -190,6 +193,7 @@ impl<'a> Case<'a> {
             max_latency: self.max_latency,
             source: self.source,
             snapshot: self.snapshot,
+            more: self.more,
             database,
             folder,
         }
@@ -250,12 +254,13 @@ impl<'a> Case<'a> {
             source += &format!("publication = {:?}\n", self.slot);
         }
         let text = format!(
-            "[source]\n{source}{}\n[lake]\nurl = \"file://{}\"\n[apply]\nmax_latency = {:?}\n[cache]\ndir = {:?}\n[snapshot]\n{}\n",
+            "[source]\n{source}{}\n[lake]\nurl = \"file://{}\"\n[apply]\nmax_latency = {:?}\n[cache]\ndir = {:?}\n[snapshot]\n{}\n{}\n",
             self.source,
             self.lake.display(),
             self.max_latency,
             self.cache(),
-            self.snapshot
+            self.snapshot,
+            self.more
         );
         // A sidecar that starts at the same time must not find half a file.
         let whole = self.folder.join("tributary.toml.new");

@@ -19,6 +19,8 @@ pub struct Config {
     #[serde(default)]
     pub snapshot: SnapshotConfig,
     #[serde(default)]
+    pub maintenance: MaintenanceConfig,
+    #[serde(default)]
     pub cache: CacheConfig,
 }
 
@@ -168,6 +170,39 @@ impl Default for SnapshotConfig {
     }
 }
 
+/// How tables are kept fast to read.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MaintenanceConfig {
+    /// Whether a running sidecar compacts files and removes old ones; without,
+    /// `tributary maintain` does it.
+    #[serde(deserialize_with = "boolean")]
+    pub enabled: bool,
+    /// Tables compacted at the same time.
+    #[serde(deserialize_with = "count")]
+    pub threads: usize,
+    /// How long a version can still be read after the next one has come.
+    #[serde(deserialize_with = "duration")]
+    pub retention: Duration,
+}
+
+impl Default for MaintenanceConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            threads: 1,
+            retention: Duration::from_secs(2 * 24 * 3600),
+        }
+    }
+}
+
+impl MaintenanceConfig {
+    /// What was replaced before this has no use any more, in milliseconds since 1970.
+    pub fn cutoff_ms(&self) -> i64 {
+        crate::lake::now_ms() - i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CacheConfig {
@@ -196,6 +231,9 @@ fn default_name() -> String {
     "tributary".to_owned()
 }
 
+/// Files that are younger may be on their way to a commit.
+const RETENTION_MIN: Duration = Duration::from_secs(3600);
+
 /// Keys by section, for environment variables and for "unknown key" hints.
 const KEYS: &[(&str, &[&str])] = &[
     (
@@ -214,6 +252,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("lake", &["url", "column_mapping"]),
     ("apply", &["max_latency", "memory"]),
     ("snapshot", &["parallelism", "max_bytes_per_s"]),
+    ("maintenance", &["enabled", "threads", "retention"]),
     ("cache", &["dir"]),
 ];
 
@@ -223,6 +262,10 @@ impl Config {
         self.source.tables = new.source.tables;
         self.source.on_gap = new.source.on_gap;
         self.snapshot = new.snapshot;
+        self.maintenance = MaintenanceConfig {
+            threads: self.maintenance.threads,
+            ..new.maintenance
+        };
     }
 
     /// Whether `new` differs in anything else.
@@ -238,6 +281,7 @@ impl Config {
             || self.lake.column_mapping != new.lake.column_mapping
             || self.apply.max_latency != new.apply.max_latency
             || self.apply.memory != new.apply.memory
+            || self.maintenance.threads != new.maintenance.threads
     }
 
     /// Reads `path`, then lets `TRIBUTARY_<SECTION>_<KEY>` override.
@@ -305,6 +349,11 @@ impl Config {
                 Error::operator("apply.memory is below 64MiB").with_hint("set apply.memory = \"64MiB\" or more")
             );
         }
+        if config.maintenance.retention < RETENTION_MIN {
+            return Err(Error::operator("maintenance.retention is below 1h").with_hint(
+                "set maintenance.retention = \"1h\" or more: files on their way to a commit are told by their age",
+            ));
+        }
         Ok(config)
     }
 }
@@ -368,6 +417,8 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
         "ms" => Some(n / 1e3),
         "s" => Some(n),
         "m" | "min" => Some(n * 60.0),
+        "h" => Some(n * 3600.0),
+        "d" => Some(n * 24.0 * 3600.0),
         _ => None,
     });
     seconds
@@ -493,6 +544,11 @@ mod tests {
                 "known here: max_latency, memory",
             ),
             ("[apply]\nmemory=\"1MiB\"", "apply.memory is below 64MiB", "64MiB"),
+            (
+                "[maintenance]\nretention=\"5m\"",
+                "maintenance.retention is below 1h",
+                "\"1h\" or more",
+            ),
             ("[apply]\nmemory=\"lots\"", "expected a size like", "README"),
             ("[apply]\nmax_latency=\"0s\"", "expected a duration like", "README"),
             ("[apply", "not valid TOML", "quotes"),

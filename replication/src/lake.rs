@@ -16,6 +16,8 @@
 //! A staged change that could not be committed leaves the table unusable: it
 //! has to be opened again from the log, which is always right.
 
+mod compaction;
+mod conflict;
 mod data_file;
 mod deletion_vector;
 mod key_index;
@@ -28,8 +30,9 @@ mod requests;
 mod shape;
 #[cfg(test)]
 mod tests;
+mod vacuum;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -41,6 +44,7 @@ use roaring::RoaringBitmap;
 use serde_json::{Value, json};
 use url::Url;
 
+pub use self::compaction::{Compacted, Compaction};
 pub use self::data_file::{FileWriter, WrittenFile};
 pub use self::key_index::Location;
 pub use self::log::{Commit, Log, now_ms};
@@ -48,6 +52,7 @@ pub use self::read::{FileCache, Mismatch, Normal, Place, Refreshed, Seen, Unseen
 pub use self::record::{PartProgress, PipelineRecord, SnapshotProgress, State, TableRecord};
 pub use self::requests::Request;
 pub use self::shape::{Origin, Shape, ShapeColumn, delta_type};
+pub use self::vacuum::{Cleaned, Cleaning};
 
 use self::deletion_vector::Descriptor;
 use self::key_index::{KeyIndex, KeyMap};
@@ -60,6 +65,8 @@ use crate::schema::{TableId, TableSchema};
 
 /// Commits between two checkpoints.
 const CHECKPOINT_COMMITS: u64 = 100;
+/// How long a checkpoint tells of files that are gone, in milliseconds: two days.
+const TOMBSTONES_MS: i64 = 2 * 24 * 3600 * 1000;
 /// Entries an index rebuild sorts at a time.
 const INDEX_ROWS: usize = 128 << 10;
 
@@ -255,20 +262,24 @@ struct DataFile {
 }
 
 impl DataFile {
-    fn live(file: LiveFile, table: &str) -> Result<Self> {
-        let rows = file
+    async fn live(log: &Log, file: LiveFile) -> Result<Self> {
+        let told = file
             .stats
             .as_deref()
             .and_then(|s| serde_json::from_str::<Value>(s).ok())
             .and_then(|s| s["numRecords"].as_u64())
-            .and_then(|rows| u32::try_from(rows).ok())
-            .ok_or_else(|| {
-                Error::operator(format!(
-                    "{} of {table} has no numRecords, so another writer added it",
-                    file.path
-                ))
-                .with_hint("move the table's folder away and run again: it is copied anew")
-            })?;
+            .and_then(|rows| u32::try_from(rows).ok());
+        let rows = match told {
+            Some(rows) => rows,
+            // Another writer added it.
+            None => {
+                let stored = data_file::Stored {
+                    path: &file.path,
+                    size: file.size as u64,
+                };
+                data_file::row_count(log, &stored).await?
+            }
+        };
         Ok(Self {
             path: file.path,
             size: file.size,
@@ -313,11 +324,11 @@ impl DataFile {
         }
     }
 
-    fn remove_action(&self) -> Value {
+    fn remove_action(&self, data_change: bool) -> Value {
         let mut remove = json!({
             "path": self.path,
             "deletionTimestamp": now_ms(),
-            "dataChange": true,
+            "dataChange": data_change,
             "extendedFileMetadata": true,
             "partitionValues": {},
             "size": self.size,
@@ -330,13 +341,13 @@ impl DataFile {
         json!({"remove": remove})
     }
 
-    fn add_action(&self, vector: Option<&Descriptor>) -> Value {
+    fn add_action(&self, vector: Option<&Descriptor>, data_change: bool) -> Value {
         let mut add = json!({
             "path": self.path,
             "partitionValues": {},
             "size": self.size,
             "modificationTime": self.modification_time,
-            "dataChange": true,
+            "dataChange": data_change,
         });
         if let Some(vector) = vector {
             add["deletionVector"] = json!(vector);
@@ -387,6 +398,10 @@ pub struct DeltaTable {
     /// the table has passed this.
     all_provisional_until: Option<Position>,
     staged: Committed,
+    /// Whether files, vectors or columns differ from the log's.
+    has_staged: bool,
+    /// Whether the index has all rows.
+    indexed: bool,
     /// The shape as the log has it, if the staged one is another.
     shape_before: Option<Shape>,
     /// Set in a copy: the table that it replaces once it is whole.
@@ -413,9 +428,12 @@ impl Opened {
         };
         let record = TableRecord::from_log(&log, state.domain.as_deref(), pipeline)?;
         let shape = Shape::from_log(&log, state.shape.as_deref())?;
-        let files = state.files.into_iter().map(|file| DataFile::live(file, &record.table));
+        let mut files = Vec::with_capacity(state.files.len());
+        for file in state.files {
+            files.push(DataFile::live(&log, file).await?);
+        }
         Ok(Some(Self {
-            files: files.collect::<Result<Vec<_>>>()?,
+            files,
             log,
             record,
             shape,
@@ -440,9 +458,38 @@ impl Opened {
     pub async fn mark(&mut self, operation: &str, change: impl FnOnce(&mut TableRecord)) -> Result<()> {
         let mut record = self.record.clone();
         change(&mut record);
-        let actions = vec![record.domain_action()];
-        self.version = commit_next(&self.log, self.version, operation, actions, &self.record).await?;
+        while self
+            .log
+            .commit(self.version + 1, operation, vec![record.domain_action()])
+            .await?
+            == Commit::Conflict
+        {
+            self.reload().await?;
+        }
+        self.version += 1;
+        checkpoint_if_due(&self.log, self.version, &record.table, &self.files);
         self.record = record;
+        Ok(())
+    }
+
+    /// Reads the table again after another writer's commit.
+    async fn reload(&mut self) -> Result<()> {
+        let version = self.version + 1;
+        let entry = self.log.read(version).await?.unwrap_or_default();
+        let ours = entry
+            .iter()
+            .any(|action| action["txn"]["appId"] == self.record.pipeline.as_str());
+        conflict::judge(&entry, &self.record)?;
+        let newer = Self::read(self.log.clone(), &self.record.pipeline).await?;
+        match newer.filter(|newer| !ours && newer.version >= version) {
+            Some(newer) => *self = newer,
+            None => {
+                return Err(Error::transient(format!(
+                    "another writer committed version {version} of {}",
+                    self.record.table
+                )));
+            }
+        }
         Ok(())
     }
 
@@ -504,12 +551,21 @@ impl DeltaTable {
             provisional: KeyMap::default(),
             all_provisional_until: opened.record.catch_up_to.clone(),
             staged: Committed::default(),
+            has_staged: false,
+            indexed: false,
             shape_before: None,
             replaces: None,
             record: opened.record,
         };
         table.set_schema(table.schema.clone());
         table
+    }
+
+    /// A table whose rows stay as they are: it can be compacted and cleaned, and
+    /// nothing else.
+    pub fn for_maintenance(opened: Opened) -> Result<Self> {
+        let schema = opened.shape.schema()?;
+        Ok(Self::new(Arc::new(schema), opened))
     }
 
     /// Makes this table the content that replaces all of another's once it is
@@ -539,6 +595,7 @@ impl DeltaTable {
         self.shape.evolve(&schema, origin)?;
         if self.shape != before {
             self.shape_before.get_or_insert(before);
+            self.has_staged = true;
         }
         self.set_schema(schema);
         Ok(())
@@ -546,18 +603,30 @@ impl DeltaTable {
 
     /// Fills the index by reading the key columns. Returns the rows indexed.
     pub async fn build_index(&mut self) -> Result<u64> {
+        let others = self.others_files().await?;
         let mut index = KeyIndex::new(self.encoder.is_exact());
         let mut indexed = 0;
+        let of_others = |file: &DataFile| others.contains(&file.path);
         for number in 0..self.files.len() {
-            indexed += self.index_file(number, &mut index).await?;
+            if !of_others(&self.files[number]) {
+                indexed += self.index_file(number, &mut index).await?;
+            }
         }
         self.index = index;
+        for number in 0..self.files.len() {
+            if of_others(&self.files[number]) {
+                self.take_rows(number, &HashSet::new()).await?;
+                indexed += self.files[number].live_rows();
+            }
+        }
+        self.indexed = true;
         Ok(indexed)
     }
 
     /// Adds the live rows of a file to an index. Returns how many.
     async fn index_file(&self, number: usize, index: &mut KeyIndex) -> Result<u64> {
-        let Some(file) = self.files.get(number) else {
+        // Rows of a file that is gone would hide those that took their place.
+        let Some(file) = self.files.get(number).filter(|file| !file.removed) else {
             return Ok(0);
         };
         let columns = sorted(self.encoder.columns());
@@ -608,6 +677,11 @@ impl DeltaTable {
 
     pub fn record(&self) -> &TableRecord {
         &self.record
+    }
+
+    /// Whether something is staged that no commit has yet.
+    pub fn has_staged(&self) -> bool {
+        self.has_staged
     }
 
     pub fn shape(&self) -> &Shape {
@@ -667,34 +741,28 @@ impl DeltaTable {
     /// Commits all that is staged, and the record as `change` leaves it, as
     /// one version.
     pub async fn commit(&mut self, operation: &str, change: impl FnOnce(&mut TableRecord)) -> Result<Committed> {
-        let vectors = self.write_vectors().await?;
-        let mut actions = Vec::new();
-        for (number, file) in self.files.iter().enumerate() {
-            let vector = vectors.get(&number).or(file.vector.as_ref());
-            let empty = file.live_rows() == 0;
-            if file.committed && (file.removed || file.dirty) {
-                actions.push(file.remove_action());
-            }
-            if !empty && (!file.committed || file.dirty) {
-                actions.push(file.add_action(vector));
-            }
-        }
         let mut record = self.record.clone();
         change(&mut record);
-        if let Some(before) = &self.shape_before {
-            if before.features != self.shape.features {
-                actions.push(self.shape.protocol_action());
-            }
-            if !before.reads_like(&self.shape) {
-                actions.push(self.shape.metadata_action(&record.table, &self.schema));
-            }
-            actions.push(self.shape.domain_action());
-        }
         let batch_number = self.batch_number + 1;
-        actions.push(record.txn_action(batch_number));
-        actions.push(record.domain_action());
-        let version = commit_next(&self.log, self.version, operation, actions, &self.record).await?;
-        self.version = version;
+        let vectors = loop {
+            let vectors = self.write_vectors().await?;
+            let mut actions = self.file_actions(&vectors, true);
+            if let Some(before) = &self.shape_before {
+                if before.features != self.shape.features {
+                    actions.push(self.shape.protocol_action());
+                }
+                if !before.reads_like(&self.shape) {
+                    actions.push(self.shape.metadata_action(&record.table, &self.schema));
+                }
+                actions.push(self.shape.domain_action());
+            }
+            actions.push(record.txn_action(batch_number));
+            actions.push(record.domain_action());
+            if self.put(operation, actions).await? == Commit::Committed {
+                break vectors;
+            }
+            self.absorb().await?;
+        };
         self.batch_number = batch_number;
         self.shape_before = None;
         if record.state != State::Snapshotting {
@@ -708,6 +776,39 @@ impl DeltaTable {
             .take()
             .filter(|until| !watermark.covers(until));
         self.record = record;
+        self.settle(&vectors);
+        Ok(Committed {
+            version: self.version,
+            ..std::mem::take(&mut self.staged)
+        })
+    }
+
+    /// What takes the log's files to ours.
+    fn file_actions(&self, vectors: &HashMap<usize, Descriptor>, data_change: bool) -> Vec<Value> {
+        let mut actions = Vec::new();
+        for (number, file) in self.files.iter().enumerate() {
+            let vector = vectors.get(&number).or(file.vector.as_ref());
+            if file.committed && (file.removed || file.dirty) {
+                actions.push(file.remove_action(data_change));
+            }
+            if file.live_rows() > 0 && (!file.committed || file.dirty) {
+                actions.push(file.add_action(vector, data_change));
+            }
+        }
+        actions
+    }
+
+    /// Puts the next version.
+    async fn put(&mut self, operation: &str, actions: Vec<Value>) -> Result<Commit> {
+        let put = self.log.commit(self.version + 1, operation, actions).await?;
+        if put == Commit::Committed {
+            self.version += 1;
+        }
+        Ok(put)
+    }
+
+    /// Takes note that all that was staged is in the log.
+    fn settle(&mut self, vectors: &HashMap<usize, Descriptor>) {
         for (number, file) in self.files.iter_mut().enumerate() {
             if let Some(vector) = vectors.get(&number) {
                 file.vector = Some(vector.clone());
@@ -720,12 +821,8 @@ impl DeltaTable {
             file.committed = !file.removed;
             file.dirty = false;
         }
-        let committed = Committed {
-            version,
-            ..self.staged.clone()
-        };
-        self.staged = Committed::default();
-        Ok(committed)
+        self.has_staged = false;
+        checkpoint_if_due(&self.log, self.version, &self.record.table, &self.files);
     }
 
     /// Puts the vectors of files that keep some rows, by file number.
@@ -750,34 +847,39 @@ impl DeltaTable {
     /// Puts a copy that is whole in the place of the table's content, as one
     /// version of the table. Returns that version, or `None` if this is no copy.
     pub async fn replace(&mut self) -> Result<Option<u64>> {
-        let Some(old) = self.replaces.as_deref() else {
+        let Some(mut old) = self.replaces.take() else {
             return Ok(None);
         };
-        let batch_number = old.batch_number + 1;
-        let mut actions: Vec<Value> = old.files.iter().map(DataFile::remove_action).collect();
-        let live = self.files.iter().filter(|file| file.committed);
-        actions.extend(live.map(|file| file.add_action(file.vector.as_ref())));
-        let record = TableRecord {
-            generation: old.record.generation + 1,
-            copy: None,
-            reason: None,
-            ..self.record.clone()
-        };
-        if old.shape.features != self.shape.features {
-            actions.push(self.shape.protocol_action());
+        loop {
+            let batch_number = old.batch_number + 1;
+            let mut actions: Vec<Value> = old.files.iter().map(|file| file.remove_action(true)).collect();
+            let live = self.files.iter().filter(|file| file.committed);
+            actions.extend(live.map(|file| file.add_action(file.vector.as_ref(), true)));
+            let record = TableRecord {
+                generation: old.record.generation + 1,
+                copy: None,
+                reason: None,
+                ..self.record.clone()
+            };
+            if old.shape.features != self.shape.features {
+                actions.push(self.shape.protocol_action());
+            }
+            actions.push(self.shape.metadata_action(&record.table, &self.schema));
+            actions.push(self.shape.domain_action());
+            actions.push(record.txn_action(batch_number));
+            actions.push(record.domain_action());
+            if old.log.commit(old.version + 1, "REPLACE", actions).await? == Commit::Conflict {
+                old.reload().await?;
+                continue;
+            }
+            let copy = std::mem::replace(&mut self.log, old.log.clone());
+            self.version = old.version + 1;
+            self.batch_number = batch_number;
+            self.record = record;
+            checkpoint_if_due(&self.log, self.version, &self.record.table, &self.files);
+            copy.discard([]).await;
+            return Ok(Some(self.version));
         }
-        actions.push(self.shape.metadata_action(&record.table, &self.schema));
-        actions.push(self.shape.domain_action());
-        actions.push(record.txn_action(batch_number));
-        actions.push(record.domain_action());
-        let version = commit_next(&old.log, old.version, "REPLACE", actions, &old.record).await?;
-        let copy = std::mem::replace(&mut self.log, old.log.clone());
-        self.version = version;
-        self.batch_number = batch_number;
-        self.record = record;
-        self.replaces = None;
-        copy.discard([]).await;
-        Ok(Some(version))
     }
 
     /// Ends the writing of this table: its log, and that of a table which it
@@ -791,46 +893,14 @@ impl DeltaTable {
     }
 }
 
-/// Commits the version after `version`, or tells what took it. Returns it.
-async fn commit_next(log: &Log, version: u64, operation: &str, actions: Vec<Value>, own: &TableRecord) -> Result<u64> {
-    let version = version + 1;
-    match log.commit(version, operation, actions).await? {
-        Commit::Committed => {
-            checkpoint_if_due(log, version, &own.table);
-            Ok(version)
-        }
-        Commit::Conflict => Err(conflict(log, version, own).await),
-    }
-}
-
-/// Tells what took our version. Whoever it was, the table has to be opened
-/// again; a newer epoch of our own pipeline means that we are the one to stop.
-async fn conflict(log: &Log, version: u64, own: &TableRecord) -> Error {
-    let entry = match log.read(version).await {
-        Ok(entry) => entry.unwrap_or_default(),
-        Err(error) => return error,
-    };
-    let epoch = entry
-        .iter()
-        .find_map(|action| TableRecord::from_action(&action["domainMetadata"]))
-        .map(|record| record.epoch);
-    match epoch {
-        Some(epoch) if epoch > own.epoch => Error::operator(format!(
-            "another sidecar of this pipeline writes {}; this one stops",
-            own.table
-        ))
-        .with_hint("run one `tributary run` per slot"),
-        _ => Error::transient(format!("another writer committed version {version} of {}", own.table)),
-    }
-}
-
-fn checkpoint_if_due(log: &Log, version: u64, table: &str) {
+fn checkpoint_if_due(log: &Log, version: u64, table: &str, files: &[DataFile]) {
     if !version.is_multiple_of(CHECKPOINT_COMMITS) {
         return;
     }
-    let (log, table) = (log.clone(), table.to_owned());
+    let live = files.iter().filter(|file| file.committed).map(|file| file.path.clone());
+    let (log, table, live) = (log.clone(), table.to_owned(), live.collect());
     tokio::spawn(async move {
-        match log.checkpoint(version).await {
+        match log.checkpoint(version, live, now_ms() - TOMBSTONES_MS).await {
             Ok(()) => tracing::info!(%table, version, "wrote checkpoint"),
             // The log is whole without it; the next one makes up for it.
             Err(error) => tracing::warn!(%table, version, %error, "checkpoint failed"),

@@ -32,6 +32,7 @@ mod request;
 mod snapshotter;
 mod status;
 mod tables;
+mod upkeep;
 mod verify;
 mod watch;
 mod writer;
@@ -54,6 +55,7 @@ pub use self::request::{Progress, snapshot};
 use self::snapshotter::Snapshotter;
 pub use self::status::{SourceStatus, Status, TableStatus, status};
 use self::tables::Entry;
+pub use self::upkeep::{Maintained, maintain};
 pub use self::verify::{Difference, Differences, Keys, Outcome, Report, TableReport, VerifyOptions, verify};
 use self::watch::{Seen, Watch};
 use crate::config::{Config, OnGap};
@@ -288,6 +290,7 @@ async fn prepare<S: Source>(
         epoch,
         control,
         config: updates.clone(),
+        maintenance: Arc::new(Semaphore::new(config.maintenance.threads)),
         throttle: Arc::new(Throttle::new(config.snapshot.max_bytes_per_s)),
         parallelism: parallelism.clone(),
         column_mapping: config.lake.column_mapping,

@@ -41,7 +41,9 @@ pub async fn replicate(path: PathBuf, config: Config, once: bool, bars: Bars) ->
             match Config::load(&path) {
                 Ok(config) => {
                     if update.borrow().needs_restart(&config) {
-                        warn!("only source.tables, source.on_gap and [snapshot] take effect without a restart");
+                        warn!(
+                            "only source.tables, source.on_gap, [snapshot] and [maintenance] but its threads take effect without a restart"
+                        );
                     }
                     update.send_modify(|now| now.take_live(config));
                 }

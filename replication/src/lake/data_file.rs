@@ -179,6 +179,55 @@ pub async fn scan_rows(
     }
 }
 
+/// Writes rows of one file to another: some, ascending, or all. Returns how
+/// many, or `None` if `go_on` said no before the end.
+pub async fn copy_rows(
+    log: &Log,
+    file: &Stored<'_>,
+    columns: &SchemaRef,
+    rows: Option<&[u32]>,
+    writer: &mut FileWriter,
+    go_on: impl Fn() -> bool,
+) -> Result<Option<usize>> {
+    let (stream, places) = match rows {
+        Some(rows) => open_rows(log, file, columns, rows).await?,
+        None => {
+            let (builder, places) = open(log, file, columns).await?;
+            let stream = builder.with_batch_size(PAGE_ROWS).build();
+            (Some(stream.map_err(|e| parquet_error("cannot read", log, e))?), places)
+        }
+    };
+    let Some(mut stream) = stream else {
+        let count = rows.map_or(0, <[u32]>::len);
+        writer.write(&project(columns, &places, None, count)?).await?;
+        return Ok(Some(count));
+    };
+    let mut copied = 0;
+    loop {
+        if !go_on() {
+            return Ok(None);
+        }
+        let batch = stream.try_next().await;
+        let Some(batch) = batch.map_err(|e| parquet_error("cannot read", log, e))? else {
+            return Ok(Some(copied));
+        };
+        copied += batch.num_rows();
+        writer
+            .write(&project(columns, &places, Some(&batch), batch.num_rows())?)
+            .await?;
+    }
+}
+
+/// The rows of a file, by its footer.
+pub async fn row_count(log: &Log, file: &Stored<'_>) -> Result<u32> {
+    let (builder, _) = open(log, file, &Arc::new(arrow::datatypes::Schema::empty())).await?;
+    let rows = builder.metadata().file_metadata().num_rows();
+    u32::try_from(rows).map_err(|_| {
+        Error::operator(format!("{} of {} has more than 2^32 rows", file.path, log.url()))
+            .with_hint("another program wrote it; move the table's folder away and run again: it is copied anew")
+    })
+}
+
 /// Opens a file for some rows; `None` if it has none of the columns.
 async fn open_rows(
     log: &Log,

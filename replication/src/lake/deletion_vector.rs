@@ -28,6 +28,23 @@ pub struct Descriptor {
     pub cardinality: i64,
 }
 
+impl Descriptor {
+    /// The vector's file, relative to the table; none for other storage types.
+    pub fn path(&self) -> Option<String> {
+        let (prefix, name) = self
+            .path_or_inline_dv
+            .split_at_checked(self.path_or_inline_dv.len().checked_sub(20)?)?;
+        let bytes: [u8; 16] = z85::decode(name).ok()?.try_into().ok()?;
+        let file = format!("deletion_vector_{}.bin", Uuid::from_bytes(bytes));
+        let folder = if prefix.is_empty() {
+            String::new()
+        } else {
+            format!("{prefix}/")
+        };
+        (self.storage_type == "u").then(|| folder + &file)
+    }
+}
+
 /// A file of one or more vectors, to be put beside the data files.
 pub struct Pack {
     /// Relative to the table.
@@ -134,6 +151,8 @@ mod tests {
                 .iter()
                 .all(|d| d.cardinality == 10_000 && d.path_or_inline_dv.len() == 20)
         );
+        let named = packs.iter().flat_map(|p| p.descriptors.iter().map(move |d| (d, p)));
+        assert!(named.into_iter().all(|(d, p)| d.path().as_ref() == Some(&p.path)));
         assert_eq!(packs[0].descriptors[0].offset, Some(1));
         assert_eq!(packs[0].bytes[0], 1);
     }

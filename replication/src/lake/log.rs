@@ -4,14 +4,17 @@
 //! since one commit carries data, `txn` and `domainMetadata` under our own
 //! conflict rules. Spec: Delta protocol, "Delta Log Entries" and "Actions".
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Int32Type, Int64Type};
 use delta_kernel::actions::deletion_vector::DeletionVectorDescriptor;
 use delta_kernel::engine::arrow_data::ArrowEngineData;
-use delta_kernel::{Engine, Snapshot, Version};
+use delta_kernel::{Engine, EngineData, Snapshot, Version};
 use delta_kernel_default_engine::executor::tokio::TokioMultiThreadExecutor;
 use delta_kernel_default_engine::{DefaultEngine, DefaultEngineBuilder};
 use object_store::path::Path;
@@ -22,6 +25,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::deletion_vector::{self, Descriptor};
+use super::shown;
 use crate::error::{Error, Result};
 
 type KernelEngine = DefaultEngine<TokioMultiThreadExecutor>;
@@ -42,6 +46,9 @@ pub struct LiveFile {
     pub deletion_vector: Option<Descriptor>,
     pub deleted: RoaringBitmap,
 }
+
+/// Table features that this program keeps when it writes.
+pub const FEATURES: [&str; 4] = ["columnMapping", "deletionVectors", "domainMetadata", "timestampNtz"];
 
 /// A table at one version.
 pub struct LogState {
@@ -109,14 +116,14 @@ impl Log {
         &self.store
     }
 
-    /// The full path of a file of the table.
+    /// The full path of a file of the table, as the log spells it: percent-encoded.
     pub fn file(&self, relative: &str) -> Path {
-        relative
-            .split('/')
-            .fold(self.root.clone(), |path, part| path.join(part))
+        let decoded = percent_encoding::percent_decode_str(relative).decode_utf8_lossy();
+        let parts = decoded.split('/').filter(|part| !part.is_empty());
+        parts.fold(self.root.clone(), |path, part| path.join(part))
     }
 
-    fn log_folder(&self) -> Path {
+    pub fn log_folder(&self) -> Path {
         self.log_root.clone().join("_delta_log")
     }
 
@@ -140,6 +147,15 @@ impl Log {
 
     /// Reads the newest version, or `None` where there is no table.
     pub async fn load(&self, app_id: &str) -> Result<Option<LogState>> {
+        self.load_version(app_id, None).await
+    }
+
+    #[cfg(test)]
+    pub async fn load_at(&self, app_id: &str, version: Version) -> Result<Option<LogState>> {
+        self.load_version(app_id, Some(version)).await
+    }
+
+    async fn load_version(&self, app_id: &str, version: Option<Version>) -> Result<Option<LogState>> {
         use futures::TryStreamExt;
         let first = self.store.list(Some(&self.log_folder())).try_next().await;
         match first {
@@ -149,7 +165,7 @@ impl Log {
         }
         let (engine, app_id) = (self.engine.clone(), app_id.to_owned());
         let (log_url, url) = (self.log_url.clone(), self.url.clone());
-        let state = tokio::task::spawn_blocking(move || load(&engine, &log_url, &url, &app_id)).await;
+        let state = tokio::task::spawn_blocking(move || load(&engine, &log_url, &url, &app_id, version)).await;
         state
             .map_err(|e| Error::bug("reading a Delta log panicked").with_source(e))?
             .map(Some)
@@ -218,19 +234,81 @@ impl Log {
     }
 
     /// Writes a checkpoint of a version. Blocking work on its own thread.
-    pub async fn checkpoint(&self, version: Version) -> Result<()> {
+    ///
+    /// `live` has the version's files. Of what was removed, only files that
+    /// are gone for good and not for longer than `tombstones_ms` are told: with
+    /// a new vector for each file in each commit, the rest would outgrow the table.
+    pub async fn checkpoint(&self, version: Version, live: HashSet<String>, tombstones_ms: i64) -> Result<()> {
+        let failed = || Error::transient(format!("cannot write a checkpoint of {}", self.url));
         let (engine, url) = (self.engine.clone(), self.log_url.clone());
-        let written = tokio::task::spawn_blocking(move || {
-            let snapshot = Snapshot::builder_for(url.as_str())
-                .at_version(version)
-                .build(engine.as_ref())?;
-            snapshot.checkpoint(engine.as_ref(), None).map(|_| ())
-        });
-        written
+        let written = tokio::task::spawn_blocking(move || checkpoint(&engine, &url, version, live, tombstones_ms));
+        let hint = written
             .await
             .map_err(|e| Error::bug("writing a checkpoint panicked").with_source(e))?
-            .map_err(|e| Error::transient(format!("cannot write a checkpoint of {}", self.url)).with_source(e))
+            .map_err(|e| failed().with_source(e))?;
+        if let Some(hint) = hint {
+            let path = self.log_folder().join("_last_checkpoint");
+            let put = self.store.put(&path, PutPayload::from(hint.to_string())).await;
+            put.map_err(|e| failed().with_source(e))?;
+        }
+        Ok(())
     }
+}
+
+/// Returns what is to be the log's hint, unless the checkpoint is there.
+fn checkpoint(
+    engine: &KernelEngine,
+    url: &Url,
+    version: Version,
+    live: HashSet<String>,
+    tombstones_ms: i64,
+) -> Result<Option<Value>, delta_kernel::KernelError> {
+    let snapshot = Snapshot::builder_for(url.as_str()).at_version(version).build(engine)?;
+    if snapshot.log_segment().checkpoint_version == Some(version) {
+        return Ok(None);
+    }
+    let writer = snapshot.create_checkpoint_writer(engine)?;
+    let (actions, adds) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let counts = (actions.clone(), adds.clone());
+    let data = writer.checkpoint_data(engine)?.map(move |batch| {
+        let data = ArrowEngineData::try_from_engine_data(batch?.apply_selection_vector()?)?;
+        let kept = without_tombstones(data.record_batch(), &live, tombstones_ms)?;
+        counts.0.fetch_add(kept.num_rows() as u64, Ordering::Relaxed);
+        let added = kept.column_by_name("add").map_or(0, |add| add.len() - add.null_count());
+        counts.1.fetch_add(added as u64, Ordering::Relaxed);
+        Ok(Box::new(ArrowEngineData::new(kept)) as Box<dyn EngineData>)
+    });
+    let size = engine
+        .parquet_handler()
+        .write_parquet_file(writer.checkpoint_path()?, Box::new(data))?;
+    Ok(Some(json!({
+        "version": version,
+        "size": actions.load(Ordering::Relaxed),
+        "sizeInBytes": size,
+        "numOfAddFiles": adds.load(Ordering::Relaxed),
+    })))
+}
+
+/// Rows of a checkpoint without the removes that nobody needs.
+fn without_tombstones(
+    rows: &RecordBatch,
+    live: &HashSet<String>,
+    tombstones_ms: i64,
+) -> Result<RecordBatch, delta_kernel::KernelError> {
+    let Some(removes) = rows.column_by_name("remove").and_then(|column| column.as_struct_opt()) else {
+        return Ok(rows.clone());
+    };
+    let paths = removes.column_by_name("path").and_then(|c| c.as_string_opt::<i32>());
+    let times = removes.column_by_name("deletionTimestamp");
+    let times = times.and_then(|c| c.as_primitive_opt::<Int64Type>());
+    let (Some(paths), Some(times)) = (paths, times) else {
+        return Ok(rows.clone());
+    };
+    let keep = (0..rows.num_rows()).map(|row| {
+        let recent = times.is_valid(row) && times.value(row) >= tombstones_ms;
+        !removes.is_valid(row) || (recent && !live.contains(paths.value(row)))
+    });
+    Ok(filter_record_batch(rows, &keep.collect::<Vec<bool>>().into())?)
 }
 
 pub fn now_ms() -> i64 {
@@ -273,11 +351,28 @@ pub fn store_error(what: &str, url: &Url, error: StoreError) -> Error {
     }
 }
 
-fn load(engine: &KernelEngine, log_url: &Url, url: &Url, app_id: &str) -> Result<LogState> {
+fn load(engine: &KernelEngine, log_url: &Url, url: &Url, app_id: &str, version: Option<Version>) -> Result<LogState> {
     let kernel =
         |e: delta_kernel::KernelError| Error::operator(format!("cannot read the Delta table {log_url}")).with_source(e);
-    let snapshot = Snapshot::builder_for(log_url.as_str()).build(engine).map_err(kernel)?;
+    let mut builder = Snapshot::builder_for(log_url.as_str());
+    if let Some(version) = version {
+        builder = builder.at_version(version);
+    }
+    let snapshot = builder.build(engine).map_err(kernel)?;
     let domain = snapshot.get_domain_metadata(DOMAIN, engine).map_err(kernel)?;
+    let features = snapshot.table_configuration().protocol().writer_features();
+    let unknown = features
+        .iter()
+        .flat_map(|features| features.iter())
+        .find(|f| !FEATURES.contains(&f.as_ref()));
+    if let (Some(feature), Some(_)) = (unknown, &domain) {
+        return Err(Error::operator(format!(
+            "{} has the table feature {}, which another program turned on",
+            shown(url),
+            feature.as_ref()
+        ))
+        .with_hint("drop the feature, or move the table's folder away and run again: the table is copied anew"));
+    }
     let txn = snapshot.get_app_id_version(app_id, engine).map_err(kernel)?;
     let shape = snapshot.get_domain_metadata(SHAPE_DOMAIN, engine).map_err(kernel)?;
     let version = snapshot.version();

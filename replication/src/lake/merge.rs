@@ -99,6 +99,7 @@ impl DeltaTable {
     /// Returns the position that the table has to reach before it equals the
     /// source, if values had to be read there.
     pub async fn stage(&mut self, batch: ChangeBatch, points: &dyn PointReader) -> Result<Option<Position>> {
+        self.has_staged = true;
         if let Some(transaction) = batch.truncated_by {
             self.truncate(transaction);
         }
@@ -179,6 +180,7 @@ impl DeltaTable {
     /// The stream keeps every key that is in the table current, so a chunk's
     /// row is needed only where the key is missing.
     pub fn stage_chunk(&mut self, chunk: Chunk) -> u64 {
+        self.has_staged = true;
         let emptied = self.truncated_by.iter().any(|transaction| !(chunk.saw)(*transaction));
         let mut added = 0;
         for (file, keys) in chunk.files {

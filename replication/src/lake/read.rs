@@ -231,7 +231,7 @@ impl DeltaTable {
                 deletion_vector: descriptor,
                 deleted,
             };
-            self.files.push(DataFile::live(file, &table)?);
+            self.files.push(DataFile::live(&self.log, file).await?);
             new.push(number);
         }
         let mut index = std::mem::replace(&mut self.index, KeyIndex::new(self.encoder.is_exact()));

@@ -197,6 +197,30 @@ impl Shape {
             && self.key == schema.key_attributes()
     }
 
+    /// The columns and the key as the source had them.
+    pub fn schema(&self) -> Result<TableSchema> {
+        let column = |own: &ShapeColumn| {
+            let ty = lake_type(&own.ty).ok_or_else(|| {
+                Error::operator(format!(
+                    "the column {} has the type {}, which is not known",
+                    own.name, own.ty
+                ))
+                .with_hint("run the version of Tributary that wrote the table, or a newer one")
+            })?;
+            Ok(Column {
+                name: own.name.clone(),
+                ty,
+                attribute: own.attribute,
+                source: own.source.clone(),
+            })
+        };
+        let place = |key: &i32| self.columns.iter().position(|column| column.attribute == *key);
+        Ok(TableSchema {
+            columns: self.columns.iter().map(column).collect::<Result<_>>()?,
+            key: self.key.iter().filter_map(place).collect(),
+        })
+    }
+
     /// The columns as data files have them.
     pub fn file_schema(&self, schema: &TableSchema) -> SchemaRef {
         let field = |column: &Column| {
@@ -294,6 +318,44 @@ pub fn delta_type(ty: &LakeType, mut ids: Option<&mut i32>) -> Value {
         LakeType::Map => json!({
             "type": "map", "keyType": "string", "valueType": "string", "valueContainsNull": true,
         }),
+    }
+}
+
+/// The type that Delta's schema spells so.
+fn lake_type(ty: &Value) -> Option<LakeType> {
+    if let Some(name) = ty.as_str() {
+        let decimal = || {
+            let digits = name.strip_prefix("decimal(")?.strip_suffix(')')?;
+            let (precision, scale) = digits.split_once(',')?;
+            Some(LakeType::Decimal {
+                precision: precision.trim().parse().ok()?,
+                scale: scale.trim().parse().ok()?,
+            })
+        };
+        return match name {
+            "boolean" => Some(LakeType::Boolean),
+            "short" => Some(LakeType::Short),
+            "integer" => Some(LakeType::Integer),
+            "long" => Some(LakeType::Long),
+            "float" => Some(LakeType::Float),
+            "double" => Some(LakeType::Double),
+            "string" => Some(LakeType::String),
+            "binary" => Some(LakeType::Binary),
+            "date" => Some(LakeType::Date),
+            "timestamp_ntz" => Some(LakeType::TimestampNtz),
+            "timestamp" => Some(LakeType::Timestamp),
+            _ => decimal(),
+        };
+    }
+    match ty["type"].as_str()? {
+        "array" => Some(LakeType::List(Box::new(lake_type(&ty["elementType"])?))),
+        "map" => Some(LakeType::Map),
+        "struct" => {
+            let field = |field: &Value| Some((field["name"].as_str()?.to_owned(), lake_type(&field["type"])?));
+            let fields = ty["fields"].as_array()?.iter().map(field);
+            Some(LakeType::Struct(fields.collect::<Option<_>>()?))
+        }
+        _ => None,
     }
 }
 

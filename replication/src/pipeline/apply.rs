@@ -182,6 +182,8 @@ pub struct Apply<S: Source> {
     pub epoch: u64,
     pub control: Control,
     pub config: watch::Receiver<Config>,
+    /// A permit for each maintenance job that may run.
+    pub maintenance: Arc<Semaphore>,
     pub throttle: Arc<Throttle>,
     pub parallelism: Arc<AtomicUsize>,
     pub column_mapping: bool,

@@ -4,7 +4,7 @@
 //! It is a Delta table without rows, so that it has put-if-absent commits and
 //! readable history like every other table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::json;
 
@@ -14,6 +14,8 @@ use crate::position::Position;
 
 /// Commits between two checkpoints of the record.
 const CHECKPOINT_COMMITS: u64 = 100;
+/// How long old versions of the record are kept, in milliseconds: a day.
+const KEPT_MS: i64 = 24 * 3600 * 1000;
 
 pub struct Control {
     log: Log,
@@ -40,6 +42,16 @@ impl Control {
             version: state.version,
             record,
         }))
+    }
+
+    /// Reads the record, whosever it is; `None` in a new lake.
+    pub async fn any(log: Log) -> Result<Option<Self>> {
+        let Some(state) = log.load("").await? else {
+            return Ok(None);
+        };
+        let record = PipelineRecord::from_log(&log, state.domain.as_deref())?;
+        let version = state.version;
+        Ok(Some(Self { log, version, record }))
     }
 
     /// Creates the record.
@@ -145,7 +157,8 @@ impl Control {
                 self.version = version;
                 self.record = record;
                 if version.is_multiple_of(CHECKPOINT_COMMITS) {
-                    self.log.checkpoint(version).await?;
+                    self.log.checkpoint(version, HashSet::new(), 0).await?;
+                    self.log.trim(now_ms() - KEPT_MS).await?;
                 }
                 Ok(())
             }

@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use super::apply::{Apply, Open, Route};
 use super::gaps;
 use super::snapshotter::{Halt, Task};
+use super::upkeep::Upkeep;
 use super::watch::Seen;
 use super::writer::{Command, Writer};
 use crate::config::OnGap;
@@ -269,6 +270,7 @@ impl<S: Source> Apply<S> {
             halts: self.halt_sender.clone(),
             unreadable: false,
             plan: 0,
+            upkeep: Upkeep::new(self.config.clone(), self.maintenance.clone()),
         };
         self.writers.spawn(writer.run());
         if snapshotting {

@@ -7,10 +7,11 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::snapshotter::{Halt, Progress};
+use super::upkeep::{self, Done, Upkeep};
 use crate::batch::ChangeBatch;
 use crate::error::{Error, Result};
 use crate::lake::{
-    Chunk, Committed, DeltaTable, Origin, PointReader, SnapshotProgress, State, TableRecord, UNREADABLE,
+    Chunk, Committed, Compacted, DeltaTable, Origin, PointReader, SnapshotProgress, State, TableRecord, UNREADABLE,
 };
 use crate::position::Position;
 use crate::schema::TableSchema;
@@ -65,6 +66,7 @@ pub struct Writer {
     pub unreadable: bool,
     /// The newest plan of the table's snapshot.
     pub plan: u64,
+    pub upkeep: Upkeep,
 }
 
 impl Writer {
@@ -72,49 +74,93 @@ impl Writer {
     pub async fn run(mut self) -> Result<(usize, DeltaTable)> {
         // A copy may have become whole just before the last run ended.
         self.replace().await?;
-        while let Some(command) = self.commands.recv().await {
-            let started = Instant::now();
-            match command {
-                _ if self.unreadable => {}
-                Command::Stage(batch, permit) => {
+        // What is to be put in place once nothing else is staged.
+        let mut compacted = None;
+        loop {
+            if let Some(done) = compacted.take_if(|_| !self.table.has_staged()) {
+                self.put_compacted(done).await?;
+            }
+            if compacted.is_none() && !self.unreadable {
+                self.upkeep.look(&self.table);
+            }
+            let table = &self.table.record().table;
+            let wake = self.upkeep.wake();
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => self.carry_out(command).await?,
+                    None => return Ok((self.number, self.table)),
+                },
+                Some(done) = self.upkeep.done(table) => match done {
+                    Done::Compacted(done) => compacted = Some(done),
+                    done => upkeep::tell(table, &done, None),
+                },
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, command: Command) -> Result<()> {
+        let started = Instant::now();
+        match command {
+            _ if self.unreadable => {}
+            Command::Stage(batch, permit) => {
+                self.stage(batch).await?;
+                drop(permit);
+            }
+            Command::Evolve { schema, origin, points } => {
+                self.table.evolve(schema, &origin)?;
+                self.points = points;
+            }
+            Command::Extend => {
+                let extend = |record: &mut TableRecord| {
+                    record.state = State::Snapshotting;
+                    record.snapshot = None;
+                };
+                self.table.commit("EXTEND", extend).await?;
+            }
+            Command::Commit { batch, watermark } => {
+                if let Some((batch, permit)) = batch {
                     self.stage(batch).await?;
                     drop(permit);
                 }
-                Command::Evolve { schema, origin, points } => {
-                    self.table.evolve(schema, &origin)?;
-                    self.points = points;
-                }
-                Command::Extend => {
-                    let extend = |record: &mut TableRecord| {
-                        record.state = State::Snapshotting;
-                        record.snapshot = None;
-                    };
-                    self.table.commit("EXTEND", extend).await?;
-                }
-                Command::Commit { batch, watermark } => {
-                    if let Some((batch, permit)) = batch {
-                        self.stage(batch).await?;
-                        drop(permit);
-                    }
-                    if !self.unreadable {
-                        self.commit("MERGE", watermark, None, started).await?;
-                    }
-                }
-                Command::Chunk {
-                    chunk,
-                    progress,
-                    watermark,
-                    merged,
-                } => {
-                    let rows = self.table.stage_chunk(chunk);
-                    self.commit("SNAPSHOT", watermark, Some((progress, rows)), started)
-                        .await?;
-                    // A snapshotter that is gone has no use for it.
-                    let _ = merged.send(());
+                if !self.unreadable {
+                    self.commit("MERGE", watermark, None, started).await?;
                 }
             }
+            Command::Chunk {
+                chunk,
+                progress,
+                watermark,
+                merged,
+            } => {
+                let rows = self.table.stage_chunk(chunk);
+                self.commit("SNAPSHOT", watermark, Some((progress, rows)), started)
+                    .await?;
+                // A snapshotter that is gone has no use for it.
+                let _ = merged.send(());
+            }
         }
-        Ok((self.number, self.table))
+        Ok(())
+    }
+
+    async fn put_compacted(&mut self, done: Compacted) -> Result<()> {
+        match self.table.take_compacted(&done).await {
+            Ok(version) => {
+                upkeep::tell(&self.table.record().table, &Done::Compacted(done), Some(version));
+                Ok(())
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Ends the writer, or the table alone if it has to be copied anew.
+    fn fail(&mut self, error: Error) -> Result<()> {
+        if error.code() != Some(UNREADABLE) {
+            return Err(error);
+        }
+        self.unreadable = true;
+        let _ = self.halts.send((self.number, Halt::Unreadable(error)));
+        Ok(())
     }
 
     /// Puts a copy in the place of what it copies, once it equals the source.
@@ -135,11 +181,7 @@ impl Writer {
         match self.table.stage(batch, self.points.as_ref()).await {
             Ok(Some(high)) => self.table.expect_catch_up(high),
             Ok(None) => {}
-            Err(error) if error.code() == Some(UNREADABLE) => {
-                self.unreadable = true;
-                let _ = self.halts.send((self.number, Halt::Unreadable(error)));
-            }
-            Err(error) => return Err(error),
+            Err(error) => return self.fail(error),
         }
         Ok(())
     }
@@ -165,7 +207,11 @@ impl Writer {
                 }
                 advance(record);
             })
-            .await?;
+            .await;
+        let committed = match committed {
+            Ok(committed) => committed,
+            Err(error) => return self.fail(error),
+        };
         self.log(&committed, started);
         self.replace().await?;
         let record = self.table.record();

@@ -1,0 +1,334 @@
+//! Compaction: small files become one, and files that lost many rows are
+//! written anew, beside the commits.
+//!
+//! ```text
+//! version    V0 ─── V1 ─── V2 ─── V3 ─── OPTIMIZE
+//! commits     │   rows die in the inputs    │
+//! compaction  └── reads them as of V0 ──────┘  the output's vector has the rows that died since
+//! ```
+//!
+//! So nothing waits for it, and no load is too fast for it. Its commit changes
+//! no data (`dataChange: false`).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrow::datatypes::SchemaRef;
+use roaring::RoaringBitmap;
+
+use super::data_file::{self, Stored, WrittenFile};
+use super::key_index::KeyIndex;
+use super::log::{Commit, Log};
+use super::{DataFile, DeltaTable, FileFormat};
+use crate::error::{Error, Result};
+
+/// Files of a like size that are worth becoming one.
+const FAN_IN: usize = 8;
+/// What one compaction reads at most, but for the last file, in bytes.
+const INPUT_BYTES: u64 = 128 << 20;
+/// The share of a file's rows that is dead before the file is written anew.
+const DEAD_SHARE: f64 = 0.2;
+/// A file of at least this size is left alone while its rows live; in large
+/// tables it is more, so that their files stay countable.
+const FULL_BYTES: u64 = 16 << 20;
+const FULL_BYTES_MAX: u64 = 64 << 20;
+/// Files that a large table is cut into at most, if they were all just full.
+const FILES_MAX: u64 = 256;
+
+/// A file of a table as far as compaction cares.
+#[derive(Clone, Copy, Debug)]
+struct Weight {
+    number: usize,
+    bytes: u64,
+    rows: u64,
+    dead: u64,
+}
+
+impl Weight {
+    fn of(number: usize, file: &DataFile) -> Option<Self> {
+        (!file.removed && file.committed).then(|| Self {
+            number,
+            bytes: file.size as u64,
+            rows: u64::from(file.rows),
+            dead: file.deleted.len(),
+        })
+    }
+
+    fn live_bytes(&self) -> u64 {
+        (self.bytes as u128 * u128::from(self.rows - self.dead) / u128::from(self.rows.max(1))) as u64
+    }
+}
+
+/// The files that are to become one now, if there are any.
+fn choose(files: &[Weight]) -> Option<Vec<usize>> {
+    let table: u64 = files.iter().map(Weight::live_bytes).sum();
+    let full = (table / FILES_MAX).clamp(FULL_BYTES, FULL_BYTES_MAX);
+    let mut worn: Vec<&Weight> = files
+        .iter()
+        .filter(|file| file.bytes >= full / FAN_IN as u64 && file.dead as f64 >= file.rows as f64 * DEAD_SHARE)
+        .collect();
+    // The most worn first: they give back the most for what they cost.
+    worn.sort_by_key(|file| (file.rows - file.dead) * 1000 / file.rows.max(1));
+    let mut small: Vec<&Weight> = files.iter().filter(|file| file.live_bytes() < full).collect();
+    small.sort_by_key(|file| file.live_bytes());
+    // The highest tier that has enough files takes those below with it.
+    let mut floor = full;
+    while floor > 0 {
+        let below = floor;
+        floor /= FAN_IN as u64;
+        let tier = small
+            .iter()
+            .filter(|file| (floor..below).contains(&file.live_bytes()))
+            .count();
+        if tier >= FAN_IN {
+            small.retain(|file| file.live_bytes() < below);
+            return Some(within_bounds(&small));
+        }
+    }
+    (!worn.is_empty()).then(|| within_bounds(&worn))
+}
+
+fn within_bounds(files: &[&Weight]) -> Vec<usize> {
+    let mut bytes = 0;
+    let taken = files.iter().take_while(|file| {
+        let fits = bytes < INPUT_BYTES;
+        bytes += file.live_bytes();
+        fits
+    });
+    let mut numbers: Vec<usize> = taken.map(|file| file.number).collect();
+    // Rows that came together stay together.
+    numbers.sort_unstable();
+    numbers
+}
+
+/// A file that goes, as it was when the compaction began.
+#[derive(Clone, Debug)]
+struct Input {
+    path: String,
+    size: u64,
+    rows: u32,
+    deleted: RoaringBitmap,
+}
+
+/// Files that are to become one.
+pub struct Compaction {
+    log: Log,
+    format: FileFormat,
+    columns: SchemaRef,
+    inputs: Vec<Input>,
+}
+
+/// The file that others have become; not committed.
+pub struct Compacted {
+    inputs: Vec<Input>,
+    file: WrittenFile,
+}
+
+impl Compaction {
+    /// Reads and writes; `None` if `cancelled` came before the end. What was
+    /// written then is litter.
+    pub async fn run(self, cancelled: &AtomicBool) -> Result<Option<Compacted>> {
+        let mut writer = self.format.writer()?;
+        for input in &self.inputs {
+            let stored = Stored {
+                path: &input.path,
+                size: input.size,
+            };
+            let live: Option<Vec<u32>> = (!input.deleted.is_empty())
+                .then(|| (0..input.rows).filter(|row| !input.deleted.contains(*row)).collect());
+            let expected = live.as_ref().map_or(input.rows as usize, Vec::len);
+            let go_on = || !cancelled.load(Ordering::Relaxed);
+            let copied = data_file::copy_rows(&self.log, &stored, &self.columns, live.as_deref(), &mut writer, go_on);
+            match copied.await? {
+                Some(copied) if copied == expected => {}
+                Some(copied) => {
+                    return Err(Error::operator(format!(
+                        "{} has {copied} of the {expected} rows that the log says",
+                        input.path
+                    ))
+                    .with_hint("`tributary snapshot` copies its table anew"));
+                }
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(Compacted {
+            file: writer.finish().await?,
+            inputs: self.inputs,
+        }))
+    }
+}
+
+impl Compacted {
+    /// How many files have become one, of which size in bytes.
+    pub fn sizes(&self) -> (usize, i64) {
+        (self.inputs.len(), self.file.size)
+    }
+}
+
+impl DeltaTable {
+    /// What is worth compacting now.
+    pub fn compaction(&self) -> Option<Compaction> {
+        let files = self.files.iter().enumerate();
+        let weights: Vec<Weight> = files.filter_map(|(number, file)| Weight::of(number, file)).collect();
+        let inputs = choose(&weights)?.into_iter().filter_map(|number| {
+            let file = self.files.get(number)?;
+            Some(Input {
+                path: file.path.clone(),
+                size: file.size as u64,
+                rows: file.rows,
+                deleted: file.deleted.clone(),
+            })
+        });
+        Some(Compaction {
+            log: self.log.clone(),
+            format: self.file_format(),
+            columns: self.read_schema.clone(),
+            inputs: inputs.collect(),
+        })
+    }
+
+    /// Puts a compaction's file in the place of its inputs, as one version.
+    /// Nothing else may be staged. Returns that version.
+    pub async fn take_compacted(&mut self, done: &Compacted) -> Result<u64> {
+        if self.has_staged {
+            return Err(Error::bug("a compaction was committed beside staged changes"));
+        }
+        loop {
+            let (mut file, replaced) = self.carry_over(done)?;
+            for number in &replaced {
+                self.files[*number].removed = true;
+            }
+            let number = self.files.len();
+            file.dirty = !file.deleted.is_empty();
+            self.files.push(file);
+            let vectors = self.write_vectors().await?;
+            let mut actions = self.file_actions(&vectors, false);
+            actions.push(self.record.domain_action());
+            if self.put("OPTIMIZE", actions).await? == Commit::Committed {
+                self.settle(&vectors);
+                if self.indexed {
+                    let none = KeyIndex::new(self.encoder.is_exact());
+                    let mut index = std::mem::replace(&mut self.index, none);
+                    self.index_file(number, &mut index).await?;
+                    self.index = index;
+                }
+                return Ok(self.version);
+            }
+            self.files.pop();
+            for number in replaced {
+                self.files[number].removed = false;
+            }
+            self.absorb().await?;
+        }
+    }
+
+    /// The output with what has died in its inputs since, and the inputs that
+    /// are still there.
+    fn carry_over(&self, done: &Compacted) -> Result<(DataFile, Vec<usize>)> {
+        let mut file = DataFile::written(done.file.clone());
+        let mut replaced = Vec::new();
+        let mut first = 0_u32;
+        for input in &done.inputs {
+            let live = input.rows - input.deleted.len() as u32;
+            let now = self
+                .files
+                .iter()
+                .position(|file| !file.removed && file.committed && file.path == input.path);
+            match now.and_then(|number| Some((number, self.files.get(number)?))) {
+                Some((number, now)) => {
+                    for row in (&now.deleted - &input.deleted).iter() {
+                        let dead_before = input.deleted.rank(row) as u32;
+                        file.deleted.insert(first + row - dead_before);
+                    }
+                    replaced.push(number);
+                }
+                // All its rows died, or live elsewhere.
+                None => {
+                    file.deleted.insert_range(first..first + live);
+                }
+            }
+            first += live;
+        }
+        if first != file.rows {
+            return Err(Error::bug("a compaction lost rows"));
+        }
+        Ok((file, replaced))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// Files by bytes, rows and dead rows.
+    fn check(files: &[(u64, u64, u64)], expected: Option<&[usize]>) {
+        let weights: Vec<Weight> = files
+            .iter()
+            .enumerate()
+            .map(|(number, (bytes, rows, dead))| Weight {
+                number,
+                bytes: *bytes,
+                rows: *rows,
+                dead: *dead,
+            })
+            .collect();
+        assert_eq!(choose(&weights).as_deref(), expected, "{files:?}");
+    }
+
+    #[test]
+    fn enough_files_of_a_size_become_one() {
+        let small = (100 << 10, 1000, 0);
+        check(&[small; 7], None);
+        check(&[small; 8], Some(&[0, 1, 2, 3, 4, 5, 6, 7]));
+        // Smaller ones go along, full ones stay.
+        let mut files = vec![(40 * MIB, 100_000, 0), (1000, 10, 0)];
+        files.extend([small; 8]);
+        check(&files, Some(&[1, 2, 3, 4, 5, 6, 7, 8, 9]));
+        check(&[(40 * MIB, 100_000, 0); 50], None);
+    }
+
+    #[test]
+    fn worn_files_are_written_anew() {
+        check(&[(40 * MIB, 1000, 199), (40 * MIB, 1000, 100)], None);
+        check(&[(40 * MIB, 1000, 200), (40 * MIB, 1000, 100)], Some(&[0]));
+        // The most worn first, and no more than fits.
+        let mut files = vec![(100 * MIB, 1000, 200); 3];
+        files.push((100 * MIB, 1000, 900));
+        check(&files, Some(&[0, 1, 3]));
+        // Small ones wait for others of their size.
+        check(&[(10 << 10, 100, 90)], None);
+    }
+
+    /// Whatever is added, files stay few, and each byte is written a few times.
+    #[test]
+    fn files_stay_few_and_rewrites_cheap() {
+        let mut files: Vec<Weight> = Vec::new();
+        let (mut written, mut most, added) = (0, 0, 20_000);
+        for number in 0..added {
+            let bytes = 50 << 10;
+            files.push(Weight {
+                number,
+                bytes,
+                rows: 500,
+                dead: 0,
+            });
+            written += bytes;
+            while let Some(chosen) = choose(&files) {
+                let taken: Vec<Weight> = files.extract_if(.., |file| chosen.contains(&file.number)).collect();
+                let bytes: u64 = taken.iter().map(|file| file.bytes).sum();
+                written += bytes;
+                files.push(Weight {
+                    number: taken[0].number,
+                    bytes,
+                    rows: taken.iter().map(|file| file.rows).sum(),
+                    dead: 0,
+                });
+            }
+            most = most.max(files.len());
+        }
+        let ratio = written as f64 / (added as u64 * (50 << 10)) as f64;
+        assert!(most < 90, "{most} files");
+        assert!(ratio < 5.0, "{ratio}");
+    }
+}

@@ -1,0 +1,282 @@
+//! What becomes of our commit when another writer's takes its version: theirs
+//! is taken over, what was staged is brought in line, and ours comes next.
+//!
+//! | They | We |
+//! |---|---|
+//! | are a newer sidecar of this pipeline | stop |
+//! | changed columns, properties or features | open the table again |
+//! | removed a file | drop it; staged deletes of its rows follow the rows by their keys |
+//! | enlarged a file's vector | enlarge theirs |
+//! | added rows | index them; where we have a row of that key already, theirs dies |
+//!
+//! So each key has one row, ours if there is any.
+
+use std::collections::{HashMap, HashSet};
+
+use arrow::array::ArrayRef;
+use roaring::RoaringBitmap;
+use serde_json::Value;
+
+use super::deletion_vector::Descriptor;
+use super::key_index::Location;
+use super::log::LiveFile;
+use super::record::TableRecord;
+use super::{DataFile, DeltaTable, UNREADABLE, data_file, sorted};
+use crate::error::{Error, Result};
+use crate::key::Key;
+
+/// What other writers' commits leave us to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Others {
+    /// Their files can be taken over.
+    Files,
+    /// The table has to be opened again.
+    Reopen,
+}
+
+/// Whose an entry is. Errors: a newer sidecar's, so we are the one to stop.
+pub fn judge(entry: &[Value], own: &TableRecord) -> Result<Others> {
+    let theirs = entry
+        .iter()
+        .find_map(|action| TableRecord::from_action(&action["domainMetadata"]));
+    if theirs.is_some_and(|theirs| theirs.epoch > own.epoch) {
+        return Err(Error::operator(format!(
+            "another sidecar of this pipeline writes {}; this one stops",
+            own.table
+        ))
+        .with_hint("run one `tributary run` per slot"));
+    }
+    let reopen = entry.iter().any(|action| {
+        action["txn"]["appId"] == own.pipeline.as_str()
+            || action["metaData"].is_object()
+            || action["protocol"].is_object()
+    });
+    Ok(if reopen { Others::Reopen } else { Others::Files })
+}
+
+/// An `add` of a log entry.
+struct Added {
+    path: String,
+    size: i64,
+    modification_time: i64,
+    stats: Option<String>,
+    vector: Option<Descriptor>,
+}
+
+impl Added {
+    fn of(add: &Value) -> Option<Self> {
+        Some(Self {
+            path: add["path"].as_str()?.to_owned(),
+            size: add["size"].as_i64()?,
+            modification_time: add["modificationTime"].as_i64().unwrap_or_default(),
+            stats: add["stats"].as_str().map(str::to_owned),
+            vector: match &add["deletionVector"] {
+                Value::Null => None,
+                vector => Some(serde_json::from_value(vector.clone()).ok()?),
+            },
+        })
+    }
+}
+
+impl DeltaTable {
+    /// Takes over what others have committed since our last look.
+    pub(super) async fn absorb(&mut self) -> Result<()> {
+        while let Some(entry) = self.log.read(self.version + 1).await? {
+            let version = self.version + 1;
+            if judge(&entry, &self.record)? == Others::Reopen || !self.indexed {
+                return Err(Error::transient(format!(
+                    "another writer committed version {version} of {}",
+                    self.record.table
+                )));
+            }
+            self.take_in(&entry).await?;
+            self.version = version;
+            let operation = entry
+                .iter()
+                .find_map(|action| action["commitInfo"]["operation"].as_str());
+            tracing::warn!(table = %self.record.table, version, operation, "another writer committed to the table; its change is taken over");
+        }
+        Ok(())
+    }
+
+    async fn take_in(&mut self, entry: &[Value]) -> Result<()> {
+        let added = |action: &Value| action["add"].is_object().then(|| Added::of(&action["add"]));
+        let added = entry.iter().filter_map(added).collect::<Option<Vec<Added>>>();
+        let added = added.ok_or_else(|| self.unfit("has an add that can't be read"))?;
+        let numbers: HashMap<&str, usize> = self
+            .files
+            .iter()
+            .enumerate()
+            .filter(|(_, file)| file.committed)
+            .map(|(number, file)| (file.path.as_str(), number))
+            .collect();
+        let number_of = |path: &str| numbers.get(path).copied();
+        let (mut gone, mut grown, mut new) = (Vec::new(), Vec::new(), Vec::new());
+        for remove in entry.iter().map(|action| &action["remove"]) {
+            let path = remove["path"].as_str().unwrap_or_default();
+            if added.iter().all(|add| add.path != path) {
+                gone.extend(number_of(path));
+            }
+        }
+        for add in added {
+            match number_of(&add.path) {
+                Some(number) => grown.push((number, add)),
+                None => new.push(add),
+            }
+        }
+        let mut emptied = false;
+        let mut deleted_keys = HashSet::new();
+        for number in gone {
+            let staged = self.staged_deletes(number).await?;
+            // A staged truncation empties whatever comes in its place.
+            emptied |= self.files[number].removed;
+            deleted_keys.extend(self.keys_at(number, &staged).await?);
+            let file = &mut self.files[number];
+            file.removed = true;
+            file.committed = false;
+            file.dirty = false;
+            file.deleted = RoaringBitmap::new();
+        }
+        emptied |= self.files.iter().any(|file| file.removed && file.committed);
+        for (number, add) in grown {
+            let theirs = self.vector_rows(add.vector.clone()).await?;
+            let before = self.vector_rows(self.files[number].vector.clone()).await?;
+            if !before.is_subset(&theirs) {
+                return Err(self.unfit("has rows again that were deleted"));
+            }
+            let file = &mut self.files[number];
+            file.vector = add.vector;
+            if !file.removed {
+                file.dirty = !file.deleted.is_subset(&theirs);
+                file.deleted |= theirs;
+            }
+        }
+        for add in new {
+            let deleted = self.vector_rows(add.vector.clone()).await?;
+            let file = LiveFile {
+                path: add.path,
+                size: add.size,
+                modification_time: add.modification_time,
+                stats: add.stats,
+                deletion_vector: add.vector,
+                deleted,
+            };
+            let mut file = DataFile::live(&self.log, file).await?;
+            file.removed = emptied;
+            self.files.push(file);
+            if !emptied {
+                self.take_rows(self.files.len() - 1, &deleted_keys).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Indexes a file that another writer has added. Its rows die where we have
+    /// one of their key, or have deleted it.
+    pub(super) async fn take_rows(&mut self, number: usize, deleted_keys: &HashSet<Key>) -> Result<()> {
+        let mut dead = RoaringBitmap::new();
+        let keys = self.keys_of_file(number).await?;
+        for (row, key) in keys {
+            if deleted_keys.contains(&key) || self.find(key).is_some() {
+                dead.insert(row);
+                continue;
+            }
+            let files = &self.files;
+            self.index.insert(key, Location::new(number as u32, row), &|location| {
+                super::is_live(files, location)
+            });
+        }
+        if !dead.is_empty() {
+            let table = &self.record.table;
+            tracing::warn!(%table, rows = dead.len(), "another writer added rows whose keys the table has; they are removed");
+            let file = &mut self.files[number];
+            file.deleted |= dead;
+            file.dirty = true;
+            self.has_staged = true;
+        }
+        Ok(())
+    }
+
+    /// The live rows of a file with their keys.
+    async fn keys_of_file(&self, number: usize) -> Result<Vec<(u32, Key)>> {
+        let rows: Vec<u32> = self.files.get(number).map_or_else(Vec::new, |file| {
+            (0..file.rows).filter(|row| !file.deleted.contains(*row)).collect()
+        });
+        let keys = self.keys_at_rows(number, &rows).await?;
+        Ok(rows.into_iter().zip(keys).collect())
+    }
+
+    /// The rows that staged changes deleted in a file.
+    async fn staged_deletes(&self, number: usize) -> Result<RoaringBitmap> {
+        let file = &self.files[number];
+        if !file.dirty || file.removed {
+            return Ok(RoaringBitmap::new());
+        }
+        Ok(&file.deleted - &self.vector_rows(file.vector.clone()).await?)
+    }
+
+    async fn keys_at(&self, number: usize, rows: &RoaringBitmap) -> Result<Vec<Key>> {
+        self.keys_at_rows(number, &rows.iter().collect::<Vec<u32>>()).await
+    }
+
+    async fn keys_at_rows(&self, number: usize, rows: &[u32]) -> Result<Vec<Key>> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let columns = sorted(self.encoder.columns());
+        let order = self
+            .encoder
+            .columns()
+            .iter()
+            .map(|c| columns.binary_search(c).unwrap_or(0));
+        let order: Vec<usize> = order.collect();
+        let file = &self.files[number];
+        let mut keys = Vec::with_capacity(rows.len());
+        data_file::scan_rows(
+            &self.log,
+            &file.stored(),
+            &self.columns_schema(&columns)?,
+            rows,
+            |batch| {
+                let columns: Vec<&ArrayRef> = order.iter().map(|c| batch.column(*c)).collect();
+                keys.extend(self.encoder.keys_of(&columns, batch.num_rows())?);
+                Ok(())
+            },
+        )
+        .await?;
+        Ok(keys)
+    }
+
+    async fn vector_rows(&self, vector: Option<Descriptor>) -> Result<RoaringBitmap> {
+        match vector {
+            Some(vector) => Ok(self.log.vectors(vec![vector]).await?.pop().unwrap_or_default()),
+            None => Ok(RoaringBitmap::new()),
+        }
+    }
+
+    fn unfit(&self, what: &str) -> Error {
+        let table = &self.record.table;
+        Error::operator(format!("{table} {what}: another program has changed it"))
+            .with_hint(format!("`tributary snapshot {table}` copies the table anew"))
+            .with_code(UNREADABLE)
+    }
+
+    /// The files that others have added since our last commit.
+    pub(super) async fn others_files(&self) -> Result<HashSet<String>> {
+        let mut paths = HashSet::new();
+        for version in (1..=self.version).rev() {
+            let Some(entry) = self.log.read(version).await? else {
+                break;
+            };
+            if entry
+                .iter()
+                .any(|action| TableRecord::from_action(&action["domainMetadata"]).is_some())
+            {
+                break;
+            }
+            let added = entry.iter().filter_map(|action| action["add"]["path"].as_str());
+            paths.extend(added.map(str::to_owned));
+        }
+        Ok(paths)
+    }
+}

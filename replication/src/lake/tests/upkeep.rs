@@ -1,0 +1,452 @@
+//! Compactions, clean-ups, and other writers' commits, between our own.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, SystemTime};
+
+use super::*;
+
+/// The next numbers of a sequence that looks random.
+fn numbers(mut seed: u64) -> impl FnMut(u64) -> u64 {
+    move |below| {
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    }
+}
+
+impl Folder {
+    /// Another program's view of the table.
+    async fn other(&self) -> DeltaTable {
+        let opened = Opened::read(self.log(), PIPELINE)
+            .await
+            .expect("open")
+            .expect("a table");
+        DeltaTable::for_maintenance(opened).expect("columns")
+    }
+
+    /// What another program commits.
+    async fn commit(&self, actions: Vec<Value>) {
+        let version = self.other().await.version + 1;
+        let committed = self.log().commit(version, "OTHER", actions).await.expect("commit");
+        assert_eq!(committed, Commit::Committed);
+    }
+
+    /// Another program writes rows; which it may give no statistics.
+    async fn append(&self, ids: &[i64], stats: bool) {
+        let mut changes = Changes::default();
+        for id in ids {
+            changes.push(Op::Upsert, *id, Some("other"), Some("other"));
+        }
+        let mut writer = self.other().await.file_writer().expect("writer");
+        writer.write(&changes.batch().rows).await.expect("write");
+        let file = DataFile::written(writer.finish().await.expect("finish"));
+        let mut add = file.add_action(None, true);
+        if !stats {
+            add["add"].as_object_mut().expect("an add").remove("stats");
+        }
+        self.commit(vec![add]).await;
+    }
+
+    /// Another program deletes some rows of one file. Returns their keys.
+    async fn delete_some(&self, seed: u64) -> Vec<i64> {
+        let mut table = self.other().await;
+        let Some(number) = (0..table.files.len()).find(|n| table.files[*n].live_rows() > 1) else {
+            return Vec::new();
+        };
+        let file = &table.files[number];
+        let live: Vec<u32> = (0..file.rows).filter(|row| !file.deleted.contains(*row)).collect();
+        let dead: Vec<u32> = live
+            .into_iter()
+            .filter(|row| (u64::from(*row) + seed) % 3 == 0)
+            .collect();
+        let columns = table.columns_schema(&[1]).expect("columns");
+        let ids = data_file::read_rows(&table.log, &file.stored(), &columns, &dead)
+            .await
+            .expect("rows");
+        let ids = ids.column(0).as_primitive::<Int64Type>().values().to_vec();
+        table.files[number].deleted.extend(dead);
+        table.files[number].dirty = true;
+        let vectors = table.write_vectors().await.expect("vectors");
+        self.commit(table.file_actions(&vectors, true)).await;
+        ids
+    }
+
+    /// Another program removes a file. Returns the keys of its rows.
+    async fn remove_file(&self) -> Vec<i64> {
+        let table = self.other().await;
+        let Some(file) = table.files.iter().find(|file| file.live_rows() > 0) else {
+            return Vec::new();
+        };
+        let rows: Vec<u32> = (0..file.rows).filter(|row| !file.deleted.contains(*row)).collect();
+        let columns = table.columns_schema(&[1]).expect("columns");
+        let ids = data_file::read_rows(&table.log, &file.stored(), &columns, &rows)
+            .await
+            .expect("rows");
+        self.commit(vec![file.remove_action(true)]).await;
+        ids.column(0).as_primitive::<Int64Type>().values().to_vec()
+    }
+
+    /// Another program compacts all small files, whatever their number.
+    async fn optimize(&self) {
+        let mut table = self.other().await;
+        if let Some(compaction) = table.compaction() {
+            let done = run(compaction).await;
+            table.take_compacted(&done).await.expect("compacted");
+        }
+    }
+
+    /// Everything in the table's folder but its log.
+    fn content(&self) -> BTreeSet<String> {
+        let listed = std::fs::read_dir(self.0.join("public/t")).expect("a folder");
+        let names = listed.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
+        names.filter(|name| name != "_delta_log").collect()
+    }
+
+    fn log_entries(&self) -> usize {
+        let listed = std::fs::read_dir(self.0.join("public/t/_delta_log")).expect("a folder");
+        let path = |entry: std::io::Result<std::fs::DirEntry>| entry.expect("an entry").path();
+        listed
+            .map(path)
+            .filter(|path| path.extension().is_some_and(|e| e == "json"))
+            .count()
+    }
+
+    /// Makes files seem as old as they would be after `hours`.
+    fn age(&self, hours: u64) {
+        fn age(folder: &Path, by: Duration) {
+            for entry in std::fs::read_dir(folder).expect("a folder") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() {
+                    age(&path, by);
+                } else {
+                    let file = std::fs::File::options().write(true).open(&path).expect("a file");
+                    let modified = file.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::now());
+                    file.set_modified(modified - by).expect("older");
+                }
+            }
+        }
+        age(&self.0, Duration::from_secs(hours * 3600));
+    }
+}
+
+async fn run(compaction: Compaction) -> Compacted {
+    compaction
+        .run(&AtomicBool::new(false))
+        .await
+        .expect("compaction")
+        .expect("a file")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_comes_between_our_commits_no_row_is_lost_or_doubled() {
+    let (mut compactions, mut others) = (0, 0);
+    for seed in 1..=3 {
+        let mut random = numbers(seed);
+        let folder = Folder::new();
+        let mut table = folder.create().await;
+        table.commit("START", streaming).await.expect("start");
+        table.build_index().await.expect("index");
+        let mut model = Model::new();
+        let mut compaction = None;
+
+        for round in 0..90_u64 {
+            // Others' commits before ours.
+            if random(6) == 0 {
+                others += 1;
+                match random(6) {
+                    0 => folder.optimize().await,
+                    1 | 2 => folder
+                        .delete_some(round)
+                        .await
+                        .iter()
+                        .for_each(|id| drop(model.remove(id))),
+                    3 if random(2) == 0 => folder.remove_file().await.iter().for_each(|id| drop(model.remove(id))),
+                    _ => {
+                        let ids: Vec<i64> = (0..random(20)).map(|i| (random(100) + i * 100) as i64).collect();
+                        folder.append(&ids, random(2) == 0).await;
+                        for id in ids {
+                            model.entry(id).or_insert(("other".to_owned(), "other".to_owned()));
+                        }
+                    }
+                }
+                if random(3) == 0 {
+                    compaction = None;
+                    table = folder.reopen().await;
+                }
+                // What others did is known from our next commit on.
+                commit(&mut table, round + 1).await.expect("commit");
+                assert_eq!(rows(&table).await, model, "others in round {round}, seed {seed}");
+            }
+            let mut changes = Changes::default();
+            for step in 0..random(60) {
+                let id = random(100) as i64;
+                let (v, big) = (format!("v{round}.{step}"), format!("b{round}.{step}"));
+                let known = model.contains_key(&id);
+                match random(100) {
+                    0 if round % 20 == 0 => changes.truncate(&mut model),
+                    1..=20 if known => changes.delete(&mut model, id),
+                    21..=60 if known => changes.upsert(&mut model, id, &v, None),
+                    _ => changes.upsert(&mut model, id, &v, Some(&big)),
+                }
+            }
+            table.stage(changes.batch(), &NoSource).await.expect("stage");
+            // Others' commits that ours finds in its way.
+            if random(12) == 0 {
+                others += 1;
+                folder.optimize().await;
+            }
+            commit(&mut table, round + 2).await.expect("commit");
+            assert_eq!(rows(&table).await, model, "round {round}, seed {seed}");
+            match compaction.take() {
+                None => {
+                    if let Some(due) = table.compaction() {
+                        compaction = Some(run(due).await);
+                    }
+                }
+                // Some commits have come in between.
+                Some(done) if random(3) == 0 => {
+                    if random(4) == 0 {
+                        folder.optimize().await;
+                    }
+                    table.take_compacted(&done).await.expect("compacted");
+                    compactions += 1;
+                    assert_eq!(rows(&table).await, model, "compacted in round {round}, seed {seed}");
+                }
+                waiting => compaction = waiting,
+            }
+            if round % 19 == 0 {
+                compaction = None;
+                table = folder.reopen().await;
+                assert_eq!(rows(&table).await, model, "reopened in round {round}, seed {seed}");
+            }
+            if round % 40 == 39 {
+                let live = table.files.iter().map(|file| file.path.clone()).collect();
+                table.log.checkpoint(table.version, live, 0).await.expect("checkpoint");
+            }
+        }
+    }
+    assert!(
+        compactions > 3 && others > 20,
+        "{compactions} compactions, {others} others"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compaction_keeps_what_died_meanwhile_dead() {
+    let folder = Folder::new();
+    let mut table = folder.create().await;
+    table.commit("START", streaming).await.expect("start");
+    table.build_index().await.expect("index");
+    let mut model = Model::new();
+    for round in 0..8 {
+        let mut changes = Changes::default();
+        for id in round * 10..round * 10 + 10 {
+            changes.upsert(&mut model, id, "v", Some("b"));
+        }
+        // Rows that are dead when the compaction begins.
+        changes.push(Op::Delete, round * 10 - 3, None, None);
+        model.remove(&(round * 10 - 3));
+        table.stage(changes.batch(), &NoSource).await.expect("stage");
+        commit(&mut table, 2).await.expect("commit");
+    }
+    assert_eq!(table.files.iter().filter(|file| !file.removed).count(), 8);
+    let done = run(table.compaction().expect("eight small files")).await;
+    let mut changes = Changes::default();
+    for id in [0, 9, 10, 42, 79] {
+        changes.delete(&mut model, id);
+    }
+    for id in [5, 41, 60] {
+        changes.upsert(&mut model, id, "newer", None);
+    }
+    for id in 20..30 {
+        if model.contains_key(&id) {
+            changes.delete(&mut model, id);
+        }
+    }
+    table.stage(changes.batch(), &NoSource).await.expect("stage");
+    let busy = table.take_compacted(&done).await.expect_err("changes are staged");
+    assert_eq!(busy.class(), Class::Bug);
+    commit(&mut table, 3).await.expect("commit");
+    let version = table.take_compacted(&done).await.expect("compacted");
+    assert_eq!(rows(&table).await, model);
+    let entry = table.log.read(version).await.expect("read").expect("an entry");
+    for action in entry.iter().filter(|action| action["commitInfo"].is_null()) {
+        let kind = action.as_object().and_then(|a| a.keys().next()).expect("a kind");
+        match kind.as_str() {
+            "add" | "remove" => assert_eq!(action[kind]["dataChange"], false),
+            "domainMetadata" => {}
+            other => assert_eq!(other, "add or remove"),
+        }
+    }
+    let added = entry.iter().find(|action| action["add"].is_object()).expect("an add");
+    assert!(added["add"]["deletionVector"].is_object());
+    // Every key is found where it is now.
+    let mut changes = Changes::default();
+    for id in model.keys().copied().collect::<Vec<_>>() {
+        changes.upsert(&mut model, id, "again", None);
+    }
+    table.stage(changes.batch(), &NoSource).await.expect("stage");
+    commit(&mut table, 4).await.expect("commit");
+    assert_eq!(rows(&table).await, model);
+    assert_eq!(rows(&folder.reopen().await).await, model);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compaction_of_rows_that_are_all_gone_adds_nothing() {
+    let folder = Folder::new();
+    let mut table = folder.create().await;
+    table.commit("START", streaming).await.expect("start");
+    table.build_index().await.expect("index");
+    for round in 0..8 {
+        let mut changes = Changes::default();
+        changes.upsert(&mut Model::new(), round, "v", Some("b"));
+        table.stage(changes.batch(), &NoSource).await.expect("stage");
+        commit(&mut table, 2).await.expect("commit");
+    }
+    let done = run(table.compaction().expect("eight small files")).await;
+    let mut changes = Changes::default();
+    changes.truncate(&mut Model::new());
+    table.stage(changes.batch(), &NoSource).await.expect("stage");
+    commit(&mut table, 3).await.expect("commit");
+    table.take_compacted(&done).await.expect("compacted");
+    assert_eq!(rows(&folder.reopen().await).await, Model::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_programs_changes_of_the_table_itself_open_it_again() {
+    let folder = Folder::new();
+    let mut table = folder.create().await;
+    table.build_index().await.expect("index");
+    let metadata = table.shape.metadata_action("public.t", &schema());
+    folder.commit(vec![metadata]).await;
+    let changed = commit(&mut table, 2).await.expect_err("the table has changed");
+    assert_eq!(changed.class(), Class::Transient);
+    commit(&mut folder.reopen().await, 2).await.expect("after reopening");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_others_bring_back_mean_a_new_copy() {
+    let folder = Folder::new();
+    let mut table = folder.create().await;
+    table.build_index().await.expect("index");
+    let mut model = Model::new();
+    let mut changes = Changes::default();
+    for id in 0..5 {
+        changes.upsert(&mut model, id, "v", Some("b"));
+    }
+    table.stage(changes.batch(), &NoSource).await.expect("stage");
+    commit(&mut table, 2).await.expect("commit");
+    let mut changes = Changes::default();
+    changes.delete(&mut model, 3);
+    table.stage(changes.batch(), &NoSource).await.expect("stage");
+    commit(&mut table, 3).await.expect("commit");
+    let other = folder.other().await;
+    let file = other.files.iter().find(|file| file.vector.is_some()).expect("a vector");
+    folder
+        .commit(vec![file.remove_action(true), file.add_action(None, true)])
+        .await;
+    let restored = commit(&mut table, 4).await.expect_err("rows came back");
+    assert_eq!(restored.code(), Some(UNREADABLE));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_up_leaves_what_kept_versions_need() {
+    let folder = Folder::new();
+    let mut table = folder.create().await;
+    table.commit("START", streaming).await.expect("start");
+    table.build_index().await.expect("index");
+    let mut model = Model::new();
+    let mut round = 0;
+    let mut work = async |table: &mut DeltaTable, model: &mut Model, rounds: u64| {
+        for _ in 0..rounds {
+            round += 1;
+            let mut changes = Changes::default();
+            for id in 0..20 {
+                match (id + round as i64) % 4 {
+                    0 if model.contains_key(&id) => changes.delete(model, id),
+                    1 => changes.upsert(model, id, &format!("v{round}"), Some("b")),
+                    _ => {}
+                }
+            }
+            table.stage(changes.batch(), &NoSource).await.expect("stage");
+            commit(table, round + 1).await.expect("commit");
+        }
+        let live = table.files.iter().map(|file| file.path.clone()).collect();
+        table.log.checkpoint(table.version, live, 0).await.expect("checkpoint");
+    };
+    let cutoff = |hours: i64| now_ms() - hours * 3600 * 1000;
+    // What a killed run left, long ago.
+    std::fs::write(folder.0.join("public/t/part-stray.snappy.parquet"), "x").expect("a file");
+    work(&mut table, &mut model, 12).await;
+    folder.age(100);
+    work(&mut table, &mut model, 12).await;
+    let kept = folder.other().await;
+    let (kept_version, kept_rows) = (kept.version, rows(&kept).await);
+    // The last of these was current until ten hours ago.
+    folder.age(10);
+    work(&mut table, &mut model, 12).await;
+    std::fs::write(folder.0.join("public/t/part-on-its-way.snappy.parquet"), "x").expect("a file");
+    let before = folder.content();
+    let nothing = table.cleaning().expect("alone").run(cutoff(1000)).await.expect("clean");
+    assert_eq!(nothing, Cleaned::default());
+    let cleaned = table.cleaning().expect("alone").run(cutoff(50)).await.expect("clean");
+    let after = folder.content();
+    assert_eq!(cleaned.files as usize, before.len() - after.len());
+    assert!(cleaned.files > 5 && cleaned.log_entries > 10, "{cleaned:?}");
+    assert!(!after.contains("part-stray.snappy.parquet") && after.contains("part-on-its-way.snappy.parquet"));
+    // A reader at a version that is kept still finds everything.
+    for version in kept_version..=table.version {
+        let state = folder
+            .log()
+            .load_at(PIPELINE, version)
+            .await
+            .expect("load")
+            .expect("a table");
+        for file in state.files {
+            assert!(after.contains(&file.path), "{} of version {version}", file.path);
+            let vector = file.deletion_vector.and_then(|vector| vector.path());
+            assert!(vector.is_none_or(|vector| after.contains(&vector)), "version {version}");
+        }
+    }
+    assert!(!kept_rows.is_empty());
+    assert_eq!(rows(&folder.reopen().await).await, model);
+    // Once all is old, only the newest version stays.
+    folder.age(100);
+    table.cleaning().expect("alone").run(cutoff(50)).await.expect("clean");
+    let cleaning = table.cleaning().expect("alone");
+    assert_eq!(folder.content(), cleaning.needed().iter().cloned().collect());
+    assert_eq!(folder.log_entries(), 1);
+    let mut table = folder.reopen().await;
+    assert_eq!(rows(&table).await, model);
+    commit(&mut table, 1000).await.expect("commit");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_forgets_vectors_that_were_replaced() {
+    let folder = Folder::new();
+    let mut table = folder.create().await;
+    table.build_index().await.expect("index");
+    let mut model = Model::new();
+    let mut changes = Changes::default();
+    for id in 0..100 {
+        changes.upsert(&mut model, id, "v", Some("b"));
+    }
+    table.stage(changes.batch(), &NoSource).await.expect("stage");
+    commit(&mut table, 2).await.expect("commit");
+    for id in 0..50 {
+        let mut changes = Changes::default();
+        changes.delete(&mut model, id);
+        table.stage(changes.batch(), &NoSource).await.expect("stage");
+        commit(&mut table, 3).await.expect("commit");
+    }
+    let live = table.files.iter().map(|file| file.path.clone()).collect();
+    table.log.checkpoint(table.version, live, 0).await.expect("checkpoint");
+    let hint = std::fs::read(folder.0.join("public/t/_delta_log/_last_checkpoint")).expect("a hint");
+    let hint: Value = serde_json::from_slice(&hint).expect("JSON");
+    // protocol, metaData, txn, two domains, and one file.
+    assert_eq!((&hint["size"], &hint["numOfAddFiles"]), (&json!(6), &json!(1)));
+    assert_eq!(rows(&folder.reopen().await).await, model);
+}

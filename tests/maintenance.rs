@@ -1,0 +1,309 @@
+//! Tables stay fast to read beside their commits, and other programs' commits between them lose and double nothing.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+
+use crate::support::lake::{Follower, commits};
+use crate::support::server::{Kind, POSTGRES, Server};
+use crate::support::writer::Writer;
+use crate::support::{Case, assert_error, finish, on_every_source, python, succeed, text, wait_for};
+
+on_every_source! {
+    files_stay_few_while_rows_change
+    a_lake_that_is_run_once_at_a_time_is_maintained_by_a_command
+}
+
+/// Live data files of the newest version.
+fn files(case: &Case, table: &str) -> u64 {
+    case.query(table, "select count(*) from t", None);
+    let status = finish(case.command("status").arg("--json"));
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    let name = case.qualified(table);
+    let tables = status["tables"].as_array().unwrap();
+    let table = tables.iter().find(|t| t["table"] == name.as_str()).unwrap();
+    table["files"].as_u64().unwrap()
+}
+
+fn compactions(case: &Case, table: &str) -> usize {
+    let is_one = |commit: &Vec<Value>| {
+        commit
+            .iter()
+            .any(|action| action["commitInfo"]["operation"] == "OPTIMIZE")
+    };
+    commits(&case.table(table))
+        .iter()
+        .filter(|commit| is_one(commit))
+        .count()
+}
+
+/// What another program commits to a table.
+fn other(case: &Case, table: &str, what: &str, arguments: &[&str]) -> u64 {
+    let mut command = python("others.py");
+    command.arg(what).arg(case.table(table)).args(arguments);
+    succeed(&mut command).trim().parse().unwrap()
+}
+
+fn files_stay_few_while_rows_change(kind: Kind) {
+    let mut case = Case::new(Server::shared(kind), "few_files");
+    case.max_latency = "20ms";
+    case.sql("CREATE TABLE t (id int PRIMARY KEY, v int, pad varchar(100))");
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    // In every version, every row that is there has the round of its transaction.
+    let follower = Follower::start(
+        &case.table("t"),
+        "select count(*) = sum(case when v >= 0 then 1 else 0 end) from t",
+    );
+    let writer = Writer::start(
+        &case,
+        400,
+        &[
+            "DELETE FROM t WHERE id = {k}; INSERT INTO t VALUES ({k}, {i}, 'some text that makes rows a little longer'); UPDATE t SET v = {i} WHERE id = 7",
+        ],
+    );
+    wait_for("compactions", || (compactions(&case, "t") >= 5).then_some(()));
+    sidecar.kill();
+    let mut sidecar = case.start();
+    wait_for("more compactions", || (compactions(&case, "t") >= 10).then_some(()));
+    writer.stop();
+    case.wait_until_current(&mut sidecar);
+    let commits = commits(&case.table("t")).len();
+    assert!(commits > 80, "only {commits} commits");
+    wait_for("few files", || (files(&case, "t") < 40).then_some(()));
+    sidecar.stop();
+    for (version, all) in follower.finish() {
+        assert_eq!(all, Value::Bool(true), "version {version}");
+    }
+    case.compare(&["t"]);
+    case.verify();
+}
+
+#[test]
+fn kills_beside_compactions_lose_nothing() {
+    let mut case = Case::new(Server::shared(POSTGRES), "compaction_kills");
+    case.max_latency = "5ms";
+    case.sql("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 5000) i");
+    let writer = Writer::start(
+        &case,
+        5000,
+        &[
+            "UPDATE t SET v = {i} WHERE id % 500 = {k} % 500; DELETE FROM t WHERE id = {k}; INSERT INTO t VALUES ({k} + 10000, {i}) ON CONFLICT DO NOTHING",
+        ],
+    );
+    let mut seen = 0;
+    for life in 0..12 {
+        let mut sidecar = case.start();
+        let log = case.table("t").join("_delta_log");
+        // Not always at the same place: just after a compaction, or some commits later.
+        wait_for("a compaction", || {
+            sidecar.assert_running();
+            (log.exists() && compactions(&case, "t") > seen).then_some(())
+        });
+        let before = commits(&case.table("t")).len();
+        wait_for("commits", || {
+            (commits(&case.table("t")).len() >= before + life).then_some(())
+        });
+        sidecar.kill();
+        seen = compactions(&case, "t");
+    }
+    writer.stop();
+    case.catch_up();
+    case.compare(&["t"]);
+    case.verify();
+}
+
+/// Makes every file of a lake seem older.
+fn age(folder: &Path, by: Duration) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            age(&path, by);
+        } else {
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            let modified = file.metadata().unwrap().modified().unwrap_or(SystemTime::now());
+            file.set_modified(modified - by).unwrap();
+        }
+    }
+}
+
+fn content(folder: &Path) -> usize {
+    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    names
+        .filter(|path| path.extension().is_some_and(|e| e == "parquet" || e == "bin"))
+        .count()
+}
+
+fn a_lake_that_is_run_once_at_a_time_is_maintained_by_a_command(kind: Kind) {
+    let case = Case::new(Server::shared(kind), "maintain");
+    let maintain = || finish(case.command("maintain").arg("--json"));
+    assert_error(&maintain(), &["there is no lake", "tributary run"]);
+    case.sql("CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE u (id int PRIMARY KEY, v int)");
+    for round in 0..12 {
+        case.sql(&format!(
+            "INSERT INTO t VALUES ({round}, 0), ({round} + 100, 0); UPDATE t SET v = v + 1 WHERE id % 2 = 0; INSERT INTO u VALUES ({round}, 0)"
+        ));
+        case.catch_up();
+    }
+    let before = files(&case, "t");
+    let output = maintain();
+    assert!(output.status.success(), "{}", text(&output));
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let of = |table: &str| {
+        let name = case.qualified(table);
+        let tables = said["tables"].as_array().unwrap().iter();
+        tables.clone().find(|t| t["table"] == name.as_str()).unwrap().clone()
+    };
+    assert!(of("u")["files_compacted"].as_u64().unwrap() >= 8, "{said}");
+    assert!(files(&case, "t") <= before && files(&case, "u") < 8, "{said}");
+    case.compare(&["t", "u"]);
+    // Nothing is old enough to go.
+    assert_eq!(of("t")["files_removed"], 0, "{said}");
+    case.sql("INSERT INTO t VALUES (1000, 0)");
+    case.catch_up();
+    // A hundred commits make a checkpoint, from which a trimmed log is read.
+    let table = case.table("t");
+    let mut round = 1000;
+    while !table.join("_delta_log/_last_checkpoint").exists() {
+        let mut sidecar = case.start();
+        round += 1;
+        case.sql(&format!("INSERT INTO t VALUES ({round}, 0)"));
+        case.wait_until_current(&mut sidecar);
+        for _ in 0..20 {
+            round += 1;
+            case.sql(&format!("INSERT INTO t VALUES ({round}, 0)"));
+            case.wait_until_current(&mut sidecar);
+        }
+        sidecar.stop();
+    }
+    case.sql("UPDATE t SET v = -1");
+    case.catch_up();
+    age(&case.lake, Duration::from_secs(5 * 24 * 3600));
+    case.sql("UPDATE t SET v = -2 WHERE id < 5");
+    case.catch_up();
+    let (files_before, entries_before) = (content(&table), commits(&table).len());
+    let output = finish(&mut case.command("maintain"));
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains(&case.qualified("t")), "{}", text(&output));
+    let (files_after, entries_after) = (content(&table), commits(&table).len());
+    assert!(
+        files_after < 12 && files_after < files_before,
+        "{files_before} files became {files_after}"
+    );
+    assert!(
+        entries_after < entries_before,
+        "{entries_before} entries became {entries_after}"
+    );
+    case.compare(&["t", "u"]);
+    case.sql("UPDATE t SET v = 9; DELETE FROM t WHERE id < 3");
+    case.catch_up();
+    case.compare(&["t", "u"]);
+    case.verify();
+}
+
+#[test]
+fn maintain_works_beside_a_running_sidecar() {
+    let mut case = Case::new(Server::shared(POSTGRES), "maintain_beside");
+    case.max_latency = "50ms";
+    case.more = "[maintenance]\nenabled = false";
+    case.sql("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 2000) i");
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    let writer = Writer::start(
+        &case,
+        2000,
+        &[
+            "UPDATE t SET v = {i} WHERE id = {k}; DELETE FROM t WHERE id = {k} + 1; INSERT INTO t VALUES (100000 + {i}, 0)",
+        ],
+    );
+    for round in 1..=4 {
+        let before = commits(&case.table("t")).len();
+        wait_for("commits", || {
+            (commits(&case.table("t")).len() >= before + 20).then_some(())
+        });
+        let output = finish(&mut case.command("maintain"));
+        assert!(output.status.success(), "{}", text(&output));
+        assert!(compactions(&case, "t") >= round, "{}", text(&output));
+    }
+    writer.stop();
+    case.wait_until_current(&mut sidecar);
+    sidecar.assert_running();
+    assert!(sidecar.whole_log().contains("its change is taken over"));
+    sidecar.stop();
+    case.compare(&["t"]);
+    case.verify();
+}
+
+#[test]
+fn other_programs_commits_double_and_lose_nothing() {
+    let mut case = Case::new(Server::shared(POSTGRES), "others");
+    case.max_latency = "20ms";
+    case.sql("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 1000) i");
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    let writer = Writer::start(
+        &case,
+        500,
+        &["UPDATE t SET v = {i} WHERE id = {k}; UPDATE t SET id = id + 10000 WHERE id = {k} + 1"],
+    );
+    for round in 0..4 {
+        other(&case, "t", "optimize", &[]);
+        // Of keys that the table has: the source's rows stay.
+        let row = format!("{{\"id\": {}, \"v\": -5}}", 600 + round);
+        other(&case, "t", "append", &[&row, "{\"id\": 601, \"v\": -5}"]);
+        other(&case, "t", "property", &["test.round=1"]);
+    }
+    writer.stop();
+    case.sql("UPDATE t SET v = -1 WHERE id < 100");
+    case.wait_until_current(&mut sidecar);
+    case.compare(&["t"]);
+    // While the sidecar is away.
+    sidecar.stop();
+    other(&case, "t", "optimize", &[]);
+    other(&case, "t", "append", &["{\"id\": 700, \"v\": -5}"]);
+    let mut sidecar = case.start();
+    case.sql("UPDATE t SET v = -2 WHERE id < 200");
+    case.wait_until_current(&mut sidecar);
+    case.compare(&["t"]);
+    // Rows that others delete are gone until they change at the source; `verify` finds them, a copy puts them right.
+    other(&case, "t", "delete", &[]);
+    other(&case, "t", "drop-file", &[]);
+    other(&case, "t", "append", &["{\"id\": -1, \"v\": -5}"]);
+    case.sql("UPDATE t SET v = -3 WHERE id = 300");
+    case.wait_until_current(&mut sidecar);
+    assert_eq!(
+        case.query(
+            "t",
+            "select count(*) from (select id from t group by id having count(*) > 1)",
+            None
+        ),
+        "[0]"
+    );
+    let found = finish(&mut case.command("verify"));
+    assert_eq!(found.status.code(), Some(1), "{}", text(&found));
+    let copied = finish(&mut case.snapshot(&["public.t"]));
+    assert!(copied.status.success(), "{}", text(&copied));
+    case.wait_until_current(&mut sidecar);
+    sidecar.stop();
+    case.compare(&["t"]);
+    case.verify();
+}
+
+#[test]
+fn a_feature_that_is_not_known_stops_the_table_with_a_hint() {
+    let case = Case::new(Server::shared(POSTGRES), "unknown_feature");
+    case.sql("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1)");
+    case.catch_up();
+    other(&case, "t", "unknown-feature", &["rowTracking"]);
+    assert_error(&case.run_once(), &["rowTracking", "public"]);
+}
+
+#[test]
+fn retention_below_an_hour_is_refused() {
+    let mut case = Case::new(Server::shared(POSTGRES), "retention");
+    case.more = "[maintenance]\nretention = \"1s\"";
+    let output = finish(&mut case.command("check"));
+    assert_error(&output, &["maintenance.retention", "1h"]);
+}
