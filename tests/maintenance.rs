@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::lake::{Follower, commits};
 use crate::support::server::{Kind, POSTGRES, Server};
@@ -55,7 +55,7 @@ fn files_stay_few_while_rows_change(kind: Kind) {
     // In every version, every row that is there has the round of its transaction.
     let follower = Follower::start(
         &case.table("t"),
-        "select count(*) = sum(case when v >= 0 then 1 else 0 end) from t",
+        "select count(*) - sum(case when v >= 0 then 1 else 0 end) from t",
     );
     let writer = Writer::start(
         &case,
@@ -75,7 +75,7 @@ fn files_stay_few_while_rows_change(kind: Kind) {
     wait_for("few files", || (files(&case, "t") < 40).then_some(()));
     sidecar.stop();
     for (version, all) in follower.finish() {
-        assert_eq!(all, Value::Bool(true), "version {version}");
+        assert!(all == json!([0]) || all == json!([null]), "version {version}: {all}");
     }
     case.compare(&["t"]);
     case.verify();
@@ -137,7 +137,9 @@ fn content(folder: &Path) -> usize {
 }
 
 fn a_lake_that_is_run_once_at_a_time_is_maintained_by_a_command(kind: Kind) {
-    let case = Case::new(Server::shared(kind), "maintain");
+    let mut case = Case::new(Server::shared(kind), "maintain");
+    case.more = "[maintenance]\nenabled = false";
+    let case = case;
     let maintain = || finish(case.command("maintain").arg("--json"));
     assert_error(&maintain(), &["there is no lake", "tributary run"]);
     case.sql("CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE u (id int PRIMARY KEY, v int)");

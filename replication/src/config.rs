@@ -124,6 +124,19 @@ pub struct LakeConfig {
     /// Otherwise the table is copied anew.
     #[serde(default = "yes", deserialize_with = "boolean")]
     pub column_mapping: bool,
+    /// How rows that changed go from their files.
+    #[serde(default)]
+    pub merge: Merge,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Merge {
+    /// They are marked in deletion vectors: a commit costs what its changes cost.
+    #[default]
+    DeletionVectors,
+    /// Their files are written anew, for readers that know no deletion vectors.
+    CopyOnWrite,
 }
 
 fn yes() -> bool {
@@ -249,7 +262,7 @@ const KEYS: &[(&str, &[&str])] = &[
             "schema",
         ],
     ),
-    ("lake", &["url", "column_mapping"]),
+    ("lake", &["url", "column_mapping", "merge"]),
     ("apply", &["max_latency", "memory"]),
     ("snapshot", &["parallelism", "max_bytes_per_s"]),
     ("maintenance", &["enabled", "threads", "retention"]),
@@ -279,6 +292,7 @@ impl Config {
             || a.schema != b.schema
             || self.lake.url != new.lake.url
             || self.lake.column_mapping != new.lake.column_mapping
+            || self.lake.merge != new.lake.merge
             || self.apply.max_latency != new.apply.max_latency
             || self.apply.memory != new.apply.memory
             || self.maintenance.threads != new.maintenance.threads

@@ -32,7 +32,7 @@ mod shape;
 mod tests;
 mod vacuum;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -54,6 +54,7 @@ pub use self::requests::Request;
 pub use self::shape::{Origin, Shape, ShapeColumn, delta_type};
 pub use self::vacuum::{Cleaned, Cleaning};
 
+use self::conflict::{Others, judge};
 use self::deletion_vector::Descriptor;
 use self::key_index::{KeyIndex, KeyMap};
 use self::log::LiveFile;
@@ -476,10 +477,7 @@ impl Opened {
     async fn reload(&mut self) -> Result<()> {
         let version = self.version + 1;
         let entry = self.log.read(version).await?.unwrap_or_default();
-        let ours = entry
-            .iter()
-            .any(|action| action["txn"]["appId"] == self.record.pipeline.as_str());
-        conflict::judge(&entry, &self.record)?;
+        let ours = judge(&entry, &self.record)? == Others::Ours;
         let newer = Self::read(self.log.clone(), &self.record.pipeline).await?;
         match newer.filter(|newer| !ours && newer.version >= version) {
             Some(newer) => *self = newer,
@@ -510,17 +508,19 @@ impl DeltaTable {
             record.domain_action(),
         ];
         match log.commit(0, "CREATE TABLE", actions).await? {
-            Commit::Committed => Ok(Self::new(
-                schema,
-                Opened {
+            Commit::Committed => {
+                let opened = Opened {
                     log,
                     record,
                     shape,
                     version: 0,
                     batch_number: 0,
                     files: Vec::new(),
-                },
-            )),
+                };
+                let mut table = Self::new(schema, opened);
+                table.indexed = true;
+                Ok(table)
+            }
             Commit::Conflict => Err(Error::transient(format!(
                 "another writer created {} at the same time",
                 log.url()
@@ -603,22 +603,12 @@ impl DeltaTable {
 
     /// Fills the index by reading the key columns. Returns the rows indexed.
     pub async fn build_index(&mut self) -> Result<u64> {
-        let others = self.others_files().await?;
         let mut index = KeyIndex::new(self.encoder.is_exact());
         let mut indexed = 0;
-        let of_others = |file: &DataFile| others.contains(&file.path);
         for number in 0..self.files.len() {
-            if !of_others(&self.files[number]) {
-                indexed += self.index_file(number, &mut index).await?;
-            }
+            indexed += self.index_file(number, &mut index).await?;
         }
         self.index = index;
-        for number in 0..self.files.len() {
-            if of_others(&self.files[number]) {
-                self.take_rows(number, &HashSet::new()).await?;
-                indexed += self.files[number].live_rows();
-            }
-        }
         self.indexed = true;
         Ok(indexed)
     }
@@ -745,6 +735,7 @@ impl DeltaTable {
         change(&mut record);
         let batch_number = self.batch_number + 1;
         let vectors = loop {
+            self.write_anew().await?;
             let vectors = self.write_vectors().await?;
             let mut actions = self.file_actions(&vectors, true);
             if let Some(before) = &self.shape_before {

@@ -169,8 +169,12 @@ impl DeltaTable {
     pub fn compaction(&self) -> Option<Compaction> {
         let files = self.files.iter().enumerate();
         let weights: Vec<Weight> = files.filter_map(|(number, file)| Weight::of(number, file)).collect();
-        let inputs = choose(&weights)?.into_iter().filter_map(|number| {
-            let file = self.files.get(number)?;
+        Some(self.compaction_of(&choose(&weights)?))
+    }
+
+    fn compaction_of(&self, numbers: &[usize]) -> Compaction {
+        let inputs = numbers.iter().filter_map(|number| {
+            let file = self.files.get(*number)?;
             Some(Input {
                 path: file.path.clone(),
                 size: file.size as u64,
@@ -178,12 +182,12 @@ impl DeltaTable {
                 deleted: file.deleted.clone(),
             })
         });
-        Some(Compaction {
+        Compaction {
             log: self.log.clone(),
             format: self.file_format(),
             columns: self.read_schema.clone(),
             inputs: inputs.collect(),
-        })
+        }
     }
 
     /// Puts a compaction's file in the place of its inputs, as one version.
@@ -200,12 +204,13 @@ impl DeltaTable {
             let number = self.files.len();
             file.dirty = !file.deleted.is_empty();
             self.files.push(file);
+            let rewritten = self.write_anew().await?;
             let vectors = self.write_vectors().await?;
             let mut actions = self.file_actions(&vectors, false);
             actions.push(self.record.domain_action());
             if self.put("OPTIMIZE", actions).await? == Commit::Committed {
                 self.settle(&vectors);
-                if self.indexed {
+                if self.indexed && !rewritten {
                     let none = KeyIndex::new(self.encoder.is_exact());
                     let mut index = std::mem::replace(&mut self.index, none);
                     self.index_file(number, &mut index).await?;
@@ -213,12 +218,55 @@ impl DeltaTable {
                 }
                 return Ok(self.version);
             }
-            self.files.pop();
+            if rewritten {
+                // The index knows its rows in a file that is not to be.
+                return Err(Error::transient(format!(
+                    "another writer committed to {} beside a compaction",
+                    self.record.table
+                )));
+            }
+            self.files.truncate(number);
             for number in replaced {
                 self.files[number].removed = false;
             }
             self.absorb().await?;
         }
+    }
+
+    /// Writes files with dead rows anew, in a table whose readers know no
+    /// deletion vectors. Returns whether there were any.
+    pub(super) async fn write_anew(&mut self) -> Result<bool> {
+        if self.shape.has_vectors() {
+            return Ok(false);
+        }
+        let touched = |file: &DataFile| !file.removed && !file.deleted.is_empty() && file.live_rows() > 0;
+        let mut numbers: Vec<usize> = (0..self.files.len()).filter(|n| touched(&self.files[*n])).collect();
+        let rewritten = !numbers.is_empty();
+        while !numbers.is_empty() {
+            // Small ones become one.
+            let mut bytes = 0;
+            let together = numbers.iter().take_while(|number| {
+                let fits = bytes < INPUT_BYTES;
+                bytes += self.files[**number].size as u64;
+                fits
+            });
+            let count = together.count();
+            let now: Vec<usize> = numbers.drain(..count).collect();
+            let done = self.compaction_of(&now).run(&AtomicBool::new(false)).await?;
+            let done = done.ok_or_else(|| Error::bug("files were not written to the end"))?;
+            for number in now {
+                self.files[number].removed = true;
+            }
+            let number = self.files.len();
+            self.files.push(DataFile::written(done.file));
+            if self.indexed {
+                let none = KeyIndex::new(self.encoder.is_exact());
+                let mut index = std::mem::replace(&mut self.index, none);
+                self.index_file(number, &mut index).await?;
+                self.index = index;
+            }
+        }
+        Ok(rewritten)
     }
 
     /// The output with what has died in its inputs since, and the inputs that

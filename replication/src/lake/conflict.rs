@@ -25,33 +25,40 @@ use super::{DataFile, DeltaTable, UNREADABLE, data_file, sorted};
 use crate::error::{Error, Result};
 use crate::key::Key;
 
-/// What other writers' commits leave us to do.
+/// What an entry is to us that took our version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Others {
-    /// Their files can be taken over.
+    /// Its files can be taken over.
     Files,
-    /// The table has to be opened again.
-    Reopen,
+    /// Columns, properties or features are others now.
+    Table,
+    /// It has our own changes.
+    Ours,
 }
 
 /// Whose an entry is. Errors: a newer sidecar's, so we are the one to stop.
 pub fn judge(entry: &[Value], own: &TableRecord) -> Result<Others> {
-    let theirs = entry
-        .iter()
-        .find_map(|action| TableRecord::from_action(&action["domainMetadata"]));
-    if theirs.is_some_and(|theirs| theirs.epoch > own.epoch) {
+    if record_of(entry).is_some_and(|theirs| theirs.epoch > own.epoch) {
         return Err(Error::operator(format!(
             "another sidecar of this pipeline writes {}; this one stops",
             own.table
         ))
         .with_hint("run one `tributary run` per slot"));
     }
-    let reopen = entry.iter().any(|action| {
-        action["txn"]["appId"] == own.pipeline.as_str()
-            || action["metaData"].is_object()
-            || action["protocol"].is_object()
-    });
-    Ok(if reopen { Others::Reopen } else { Others::Files })
+    let has = |what: &dyn Fn(&Value) -> bool| entry.iter().any(what);
+    if has(&|action| action["txn"]["appId"] == own.pipeline.as_str()) {
+        return Ok(Others::Ours);
+    }
+    if has(&|action| action["metaData"].is_object() || action["protocol"].is_object()) {
+        return Ok(Others::Table);
+    }
+    Ok(Others::Files)
+}
+
+fn record_of(entry: &[Value]) -> Option<TableRecord> {
+    entry
+        .iter()
+        .find_map(|action| TableRecord::from_action(&action["domainMetadata"]))
 }
 
 /// An `add` of a log entry.
@@ -83,19 +90,79 @@ impl DeltaTable {
     pub(super) async fn absorb(&mut self) -> Result<()> {
         while let Some(entry) = self.log.read(self.version + 1).await? {
             let version = self.version + 1;
-            if judge(&entry, &self.record)? == Others::Reopen || !self.indexed {
+            let fits = match judge(&entry, &self.record)? {
+                Others::Files => true,
+                Others::Table => false,
+                // The sidecar's, beside which this is maintenance.
+                Others::Ours => !self.indexed,
+            };
+            if !fits {
                 return Err(Error::transient(format!(
                     "another writer committed version {version} of {}",
                     self.record.table
                 )));
             }
-            self.take_in(&entry).await?;
-            self.version = version;
-            let operation = entry
-                .iter()
-                .find_map(|action| action["commitInfo"]["operation"].as_str());
-            tracing::warn!(table = %self.record.table, version, operation, "another writer committed to the table; its change is taken over");
+            self.take_over(&entry).await?;
         }
+        Ok(())
+    }
+
+    /// Makes a table ready for its writer: fills the index, and takes over what
+    /// others have committed since our last version, in their order. Returns the
+    /// rows indexed.
+    pub async fn prepare(&mut self) -> Result<u64> {
+        let newest = self.version;
+        self.go_back_to_own().await?;
+        let indexed = self.build_index().await?;
+        while self.version < newest {
+            let version = self.version + 1;
+            let entry = self.log.read(version).await?;
+            let entry =
+                entry.ok_or_else(|| Error::transient(format!("version {version} of {} is gone", self.record.table)))?;
+            self.take_over(&entry).await?;
+        }
+        Ok(indexed)
+    }
+
+    async fn take_over(&mut self, entry: &[Value]) -> Result<()> {
+        self.take_in(entry).await?;
+        self.version += 1;
+        if !self.indexed {
+            if let Some(record) = record_of(entry) {
+                self.record = record;
+            }
+            return Ok(());
+        }
+        let operation = entry
+            .iter()
+            .find_map(|action| action["commitInfo"]["operation"].as_str());
+        tracing::warn!(table = %self.record.table, version = self.version, operation,
+            "another writer committed to the table; its change is taken over");
+        Ok(())
+    }
+
+    /// Goes back to the last version that is ours.
+    async fn go_back_to_own(&mut self) -> Result<()> {
+        let newest = self.version;
+        let mut own = newest;
+        while own > 0 {
+            match self.log.read(own).await? {
+                Some(entry) if record_of(&entry).is_none() => own -= 1,
+                Some(_) => break,
+                // Cleaned up: as it is, then.
+                None => return Ok(()),
+            }
+        }
+        if own == newest {
+            return Ok(());
+        }
+        let state = self.log.load_at(&self.record.pipeline, own).await?;
+        let state = state.ok_or_else(|| Error::transient(format!("{} is gone", self.record.table)))?;
+        self.files.clear();
+        for file in state.files {
+            self.files.push(DataFile::live(&self.log, file).await?);
+        }
+        self.version = own;
         Ok(())
     }
 
@@ -164,7 +231,7 @@ impl DeltaTable {
             let mut file = DataFile::live(&self.log, file).await?;
             file.removed = emptied;
             self.files.push(file);
-            if !emptied {
+            if !emptied && self.indexed {
                 self.take_rows(self.files.len() - 1, &deleted_keys).await?;
             }
         }
@@ -259,24 +326,5 @@ impl DeltaTable {
         Error::operator(format!("{table} {what}: another program has changed it"))
             .with_hint(format!("`tributary snapshot {table}` copies the table anew"))
             .with_code(UNREADABLE)
-    }
-
-    /// The files that others have added since our last commit.
-    pub(super) async fn others_files(&self) -> Result<HashSet<String>> {
-        let mut paths = HashSet::new();
-        for version in (1..=self.version).rev() {
-            let Some(entry) = self.log.read(version).await? else {
-                break;
-            };
-            if entry
-                .iter()
-                .any(|action| TableRecord::from_action(&action["domainMetadata"]).is_some())
-            {
-                break;
-            }
-            let added = entry.iter().filter_map(|action| action["add"]["path"].as_str());
-            paths.extend(added.map(str::to_owned));
-        }
-        Ok(paths)
     }
 }

@@ -150,7 +150,7 @@ impl Log {
         self.load_version(app_id, None).await
     }
 
-    #[cfg(test)]
+    /// Reads one version.
     pub async fn load_at(&self, app_id: &str, version: Version) -> Result<Option<LogState>> {
         self.load_version(app_id, Some(version)).await
     }

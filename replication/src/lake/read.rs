@@ -145,7 +145,7 @@ impl DeltaTable {
         let mut numbers = None;
         while let Some(actions) = self.log.read(self.version + 1).await? {
             let numbers = numbers.get_or_insert_with(|| self.numbers());
-            if self.take_over(&actions, numbers).await? == Refreshed::Replaced {
+            if self.follow(&actions, numbers).await? == Refreshed::Replaced {
                 return Ok(Refreshed::Replaced);
             }
             self.version += 1;
@@ -159,7 +159,7 @@ impl DeltaTable {
         live.map(|(number, file)| (file.path.clone(), number)).collect()
     }
 
-    async fn take_over(&mut self, actions: &[Value], numbers: &mut HashMap<String, usize>) -> Result<Refreshed> {
+    async fn follow(&mut self, actions: &[Value], numbers: &mut HashMap<String, usize>) -> Result<Refreshed> {
         if actions.iter().any(|action| action["metaData"].is_object()) {
             return Ok(Refreshed::Replaced);
         }

@@ -21,6 +21,9 @@ use super::log::now_ms;
 use crate::error::{Error, Result};
 use crate::schema::{Column, LakeType, SourceType, TableSchema};
 
+/// The table feature of deletion vectors.
+const VECTORS: &str = "deletionVectors";
+
 /// One column: at the source, for readers, in files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ShapeColumn {
@@ -84,11 +87,23 @@ impl Shape {
             retired: BTreeSet::new(),
             field_max: 0,
             mapped: false,
-            features: BTreeSet::from(["deletionVectors".to_owned(), "domainMetadata".to_owned()]),
+            features: BTreeSet::from([VECTORS.to_owned(), "domainMetadata".to_owned()]),
             origin: origin.clone(),
         };
         shape.take(schema);
         shape
+    }
+
+    /// The same for readers that know no deletion vectors. For new tables alone:
+    /// features never go.
+    pub fn without_vectors(mut self) -> Self {
+        self.features.remove(VECTORS);
+        self
+    }
+
+    /// Whether files may have deletion vectors.
+    pub fn has_vectors(&self) -> bool {
+        self.features.contains(VECTORS)
     }
 
     /// The shape of new content that is to replace all of a table's. Readers
@@ -238,14 +253,19 @@ impl Shape {
     pub fn protocol_action(&self) -> Value {
         // These are of interest to writers alone.
         let reader: Vec<&String> = self.features.iter().filter(|f| *f != "domainMetadata").collect();
-        json!({"protocol": {
-            "minReaderVersion": 3, "minWriterVersion": 7,
-            "readerFeatures": reader, "writerFeatures": self.features,
-        }})
+        let mut protocol = json!({"minReaderVersion": 1, "minWriterVersion": 7, "writerFeatures": self.features});
+        if !reader.is_empty() {
+            protocol["minReaderVersion"] = json!(3);
+            protocol["readerFeatures"] = json!(reader);
+        }
+        json!({"protocol": protocol})
     }
 
     pub fn metadata_action(&self, name: &str, schema: &TableSchema) -> Value {
-        let mut configuration = json!({"delta.enableDeletionVectors": "true"});
+        let mut configuration = json!({});
+        if self.has_vectors() {
+            configuration["delta.enableDeletionVectors"] = json!("true");
+        }
         if self.mapped {
             configuration["delta.columnMapping.mode"] = json!("name");
             configuration["delta.columnMapping.maxColumnId"] = json!(self.field_max.to_string());

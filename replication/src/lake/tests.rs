@@ -5,6 +5,7 @@ mod upkeep;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
 use arrow::array::{AsArray, Int64Array, StringArray};
 use arrow::datatypes::Int64Type;
@@ -33,9 +34,12 @@ impl Folder {
     }
 
     async fn create(&self) -> DeltaTable {
+        self.create_as(Shape::new(&schema(), &Origin::default())).await
+    }
+
+    async fn create_as(&self, shape: Shape) -> DeltaTable {
         let schema = schema();
         let record = TableRecord::new(PIPELINE.into(), "public.t".into(), 7, 1, position(1));
-        let shape = Shape::new(&schema, &Origin::default());
         DeltaTable::create(self.log(), schema, shape, record)
             .await
             .expect("create")
@@ -44,7 +48,7 @@ impl Folder {
     async fn reopen(&self) -> DeltaTable {
         let opened = Opened::read(self.log(), PIPELINE).await.expect("open");
         let mut table = DeltaTable::new(schema(), opened.expect("a table"));
-        table.build_index().await.expect("index");
+        table.prepare().await.expect("index");
         table
     }
 }
@@ -212,6 +216,22 @@ fn streaming(record: &mut TableRecord) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_sequence_of_batches_equals_a_map() {
+    check_sequence(&Folder::new(), Shape::new(&schema(), &Origin::default())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_sequence_of_batches_equals_a_map_without_vectors() {
+    let folder = Folder::new();
+    let table = check_sequence(&folder, Shape::new(&schema(), &Origin::default()).without_vectors()).await;
+    let protocol = table.shape.protocol_action();
+    assert_eq!(protocol["protocol"]["minReaderVersion"], 1);
+    for version in 0..=table.version {
+        let entry = table.log.read(version).await.expect("read").expect("an entry");
+        assert!(entry.iter().all(|action| action["add"]["deletionVector"].is_null()));
+    }
+}
+
+async fn check_sequence(folder: &Folder, shape: Shape) -> DeltaTable {
     let mut seed = 7_u64;
     let mut random = move |below: u64| {
         seed = seed
@@ -219,8 +239,8 @@ async fn any_sequence_of_batches_equals_a_map() {
             .wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) % below
     };
-    let folder = Folder::new();
-    let mut table = folder.create().await;
+    let mut table = folder.create_as(shape).await;
+    table.build_index().await.expect("index");
     table.commit("START", streaming).await.expect("start");
     let mut model = Model::new();
     for round in 0..150_u64 {
@@ -253,7 +273,17 @@ async fn any_sequence_of_batches_equals_a_map() {
             assert_eq!(rows(&table).await, model, "reopened in round {round}");
             assert_eq!(table.record().watermark, position(round + 2));
         }
+        if let Some(compaction) = table.compaction() {
+            let done = compaction
+                .run(&AtomicBool::new(false))
+                .await
+                .expect("compaction")
+                .expect("a file");
+            table.take_compacted(&done).await.expect("compacted");
+            assert_eq!(rows(&table).await, model, "compacted in round {round}");
+        }
     }
+    table
 }
 
 #[tokio::test(flavor = "multi_thread")]

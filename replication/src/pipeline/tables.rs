@@ -24,7 +24,7 @@ use super::snapshotter::{Halt, Task};
 use super::upkeep::Upkeep;
 use super::watch::Seen;
 use super::writer::{Command, Writer};
-use crate::config::OnGap;
+use crate::config::{Merge, OnGap};
 use crate::error::{Class, Error, Result};
 use crate::lake::{DeltaTable, Lake, Opened, Shape, State, TableRecord, table_path};
 use crate::position::Position;
@@ -126,12 +126,16 @@ impl<S: Source> Apply<S> {
                 // The next look says what has become of it.
                 return Ok(());
             };
-            let shape = Shape::new(table.schema(), &table.origin());
+            let mut shape = Shape::new(table.schema(), &table.origin());
+            if self.config.borrow().lake.merge == Merge::CopyOnWrite {
+                shape = shape.without_vectors();
+            }
             info!(table = %table.id(), "creating lake table");
             let log = self.lake.table(table.id())?;
             let lake_table = DeltaTable::create(log, table.schema().clone(), shape, record).await?;
             return self.follow(Arc::new(table), lake_table, place);
         };
+        self.merge_fits(&opened)?;
         let record = &opened.record;
         let why = match record.state {
             _ if why.is_some() => why,
@@ -156,6 +160,22 @@ impl<S: Source> Apply<S> {
         self.begin_copy(table, opened, copy, reason, place).await
     }
 
+    /// A table keeps how its rows change: features never go.
+    fn merge_fits(&self, opened: &Opened) -> Result<()> {
+        let (is, other) = match opened.shape.has_vectors() {
+            true => (Merge::DeletionVectors, "deletion-vectors"),
+            false => (Merge::CopyOnWrite, "copy-on-write"),
+        };
+        if self.config.borrow().lake.merge == is {
+            return Ok(());
+        }
+        let table = &opened.record.table;
+        Err(
+            Error::operator(format!("the lake table of {table} was made with merge = \"{other}\""))
+                .with_hint("set it back, or move the table's folder away and run again: it is copied anew"),
+        )
+    }
+
     /// The record of a table that needs no change from before now, with the
     /// table as it is now; `None` if it is gone.
     async fn new_record(&mut self, table: S::Table) -> Result<Option<(S::Table, TableRecord)>> {
@@ -171,7 +191,7 @@ impl<S: Source> Apply<S> {
     async fn ready(&self, table: &S::Table, opened: Opened) -> Result<DeltaTable> {
         let started = Instant::now();
         let mut lake_table = DeltaTable::new(table.schema().clone(), opened);
-        let rows = lake_table.build_index().await?;
+        let rows = lake_table.prepare().await?;
         let epoch = self.epoch;
         lake_table.commit("CLAIM", |record| record.epoch = epoch).await?;
         info!(table = %table.id(), rows, watermark = %lake_table.record().watermark, index_bytes = lake_table.bytes(),
