@@ -139,9 +139,8 @@ fn content(folder: &Path) -> usize {
 fn a_lake_that_is_run_once_at_a_time_is_maintained_by_a_command(kind: Kind) {
     let mut case = Case::new(Server::shared(kind), "maintain");
     case.more = "[maintenance]\nenabled = false";
-    let case = case;
-    let maintain = || finish(case.command("maintain").arg("--json"));
-    assert_error(&maintain(), &["there is no lake", "tributary run"]);
+    let maintain = |case: &Case| finish(case.command("maintain").arg("--json"));
+    assert_error(&maintain(&case), &["there is no lake", "tributary run"]);
     case.sql("CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE u (id int PRIMARY KEY, v int)");
     for round in 0..12 {
         case.sql(&format!(
@@ -150,7 +149,7 @@ fn a_lake_that_is_run_once_at_a_time_is_maintained_by_a_command(kind: Kind) {
         case.catch_up();
     }
     let before = files(&case, "t");
-    let output = maintain();
+    let output = maintain(&case);
     assert!(output.status.success(), "{}", text(&output));
     let said: Value = serde_json::from_slice(&output.stdout).unwrap();
     let of = |table: &str| {
@@ -167,19 +166,17 @@ fn a_lake_that_is_run_once_at_a_time_is_maintained_by_a_command(kind: Kind) {
     case.catch_up();
     // A hundred commits make a checkpoint, from which a trimmed log is read.
     let table = case.table("t");
+    case.max_latency = "1ms";
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
     let mut round = 1000;
-    while !table.join("_delta_log/_last_checkpoint").exists() {
-        let mut sidecar = case.start();
+    wait_for("a checkpoint", || {
         round += 1;
         case.sql(&format!("INSERT INTO t VALUES ({round}, 0)"));
-        case.wait_until_current(&mut sidecar);
-        for _ in 0..20 {
-            round += 1;
-            case.sql(&format!("INSERT INTO t VALUES ({round}, 0)"));
-            case.wait_until_current(&mut sidecar);
-        }
-        sidecar.stop();
-    }
+        table.join("_delta_log/_last_checkpoint").exists().then_some(())
+    });
+    case.wait_until_current(&mut sidecar);
+    sidecar.stop();
     case.sql("UPDATE t SET v = -1");
     case.catch_up();
     age(&case.lake, Duration::from_secs(5 * 24 * 3600));
