@@ -10,15 +10,15 @@ macro_rules! for_source {
     ($config:expr, $source:ident => $run:expr) => {
         match $config.source.kind()? {
             crate::config::SourceKind::Postgres => {
-                type $source = crate::source::postgres::Postgres;
+                type $source = crate::source::transformed::Transformed<crate::source::postgres::Postgres>;
                 $run
             }
             crate::config::SourceKind::MySql => {
-                type $source = crate::source::mysql::MySql;
+                type $source = crate::source::transformed::Transformed<crate::source::mysql::MySql>;
                 $run
             }
             crate::config::SourceKind::MongoDb => {
-                type $source = crate::source::mongodb::MongoDb;
+                type $source = crate::source::transformed::Transformed<crate::source::mongodb::MongoDb>;
                 $run
             }
         }
@@ -109,7 +109,7 @@ pub async fn check(config: &Config) -> Result<Vec<Finding>> {
 }
 
 async fn check_source<S: Source>(config: &Config) -> Result<Vec<Finding>> {
-    let mut source = S::connect(&config.source).await?;
+    let mut source = S::connect(config).await?;
     let discovery = source.discover().await?;
     let mut findings = source.check(&discovery).await?;
     let pipeline = source.identify().await?.pipeline;
@@ -206,7 +206,7 @@ async fn prepare<S: Source>(
     metrics: Arc<Metrics>,
     shutdown: Receiver<bool>,
 ) -> Result<Prepared<S>> {
-    let mut source = S::connect(&config.source).await?;
+    let mut source = S::connect(config).await?;
     let mut discovery = source.discover().await?;
     for note in &discovery.notes {
         info!("{note}");
@@ -278,7 +278,7 @@ async fn prepare<S: Source>(
     let (seen_sender, seen_receiver) = mpsc::channel(1);
     let parallelism = Arc::new(AtomicUsize::new(config.snapshot.parallelism));
     let look = Arc::new(Notify::new());
-    let watching = S::connect(&config.source).await?;
+    let watching = S::connect(config).await?;
     let stream = source.stream(&from).await?;
     let mut apply = Apply {
         stream,

@@ -135,7 +135,7 @@ impl<S: Source> Apply<S> {
         let why = match record.state {
             _ if why.is_some() => why,
             _ if record.relation != table.relation() && copy.is_none() => Some(REMADE.to_owned()),
-            state if state.is_live() => None,
+            state if state.is_live() => self.source.reason_to_copy(&table, &opened.shape),
             State::Dropped => Some("it is at the source again".to_owned()),
             State::Excluded => Some("it is selected again".to_owned()),
             State::Stalled => Some("it can be replicated again".to_owned()),
@@ -188,7 +188,10 @@ impl<S: Source> Apply<S> {
     ) -> Result<()> {
         let reason = opened.record.reason.clone().unwrap_or_default();
         let fits = |copy: &&Opened| {
-            copy.record.relation == table.relation() && copy.record.state.is_live() && copy.record.copy.is_none()
+            copy.record.relation == table.relation()
+                && copy.record.state.is_live()
+                && copy.record.copy.is_none()
+                && self.source.reason_to_copy(&table, &copy.shape).is_none()
         };
         let recorded = match copy.as_ref().filter(fits) {
             Some(copy) => self.source.as_recorded(&table, &copy.shape)?,
