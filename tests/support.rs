@@ -152,6 +152,10 @@ pub struct Case<'a> {
     pub source: &'static str,
     /// The lines of `[snapshot]`.
     pub snapshot: &'static str,
+    /// More sections of the configuration.
+    pub sections: String,
+    /// What becomes of columns, for the comparison: see tests/python/transforms.py.
+    pub transforms: String,
 }
 
 impl<'a> Case<'a> {
@@ -169,6 +173,8 @@ impl<'a> Case<'a> {
             max_latency: "200ms",
             source: "",
             snapshot: "",
+            sections: String::new(),
+            transforms: "{}".to_owned(),
             database,
             folder,
         }
@@ -190,6 +196,8 @@ impl<'a> Case<'a> {
             max_latency: self.max_latency,
             source: self.source,
             snapshot: self.snapshot,
+            sections: self.sections.clone(),
+            transforms: self.transforms.clone(),
             database,
             folder,
         }
@@ -250,12 +258,13 @@ impl<'a> Case<'a> {
             source += &format!("publication = {:?}\n", self.slot);
         }
         let text = format!(
-            "[source]\n{source}{}\n[lake]\nurl = \"file://{}\"\n[apply]\nmax_latency = {:?}\n[cache]\ndir = {:?}\n[snapshot]\n{}\n",
+            "[source]\n{source}{}\n[lake]\nurl = \"file://{}\"\n[apply]\nmax_latency = {:?}\n[cache]\ndir = {:?}\n[snapshot]\n{}\n{}\n",
             self.source,
             self.lake.display(),
             self.max_latency,
             self.cache(),
-            self.snapshot
+            self.snapshot,
+            self.sections
         );
         // A sidecar that starts at the same time must not find half a file.
         let whole = self.folder.join("tributary.toml.new");
@@ -438,6 +447,8 @@ impl<'a> Case<'a> {
             .arg(&self.lake);
         if is_mongo {
             command.args(["--database", &self.database.name]);
+        } else {
+            command.args(["--transforms", &self.transforms]);
         }
         command
     }

@@ -114,10 +114,13 @@ async fn check_source<S: Source>(config: &Config) -> Result<Vec<Finding>> {
     let mut findings = source.check(&discovery).await?;
     let pipeline = source.identify().await?.pipeline;
     match check_lake(config, &mut source, &discovery, &pipeline).await {
-        Ok(()) => findings.push(Finding::ok(format!(
-            "lake {} can be written and goes on",
-            config.lake.url
-        ))),
+        Ok(copies) => {
+            findings.push(Finding::ok(format!(
+                "lake {} can be written and goes on",
+                config.lake.url
+            )));
+            findings.extend(copies);
+        }
         // What the server refuses has been told.
         Err(error) if error.code().is_some() && findings.iter().any(|finding| !finding.ok) => {}
         Err(error) => findings.push(Finding::from_error(&error)),
@@ -126,13 +129,14 @@ async fn check_source<S: Source>(config: &Config) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// Whether the lake can be written, and nothing is lost for its tables.
+/// Whether the lake can be written, and nothing is lost for its tables. Returns
+/// which of them will be copied anew.
 async fn check_lake<S: Source>(
     config: &Config,
     source: &mut S,
     discovery: &Discovery<S::Table>,
     pipeline: &str,
-) -> Result<()> {
+) -> Result<Vec<Finding>> {
     let lake = Lake::open(&config.lake.url)?;
     lake.prepare()?;
     let (slot, usable) = match source.slot().await {
@@ -140,14 +144,23 @@ async fn check_lake<S: Source>(
         Err(_) => (None, false),
     };
     let Standing { entries, gaps, .. } = Standing::read(source, slot, &lake, discovery, pipeline).await?;
+    let copies = entries.iter().filter_map(|entry| {
+        let opened = entry.opened.as_ref().filter(|opened| opened.record.state.is_live())?;
+        let reason = source.reason_to_copy(&entry.table, &opened.shape)?;
+        let what = format!("table {} will be copied anew: {reason}", entry.table.id());
+        Some(Finding::ok(what))
+    });
+    let copies = copies.collect();
     // A slot that can't be used has a finding of its own.
     if !usable {
-        return Ok(());
+        return Ok(copies);
     }
     let gaps = gaps.tables;
-    let Some((_, reason)) = gaps.first() else { return Ok(()) };
+    let Some((_, reason)) = gaps.first() else {
+        return Ok(copies);
+    };
     if config.source.on_gap == OnGap::Resnapshot {
-        return Ok(());
+        return Ok(copies);
     }
     let names: Vec<String> = gaps
         .iter()
