@@ -9,6 +9,8 @@
 
 /// The program's own words: help, version, check, status, a quiet end.
 mod cli;
+/// Columns that are left out, hashed or masked: nowhere a value that was there before.
+mod columns;
 /// How the program reaches a server: passwords, TLS.
 mod connection;
 /// Deletion vectors stay whole from commit to commit, and no batch is applied twice.

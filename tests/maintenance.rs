@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::lake::{Follower, commits};
 use crate::support::server::{Kind, POSTGRES, Server};
 use crate::support::writer::Writer;
-use crate::support::{Case, assert_error, finish, on_every_source, python, succeed, text, wait_for};
+use crate::support::{Case, assert_error, finish, interpreter, on_every_source, python, succeed, text, wait_for};
 
 on_every_source! {
     files_stay_few_while_rows_change
@@ -138,7 +138,7 @@ fn content(folder: &Path) -> usize {
 
 fn a_lake_that_is_run_once_at_a_time_is_maintained_by_a_command(kind: Kind) {
     let mut case = Case::new(Server::shared(kind), "maintain");
-    case.more = "[maintenance]\nenabled = false";
+    case.sections = "[maintenance]\nenabled = false".to_owned();
     let maintain = |case: &Case| finish(case.command("maintain").arg("--json"));
     assert_error(&maintain(&case), &["there is no lake", "tributary run"]);
     case.sql("CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE u (id int PRIMARY KEY, v int)");
@@ -206,7 +206,7 @@ fn a_lake_that_is_run_once_at_a_time_is_maintained_by_a_command(kind: Kind) {
 fn maintain_works_beside_a_running_sidecar() {
     let mut case = Case::new(Server::shared(POSTGRES), "maintain_beside");
     case.max_latency = "50ms";
-    case.more = "[maintenance]\nenabled = false";
+    case.sections = "[maintenance]\nenabled = false".to_owned();
     case.sql("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 2000) i");
     let mut sidecar = case.start();
     case.wait_until_current(&mut sidecar);
@@ -302,7 +302,44 @@ fn a_feature_that_is_not_known_stops_the_table_with_a_hint() {
 #[test]
 fn retention_below_an_hour_is_refused() {
     let mut case = Case::new(Server::shared(POSTGRES), "retention");
-    case.more = "[maintenance]\nretention = \"1s\"";
+    case.sections = "[maintenance]\nretention = \"1s\"".to_owned();
     let output = finish(&mut case.command("check"));
     assert_error(&output, &["maintenance.retention", "1h"]);
+}
+
+#[test]
+fn tables_without_deletion_vectors_are_for_readers_that_know_none() {
+    let mut case = Case::new(Server::shared(POSTGRES), "copy_on_write");
+    case.sections = "[[table]]\nmatch = \"public.t*\"\nmerge = \"copy-on-write\"".to_owned();
+    case.sql(
+        "CREATE TABLE t (id int PRIMARY KEY, v int, big text); CREATE TABLE other (id int PRIMARY KEY, v int);
+         INSERT INTO t SELECT i, 0, repeat('x', 3000) || i FROM generate_series(1, 2000) i; INSERT INTO other VALUES (1, 1), (2, 2)",
+    );
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    for round in 1..=12 {
+        case.sql(&format!(
+            "UPDATE t SET v = {round} WHERE id % 50 = {round}; DELETE FROM t WHERE id % 100 = {round}; INSERT INTO t VALUES (10000 + {round}, 0, 'new');
+             UPDATE t SET id = id + 20000 WHERE id = 2000 - {round}; DELETE FROM other WHERE id = {round}"
+        ));
+        case.wait_until_current(&mut sidecar);
+    }
+    sidecar.kill();
+    case.sql("UPDATE t SET v = -1 WHERE id < 100; TRUNCATE other");
+    case.catch_up();
+    case.compare(&["t", "other"]);
+    case.verify();
+    let has_vector = |action: &Value| action["add"]["deletionVector"].is_object();
+    assert!(!commits(&case.table("t")).iter().flatten().any(has_vector));
+    let protocol = commits(&case.table("t"))[0]
+        .iter()
+        .find_map(|a| a.get("protocol").cloned())
+        .unwrap();
+    assert_eq!(protocol["minReaderVersion"], 1, "{protocol}");
+    // A reader that refuses deletion vectors.
+    let script = "import sys, deltalake; print(len(deltalake.DeltaTable(sys.argv[1]).to_pyarrow_table()))";
+    let rows = succeed(interpreter().args(["-c", script]).arg(case.table("t")));
+    assert_eq!(rows.trim(), case.sql("SELECT count(*) FROM t").trim());
+    case.sections.clear();
+    assert_error(&case.run_once(), &["public.t", "copy-on-write", "copied anew"]);
 }

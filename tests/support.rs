@@ -152,8 +152,10 @@ pub struct Case<'a> {
     pub source: &'static str,
     /// The lines of `[snapshot]`.
     pub snapshot: &'static str,
-    /// More sections.
-    pub more: &'static str,
+    /// More sections of the configuration.
+    pub sections: String,
+    /// What becomes of columns, for the comparison: see tests/python/transforms.py.
+    pub transforms: String,
 }
 
 impl<'a> Case<'a> {
@@ -171,7 +173,8 @@ impl<'a> Case<'a> {
             max_latency: "200ms",
             source: "",
             snapshot: "",
-            more: "",
+            sections: String::new(),
+            transforms: "{}".to_owned(),
             database,
             folder,
         }
@@ -193,7 +196,8 @@ impl<'a> Case<'a> {
             max_latency: self.max_latency,
             source: self.source,
             snapshot: self.snapshot,
-            more: self.more,
+            sections: self.sections.clone(),
+            transforms: self.transforms.clone(),
             database,
             folder,
         }
@@ -260,7 +264,7 @@ impl<'a> Case<'a> {
             self.max_latency,
             self.cache(),
             self.snapshot,
-            self.more
+            self.sections
         );
         // A sidecar that starts at the same time must not find half a file.
         let whole = self.folder.join("tributary.toml.new");
@@ -443,6 +447,8 @@ impl<'a> Case<'a> {
             .arg(&self.lake);
         if is_mongo {
             command.args(["--database", &self.database.name]);
+        } else {
+            command.args(["--transforms", &self.transforms]);
         }
         command
     }

@@ -1,6 +1,7 @@
 //! The only configuration: one TOML file, every key also an environment
 //! variable (`source.url` is `TRIBUTARY_SOURCE_URL`, and so on).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,11 +9,18 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::error::{Error, Result};
+use crate::schema::TableId;
+use crate::source::selected;
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub source: SourceConfig,
+    /// What only some tables have, in the file's order; [`Config::table`] puts it together.
+    #[serde(default, rename = "table")]
+    pub tables: Vec<TableEntry>,
+    #[serde(default)]
+    pub transform: TransformConfig,
     pub lake: LakeConfig,
     #[serde(default)]
     pub apply: ApplyConfig,
@@ -223,6 +231,104 @@ pub struct CacheConfig {
     pub dir: Option<PathBuf>,
 }
 
+/// One `[[table]]` of the file: what is set for the tables that match.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TableEntry {
+    /// Globs over `schema.table`, as in `source.tables`.
+    #[serde(rename = "match", deserialize_with = "texts")]
+    pub patterns: Vec<String>,
+    #[serde(default, deserialize_with = "some_texts")]
+    pub include: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "some_texts")]
+    pub exclude: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "some_texts")]
+    pub hash: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "masks")]
+    pub mask: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    pub merge: Option<Merge>,
+}
+
+impl TableEntry {
+    fn transforms(&self) -> bool {
+        self.include.is_some() || self.exclude.is_some() || self.hash.is_some() || self.mask.is_some()
+    }
+}
+
+/// What is set for one table. Globs over its columns match whatever the case.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TableConfig {
+    /// The columns that the lake gets. Default: all.
+    pub include: Option<Vec<String>>,
+    /// The columns that it does not get, of those.
+    pub exclude: Vec<String>,
+    /// The columns of which it gets a keyed hash instead of the value.
+    pub hash: Vec<String>,
+    /// The columns of which it gets a text instead of the value, with the text.
+    pub mask: BTreeMap<String, String>,
+    /// How rows that changed go from their files.
+    pub merge: Merge,
+}
+
+/// What a masked value reads if the configuration names no text.
+const MASK: &str = "***";
+
+/// A hash with a shorter key can be tried out.
+const HASH_KEY_BYTES_MIN: usize = 16;
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TransformConfig {
+    /// The key of all hashes.
+    pub key: Option<Secret>,
+    /// A file that has nothing but the key, and perhaps the end of its line.
+    pub key_file: Option<PathBuf>,
+}
+
+impl TransformConfig {
+    /// Reads the key from its file, if it has one.
+    fn read_key(&mut self) -> Result<()> {
+        if let Some(path) = &self.key_file {
+            if self.key.is_some() {
+                return Err(Error::operator("transform.key and transform.key_file are both set")
+                    .with_hint("keep one of them; TRIBUTARY_TRANSFORM_KEY is transform.key"));
+            }
+            let text = std::fs::read_to_string(path).map_err(|e| {
+                Error::operator(format!("cannot read transform.key_file {}", path.display()))
+                    .with_hint("name a file that the program may read, with the key as its only line")
+                    .with_source(e)
+            })?;
+            let line = text.strip_suffix('\n').unwrap_or(&text);
+            self.key = Some(Secret(line.strip_suffix('\r').unwrap_or(line).to_owned()));
+        }
+        match &self.key {
+            Some(key) if key.0.len() < HASH_KEY_BYTES_MIN => Err(Error::operator(format!(
+                "transform.key is shorter than {HASH_KEY_BYTES_MIN} bytes"
+            ))
+            .with_hint("make one with `openssl rand -hex 32`, and keep it: another key makes other hashes")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A text that never shows.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<secret>")
+    }
+}
+
 /// A URL whose password never shows.
 #[derive(Clone, Deserialize)]
 #[serde(transparent)]
@@ -267,9 +373,68 @@ const KEYS: &[(&str, &[&str])] = &[
     ("snapshot", &["parallelism", "max_bytes_per_s"]),
     ("maintenance", &["enabled", "threads", "retention"]),
     ("cache", &["dir"]),
+    ("transform", &["key", "key_file"]),
 ];
 
+/// The section that there may be several of, and its keys. It has no environment variables.
+const TABLE: &str = "table";
+const TABLE_KEYS: &[&str] = &["match", "include", "exclude", "hash", "mask", "merge"];
+
 impl Config {
+    /// What is set for a table: of all entries that match, each key as the last has it.
+    pub fn table(&self, id: &TableId) -> TableConfig {
+        let mut config = TableConfig {
+            merge: self.lake.merge,
+            ..TableConfig::default()
+        };
+        for entry in self.tables.iter().filter(|entry| selected(&entry.patterns, id)) {
+            if entry.include.is_some() {
+                config.include.clone_from(&entry.include);
+            }
+            if let Some(exclude) = &entry.exclude {
+                config.exclude.clone_from(exclude);
+            }
+            if let Some(hash) = &entry.hash {
+                config.hash.clone_from(hash);
+            }
+            if let Some(mask) = &entry.mask {
+                config.mask.clone_from(mask);
+            }
+            if let Some(merge) = entry.merge {
+                config.merge = merge;
+            }
+        }
+        config
+    }
+
+    /// Errors: settings that each are right, but not together.
+    fn validate_tables(&self) -> Result<()> {
+        if self.tables.iter().any(|entry| entry.patterns.is_empty()) {
+            return Err(Error::operator("a [[table]] has an empty match")
+                .with_hint("write match = \"schema.table\", a glob over it, or \"*\" for all"));
+        }
+        let hashes = |entry: &TableEntry| entry.hash.as_ref().is_some_and(|columns| !columns.is_empty());
+        if self.transform.key.is_none()
+            && let Some(entry) = self.tables.iter().find(|entry| hashes(entry))
+        {
+            return Err(Error::operator(format!(
+                "columns of {} are to be hashed, but there is no key",
+                entry.patterns.join(", ")
+            ))
+            .with_hint("set TRIBUTARY_TRANSFORM_KEY or transform.key_file to a key from `openssl rand -hex 32`"));
+        }
+        if let Some(entry) = self.tables.iter().find(|entry| entry.transforms())
+            && self.source.kind()? == SourceKind::MongoDb
+        {
+            return Err(Error::operator(format!(
+                "[[table]] {} has include, exclude, hash or mask, which MongoDB's collections don't support yet",
+                entry.patterns.join(", ")
+            ))
+            .with_hint("take them out of the entry, or leave such collections out in source.tables"));
+        }
+        Ok(())
+    }
+
     /// Takes over what can change while a pipeline runs.
     pub fn take_live(&mut self, new: Self) {
         self.source.tables = new.source.tables;
@@ -296,6 +461,8 @@ impl Config {
             || self.apply.max_latency != new.apply.max_latency
             || self.apply.memory != new.apply.memory
             || self.maintenance.threads != new.maintenance.threads
+            || self.tables != new.tables
+            || self.transform != new.transform
     }
 
     /// Reads `path`, then lets `TRIBUTARY_<SECTION>_<KEY>` override.
@@ -355,7 +522,15 @@ impl Config {
                     .with_hint(format!("add [{section}] {key} = \"{example}\"")));
             }
         }
-        let config: Config = toml::Value::Table(root).try_into().map_err(|e: toml::de::Error| {
+        if root
+            .get("transform")
+            .and_then(|section| section.get("key"))
+            .is_some_and(|key| !key.is_str())
+        {
+            // What the parser says would show it.
+            return Err(Error::operator("transform.key is not a text").with_hint("put it in quotes"));
+        }
+        let mut config: Config = toml::Value::Table(root).try_into().map_err(|e: toml::de::Error| {
             Error::operator(e.message().to_owned()).with_hint("see the README's list of keys")
         })?;
         if config.apply.memory < 64 << 20 {
@@ -368,24 +543,38 @@ impl Config {
                 "set maintenance.retention = \"1h\" or more: files on their way to a commit are told by their age",
             ));
         }
+        config.transform.read_key()?;
+        config.validate_tables()?;
         Ok(config)
     }
 }
 
 /// A key we don't know is a typing error that would otherwise be silent.
 fn reject_unknown(root: &toml::Table) -> Result<()> {
-    let unknown = |what: String, known: Vec<&str>, given: &str| {
-        let near = known.iter().min_by_key(|k| distance(k, given)).copied().unwrap_or("");
-        let hint = if distance(near, given) <= 3 {
-            format!("did you mean {near:?}?")
-        } else {
-            format!("known here: {}", known.join(", "))
-        };
-        Err(Error::operator(what).with_hint(hint))
-    };
+    let unknown =
+        |what: String, known: Vec<&str>, given: &str| Err(Error::operator(what).with_hint(suggestion(&known, given)));
     for (section, value) in root {
+        if section == TABLE {
+            let entries = value
+                .as_array()
+                .filter(|entries| entries.iter().all(toml::Value::is_table));
+            let Some(entries) = entries else {
+                return Err(Error::operator("table is not a list of sections")
+                    .with_hint("write [[table]], with two brackets, on a line of its own"));
+            };
+            for key in entries
+                .iter()
+                .filter_map(toml::Value::as_table)
+                .flat_map(toml::Table::keys)
+            {
+                if !TABLE_KEYS.contains(&key.as_str()) {
+                    return unknown(format!("unknown key {key} in [[table]]"), TABLE_KEYS.to_vec(), key);
+                }
+            }
+            continue;
+        }
         let Some((_, keys)) = KEYS.iter().find(|(name, _)| name == section) else {
-            let sections = KEYS.iter().map(|(name, _)| *name).collect();
+            let sections = KEYS.iter().map(|(name, _)| *name).chain([TABLE]).collect();
             return unknown(format!("unknown section [{section}]"), sections, section);
         };
         let Some(table) = value.as_table() else {
@@ -399,6 +588,16 @@ fn reject_unknown(root: &toml::Table) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What was meant, if it is near; or else what there is.
+pub fn suggestion(known: &[&str], given: &str) -> String {
+    let near = known.iter().min_by_key(|k| distance(k, given)).copied().unwrap_or("");
+    if distance(near, given) <= 3 {
+        format!("did you mean {near:?}?")
+    } else {
+        format!("known here: {}", known.join(", "))
+    }
 }
 
 /// Levenshtein distance, for "did you mean".
@@ -457,6 +656,46 @@ fn server_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, 
         .filter(|number| *number > 0)
         .map(Some)
         .ok_or_else(|| de::Error::custom("expected a number from 1 to 4294967295"))
+}
+
+/// One text, or several.
+fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let text = |value: toml::Value| match value {
+        toml::Value::String(text) => Ok(text),
+        other => Err(de::Error::custom(format!(
+            "expected a text, found a value of type {}",
+            other.type_str()
+        ))),
+    };
+    match toml::Value::deserialize(deserializer)? {
+        toml::Value::Array(values) => values.into_iter().map(text).collect(),
+        value => text(value).map(|text| vec![text]),
+    }
+}
+
+fn some_texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    texts(deserializer).map(Some)
+}
+
+/// Columns with the texts that take the place of their values, or columns alone.
+fn masks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BTreeMap<String, String>>, D::Error> {
+    let masked = match toml::Value::deserialize(deserializer)? {
+        toml::Value::Table(masks) => masks
+            .into_iter()
+            .map(|(column, text)| match text {
+                toml::Value::String(text) => Ok((column, text)),
+                other => Err(de::Error::custom(format!(
+                    "expected a text as mask of {column}, found a value of type {}",
+                    other.type_str()
+                ))),
+            })
+            .collect::<Result<_, _>>()?,
+        columns => {
+            let columns = texts(columns).map_err(de::Error::custom)?;
+            columns.into_iter().map(|column| (column, MASK.to_owned())).collect()
+        }
+    };
+    Ok(Some(masked))
 }
 
 fn some_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
@@ -566,6 +805,41 @@ mod tests {
             ("[apply]\nmemory=\"lots\"", "expected a size like", "README"),
             ("[apply]\nmax_latency=\"0s\"", "expected a duration like", "README"),
             ("[apply", "not valid TOML", "quotes"),
+            (
+                "[[table]]\nmatch=\"*\"\nexlude=\"a\"",
+                "unknown key exlude in [[table]]",
+                "did you mean \"exclude\"?",
+            ),
+            ("[table]\nmatch=\"*\"", "table is not a list of sections", "[[table]]"),
+            ("[[table]]\nexclude=\"a\"", "missing field `match`", "README"),
+            ("[[table]]\nmatch=[]", "empty match", "schema.table"),
+            (
+                "[[table]]\nmatch=\"*\"\nmask={a=1}",
+                "expected a text as mask of a",
+                "README",
+            ),
+            ("[[table]]\nmatch=\"*\"\nhash=[1]", "expected a text", "README"),
+            (
+                "[[table]]\nmatch=\"s.t\"\nhash=\"a\"",
+                "columns of s.t are to be hashed, but there is no key",
+                "TRIBUTARY_TRANSFORM_KEY",
+            ),
+            ("[transform]\nkey=\"short\"", "shorter than 16 bytes", "openssl"),
+            (
+                "[transform]\nkey=12345678901234567",
+                "transform.key is not a text",
+                "quotes",
+            ),
+            (
+                "[transform]\nkey_file=\"/nowhere/key\"",
+                "cannot read transform.key_file /nowhere/key",
+                "only line",
+            ),
+            (
+                "[transform]\nkey=\"0123456789abcdef\"\nkey_file=\"/nowhere/key\"",
+                "both set",
+                "keep one",
+            ),
         ] {
             let error = parse(&format!("{MINIMAL}{extra}")).expect_err(extra);
             assert!(error.to_string().contains(what), "{error}");
@@ -573,6 +847,31 @@ mod tests {
         }
         let error = parse("[lake]\nurl=\"x\"").expect_err("no source");
         assert!(error.to_string().contains("source.url is missing"));
+    }
+
+    #[test]
+    fn collections_have_no_transforms() {
+        let text = MINIMAL.replace("postgres:", "mongodb:");
+        let error = parse(&format!("{text}[[table]]\nmatch=\"*\"\nexclude=\"a\"")).expect_err("refused");
+        assert!(error.to_string().contains("MongoDB"), "{error}");
+        parse(&format!("{text}[[table]]\nmatch=\"*\"")).expect("an entry that sets nothing");
+    }
+
+    #[test]
+    fn the_key_comes_from_the_environment_or_a_file() {
+        let secret = "0123456789abcdef";
+        let env = |name: &str| (name == "TRIBUTARY_TRANSFORM_KEY").then(|| secret.to_owned());
+        let entry = "[[table]]\nmatch=\"*\"\nhash=\"a\"";
+        let of_env = Config::parse(&format!("{MINIMAL}{entry}"), env).expect("config");
+        let path = std::env::temp_dir().join(format!("tributary-key-{}", std::process::id()));
+        std::fs::write(&path, format!("{secret}\r\n")).expect("file");
+        let of_file = parse(&format!("{MINIMAL}[transform]\nkey_file={path:?}\n{entry}"));
+        std::fs::remove_file(&path).expect("file");
+        for config in [of_env, of_file.expect("config")] {
+            let key = config.transform.key.as_ref().expect("key");
+            assert_eq!(key.expose(), secret);
+            assert!(!format!("{config:?}").contains(secret));
+        }
     }
 
     #[test]

@@ -10,3 +10,4 @@ pub mod pipeline;
 pub mod position;
 pub mod schema;
 pub mod source;
+pub mod transform;

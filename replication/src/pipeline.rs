@@ -10,15 +10,15 @@ macro_rules! for_source {
     ($config:expr, $source:ident => $run:expr) => {
         match $config.source.kind()? {
             crate::config::SourceKind::Postgres => {
-                type $source = crate::source::postgres::Postgres;
+                type $source = crate::source::transformed::Transformed<crate::source::postgres::Postgres>;
                 $run
             }
             crate::config::SourceKind::MySql => {
-                type $source = crate::source::mysql::MySql;
+                type $source = crate::source::transformed::Transformed<crate::source::mysql::MySql>;
                 $run
             }
             crate::config::SourceKind::MongoDb => {
-                type $source = crate::source::mongodb::MongoDb;
+                type $source = crate::source::transformed::Transformed<crate::source::mongodb::MongoDb>;
                 $run
             }
         }
@@ -111,15 +111,18 @@ pub async fn check(config: &Config) -> Result<Vec<Finding>> {
 }
 
 async fn check_source<S: Source>(config: &Config) -> Result<Vec<Finding>> {
-    let mut source = S::connect(&config.source).await?;
+    let mut source = S::connect(config).await?;
     let discovery = source.discover().await?;
     let mut findings = source.check(&discovery).await?;
     let pipeline = source.identify().await?.pipeline;
     match check_lake(config, &mut source, &discovery, &pipeline).await {
-        Ok(()) => findings.push(Finding::ok(format!(
-            "lake {} can be written and goes on",
-            config.lake.url
-        ))),
+        Ok(copies) => {
+            findings.push(Finding::ok(format!(
+                "lake {} can be written and goes on",
+                config.lake.url
+            )));
+            findings.extend(copies);
+        }
         // What the server refuses has been told.
         Err(error) if error.code().is_some() && findings.iter().any(|finding| !finding.ok) => {}
         Err(error) => findings.push(Finding::from_error(&error)),
@@ -128,13 +131,14 @@ async fn check_source<S: Source>(config: &Config) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// Whether the lake can be written, and nothing is lost for its tables.
+/// Whether the lake can be written, and nothing is lost for its tables. Returns
+/// which of them will be copied anew.
 async fn check_lake<S: Source>(
     config: &Config,
     source: &mut S,
     discovery: &Discovery<S::Table>,
     pipeline: &str,
-) -> Result<()> {
+) -> Result<Vec<Finding>> {
     let lake = Lake::open(&config.lake.url)?;
     lake.prepare()?;
     let (slot, usable) = match source.slot().await {
@@ -142,14 +146,23 @@ async fn check_lake<S: Source>(
         Err(_) => (None, false),
     };
     let Standing { entries, gaps, .. } = Standing::read(source, slot, &lake, discovery, pipeline).await?;
+    let copies = entries.iter().filter_map(|entry| {
+        let opened = entry.opened.as_ref().filter(|opened| opened.record.state.is_live())?;
+        let reason = source.reason_to_copy(&entry.table, &opened.shape)?;
+        let what = format!("table {} will be copied anew: {reason}", entry.table.id());
+        Some(Finding::ok(what))
+    });
+    let copies = copies.collect();
     // A slot that can't be used has a finding of its own.
     if !usable {
-        return Ok(());
+        return Ok(copies);
     }
     let gaps = gaps.tables;
-    let Some((_, reason)) = gaps.first() else { return Ok(()) };
+    let Some((_, reason)) = gaps.first() else {
+        return Ok(copies);
+    };
     if config.source.on_gap == OnGap::Resnapshot {
-        return Ok(());
+        return Ok(copies);
     }
     let names: Vec<String> = gaps
         .iter()
@@ -208,7 +221,7 @@ async fn prepare<S: Source>(
     metrics: Arc<Metrics>,
     shutdown: Receiver<bool>,
 ) -> Result<Prepared<S>> {
-    let mut source = S::connect(&config.source).await?;
+    let mut source = S::connect(config).await?;
     let mut discovery = source.discover().await?;
     for note in &discovery.notes {
         info!("{note}");
@@ -280,7 +293,7 @@ async fn prepare<S: Source>(
     let (seen_sender, seen_receiver) = mpsc::channel(1);
     let parallelism = Arc::new(AtomicUsize::new(config.snapshot.parallelism));
     let look = Arc::new(Notify::new());
-    let watching = S::connect(&config.source).await?;
+    let watching = S::connect(config).await?;
     let stream = source.stream(&from).await?;
     let mut apply = Apply {
         stream,

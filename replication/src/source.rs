@@ -9,7 +9,7 @@
 //! - a value that was not sent is marked unchanged, never made up;
 //! - a table that can't be decoded stalls alone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use arrow::array::{RecordBatch, StringArray};
 
 use crate::batch::{ChangeBatch, TxId};
-use crate::config::SourceConfig;
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::lake::{Normal, Origin, PartProgress, PointReader, Shape, UNREADABLE};
 use crate::position::Position;
@@ -28,6 +28,7 @@ pub mod mysql;
 pub mod postgres;
 mod socket;
 mod tls;
+pub mod transformed;
 
 /// A source as configured, with one connection for catalogue queries.
 pub trait Source: Sized + Send + 'static {
@@ -39,7 +40,7 @@ pub trait Source: Sized + Send + 'static {
     /// from there on. Where it doesn't, the lake's record is the position.
     const KEEPS_POSITION: bool;
 
-    fn connect(config: &SourceConfig) -> impl Future<Output = Result<Self>> + Send;
+    fn connect(config: &Config) -> impl Future<Output = Result<Self>> + Send;
 
     /// Host and port, without secrets.
     fn address(&self) -> String;
@@ -68,6 +69,12 @@ pub trait Source: Sized + Send + 'static {
     /// A table with the columns that the lake has of it, for decoding what
     /// came before later changes. `None` if that can't be known any more.
     fn as_recorded(&self, table: &Self::Table, shape: &Shape) -> Result<Option<Self::Table>>;
+
+    /// Why the lake's content is not what would be made of the table now,
+    /// whatever its columns, if so.
+    fn reason_to_copy(&self, _table: &Self::Table, _shape: &Shape) -> Option<String> {
+        None
+    }
 
     /// A table as the catalogue has it, with the lake's attribute numbers where
     /// the source has none of its own.
@@ -152,6 +159,9 @@ pub trait SourceTable: Clone + Debug + Send + Sync + 'static {
     fn origin(&self) -> Origin;
     fn with_id(self, id: TableId) -> Self;
     fn with_parts(&self, parts: Vec<Part>) -> Self;
+    /// The table with columns, by attribute, of which nobody wants the values:
+    /// in changes they are NULL, and rows that are read do not have them.
+    fn without_values(self, columns: BTreeSet<i32>) -> Self;
     /// Whether changes of both are decoded the same way.
     fn decodes_like(&self, other: &Self) -> bool;
     /// Judges the columns that the catalogue has now. The stream must have
@@ -570,7 +580,7 @@ pub fn selected(patterns: &[String], id: &TableId) -> bool {
 }
 
 /// `*` is any run of characters, `?` is one.
-fn glob(pattern: &str, text: &str) -> bool {
+pub fn glob(pattern: &str, text: &str) -> bool {
     let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
     let (mut p, mut t) = (0, 0);
     let mut star = None;

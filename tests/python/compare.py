@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import lake
 import source
 from canonical import from_lake, schema_shape
+from transforms import Transforms
 
 SHOWN = 5
 
@@ -49,12 +50,13 @@ def differences(expected: pa.Table, found: pa.Table, key: list[str]) -> list[str
     return problems
 
 
-def compare(catalog, relation, root, published=None) -> tuple[int, list[str]]:
+def compare(catalog, relation, root, published=None, transforms=Transforms()) -> tuple[int, list[str]]:
     """The table's rows at the source, and its differences. `published` is a list of columns and a condition."""
     oracle = lake.Table(root)
     delta = {f["name"]: schema_shape(f["type"]) for f in oracle.snapshot().columns()}
     names, condition = published or (None, None)
-    columns = catalog.replicated(relation, names)
+    replicated = catalog.replicated(relation, names)
+    columns = transforms.columns(replicated)
     problems = [
         f"column {c.name}: expected type {c.type.delta}, found {delta.get(c.name)}"
         for c in columns
@@ -64,7 +66,7 @@ def compare(catalog, relation, root, published=None) -> tuple[int, list[str]]:
     if not problems and list(delta) != [c.name for c in columns]:
         problems.append(f"columns in another order: {list(delta)}")
     problems += lake.audit(root)
-    expected = catalog.rows(relation, columns, condition)
+    expected = transforms.rows(catalog.rows(relation, replicated, condition), replicated)
     if problems:
         return len(expected), problems
     key = catalog.key(relation)
@@ -78,9 +80,11 @@ def main() -> bool:
     parser.add_argument("--source", required=True, help="connection string of the database")
     parser.add_argument("--lake", required=True, help="the lake's directory")
     parser.add_argument("--publication", help="compare the tables, columns and rows that it publishes")
+    parser.add_argument("--transforms", default="{}", help="what becomes of columns, as JSON: see transforms.py")
     parser.add_argument("tables", nargs="*", help="[schema.]table, default all that are not partitioned")
     arguments = parser.parse_args()
     equal = True
+    transforms = Transforms(arguments.transforms)
     catalog = source.catalog(arguments.source)
     relations = catalog.tables()
     published = catalog.published(arguments.publication) if arguments.publication else {}
@@ -91,7 +95,7 @@ def main() -> bool:
         if table not in replicated:
             rows, problems = "?", ["not in the lake"]
         else:
-            rows, problems = compare(catalog, relations[table], replicated[table], published.get(table))
+            rows, problems = compare(catalog, relations[table], replicated[table], published.get(table), transforms)
         equal &= not problems
         print(f"{table}: {rows} rows", "equal" if not problems else "DIFFER")
         print("".join(f"  {p}\n" for p in problems), end="")

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use super::log::now_ms;
 use crate::error::{Error, Result};
 use crate::schema::{Column, LakeType, SourceType, TableSchema};
+use crate::transform::Form;
 
 /// The table feature of deletion vectors.
 const VECTORS: &str = "deletionVectors";
@@ -75,6 +76,9 @@ pub struct Origin {
     pub key_name: String,
     #[serde(skip_serializing_if = "String::is_empty", default)]
     pub charset: String,
+    /// What the columns were made by, where they are not the source's own.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub form: Option<Form>,
 }
 
 impl Shape {

@@ -32,7 +32,7 @@ pub async fn snapshot(config: &Config, patterns: &[String]) -> Result<Asked> {
 }
 
 async fn ask<S: Source>(config: &Config, patterns: &[String]) -> Result<Asked> {
-    let mut source = S::connect(&config.source).await?;
+    let mut source = S::connect(config).await?;
     let discovery = source.discover().await?;
     let pipeline = source.identify().await?.pipeline;
     let lake = Lake::open(&config.lake.url)?;
@@ -97,7 +97,7 @@ impl Asked {
     }
 
     async fn slot_is_active<S: Source>(&self, config: &Config) -> Result<bool> {
-        let mut source = S::connect(&config.source).await?;
+        let mut source = S::connect(config).await?;
         let slot = super::slot(&mut source, &self.lake, &self.pipeline).await?;
         Ok(slot.is_some_and(|slot| slot.active))
     }

@@ -51,7 +51,7 @@ pub async fn status(config: &Config) -> Result<Status> {
 }
 
 async fn status_of<S: Source>(config: &Config) -> Result<Status> {
-    let mut source = S::connect(&config.source).await?;
+    let mut source = S::connect(config).await?;
     let discovery = source.discover().await?;
     let pipeline = source.identify().await?.pipeline;
     let lake = Lake::open(&config.lake.url)?;

@@ -127,7 +127,7 @@ impl<S: Source> Apply<S> {
                 return Ok(());
             };
             let mut shape = Shape::new(table.schema(), &table.origin());
-            if self.config.borrow().lake.merge == Merge::CopyOnWrite {
+            if self.merge_of(table.id()) == Merge::CopyOnWrite {
                 shape = shape.without_vectors();
             }
             info!(table = %table.id(), "creating lake table");
@@ -135,12 +135,12 @@ impl<S: Source> Apply<S> {
             let lake_table = DeltaTable::create(log, table.schema().clone(), shape, record).await?;
             return self.follow(Arc::new(table), lake_table, place);
         };
-        self.merge_fits(&opened)?;
+        self.merge_fits(table.id(), &opened)?;
         let record = &opened.record;
         let why = match record.state {
             _ if why.is_some() => why,
             _ if record.relation != table.relation() && copy.is_none() => Some(REMADE.to_owned()),
-            state if state.is_live() => None,
+            state if state.is_live() => self.source.reason_to_copy(&table, &opened.shape),
             State::Dropped => Some("it is at the source again".to_owned()),
             State::Excluded => Some("it is selected again".to_owned()),
             State::Stalled => Some("it can be replicated again".to_owned()),
@@ -160,13 +160,17 @@ impl<S: Source> Apply<S> {
         self.begin_copy(table, opened, copy, reason, place).await
     }
 
+    fn merge_of(&self, id: &TableId) -> Merge {
+        self.config.borrow().table(id).merge
+    }
+
     /// A table keeps how its rows change: features never go.
-    fn merge_fits(&self, opened: &Opened) -> Result<()> {
+    fn merge_fits(&self, id: &TableId, opened: &Opened) -> Result<()> {
         let (is, other) = match opened.shape.has_vectors() {
             true => (Merge::DeletionVectors, "deletion-vectors"),
             false => (Merge::CopyOnWrite, "copy-on-write"),
         };
-        if self.config.borrow().lake.merge == is {
+        if self.merge_of(id) == is {
             return Ok(());
         }
         let table = &opened.record.table;
@@ -209,7 +213,10 @@ impl<S: Source> Apply<S> {
     ) -> Result<()> {
         let reason = opened.record.reason.clone().unwrap_or_default();
         let fits = |copy: &&Opened| {
-            copy.record.relation == table.relation() && copy.record.state.is_live() && copy.record.copy.is_none()
+            copy.record.relation == table.relation()
+                && copy.record.state.is_live()
+                && copy.record.copy.is_none()
+                && self.source.reason_to_copy(&table, &copy.shape).is_none()
         };
         let recorded = match copy.as_ref().filter(fits) {
             Some(copy) => self.source.as_recorded(&table, &copy.shape)?,

@@ -66,7 +66,7 @@ pub async fn verify(config: &Config, options: &VerifyOptions, metrics: Arc<Metri
 }
 
 async fn verify_with<S: Source>(config: &Config, options: &VerifyOptions, metrics: Arc<Metrics>) -> Result<Report> {
-    let mut source = S::connect(&config.source).await?;
+    let mut source = S::connect(config).await?;
     let discovery = source.discover().await?;
     let pipeline = source.identify().await?.pipeline;
     let chosen = choose(&discovery, &options.tables)?;
@@ -212,6 +212,12 @@ impl<S: Source> Verifier<S> {
             return Err(not_whole(&opened.record).into());
         }
         report.version = Some(opened.version());
+        if let Some(reason) = self.source.reason_to_copy(table, &opened.shape) {
+            report.outcome = Outcome::Different;
+            report.reason = Some(reason);
+            report.hint = Some("`tributary run` copies the table anew when it starts".to_owned());
+            return Ok(());
+        }
         if !opened.shape.is_of(table.schema()) {
             report.outcome = Outcome::Different;
             report.reason = Some(columns_differ(&opened.shape, table.schema()));
@@ -233,7 +239,10 @@ impl<S: Source> Verifier<S> {
             let settled = opened
                 .as_ref()
                 .is_none_or(|o| !is_whole(&o.record) || o.shape.is_of(table.schema()));
-            if settled || started.elapsed() > SHAPE_PATIENCE {
+            let other_rules = opened
+                .as_ref()
+                .and_then(|o| self.source.reason_to_copy(table, &o.shape));
+            if settled || other_rules.is_some() || started.elapsed() > SHAPE_PATIENCE {
                 return Ok(opened);
             }
             tokio::time::sleep(SHAPE_POLL).await;

@@ -34,7 +34,7 @@ use self::infer::Sample;
 use self::snapshot::{Access, Reader, Told, blocks_for, is_gone};
 use self::stream::{Bodies, Scope, Start, Stream, What};
 use self::table::{MixedKeys, SourceTable};
-use crate::config::{Documents, SourceConfig};
+use crate::config::{Config, Documents, SourceConfig};
 use crate::error::{Class, Error, Result};
 use crate::lake::{PointRead, PointReader, Shape};
 use crate::position::{ClusterTime, Position, ResumePoint};
@@ -422,7 +422,8 @@ impl Source for MongoDb {
 
     const KEEPS_POSITION: bool = false;
 
-    async fn connect(config: &SourceConfig) -> Result<Self> {
+    async fn connect(config: &Config) -> Result<Self> {
+        let config = &config.source;
         let mut options = ClientOptions::parse(config.url.expose())
             .await
             .map_err(|e| failure("cannot connect to source.url", e))?;

@@ -30,7 +30,7 @@ use self::server::Server;
 use self::snapshot::{Reader, blocks_for, consistent_place, visible_gtids};
 use self::stream::{Start, Stream, Told, What};
 use self::wire::{Endpoint, Flavor, Wire};
-use crate::config::SourceConfig;
+use crate::config::{Config, SourceConfig};
 use crate::error::{Class, Error, Result};
 use crate::lake::{PointRead, PointReader, Shape};
 use crate::position::{BinlogPosition, Gtids, Position, file_number};
@@ -430,7 +430,8 @@ impl Source for MySql {
 
     const KEEPS_POSITION: bool = false;
 
-    async fn connect(config: &SourceConfig) -> Result<Self> {
+    async fn connect(config: &Config) -> Result<Self> {
+        let config = &config.source;
         let endpoint = Endpoint::parse(config.url.expose())?;
         let mut wire = Wire::connect(&endpoint).await?;
         if wire.server().flavor == Flavor::MySql {
@@ -667,7 +668,7 @@ impl Source for MySql {
             endpoint: self.endpoint.clone(),
             server: self.server.clone(),
             told: self.told.clone(),
-            table,
+            table: table.to_read(),
             throttle,
             points: Arc::new(Mutex::new(None)),
         }

@@ -20,7 +20,7 @@ use self::catalog::{Published, PublishedTable, SourceTable, Types, number, sql_n
 use self::snapshot::{Reader, blocks_for};
 use self::stream::Stream;
 use self::wire::{Endpoint, Wire, quote_identifier, quote_literal};
-use crate::config::SourceConfig;
+use crate::config::{Config, SourceConfig};
 use crate::error::{Class, Error, Result};
 use crate::lake::{PointRead, PointReader, Shape};
 use crate::position::{Lsn, Position};
@@ -55,7 +55,8 @@ impl Source for Postgres {
 
     const KEEPS_POSITION: bool = true;
 
-    async fn connect(config: &SourceConfig) -> Result<Self> {
+    async fn connect(config: &Config) -> Result<Self> {
+        let config = &config.source;
         let endpoint = Endpoint::parse(config.url.expose())?;
         let wire = Wire::connect(&endpoint, false).await?;
         Ok(Self {
@@ -293,7 +294,7 @@ impl Source for Postgres {
     fn table_source(&self, table: Arc<SourceTable>, throttle: Arc<Throttle>) -> TableSource {
         TableSource {
             endpoint: self.endpoint.clone(),
-            table,
+            table: table.to_read(),
             throttle,
             points: Arc::new(Mutex::new(None)),
         }

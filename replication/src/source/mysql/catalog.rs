@@ -1,7 +1,7 @@
 //! What the source has: tables, their columns and keys, and what of it can't
 //! be replicated.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::ddl::{self, Session};
@@ -51,6 +51,8 @@ pub struct SourceTable {
     /// Columns that nobody may see, after all others in the log: MariaDB's
     /// hashes of unique values that are too long for an index.
     pub hidden: usize,
+    /// Columns of which nobody wants the values, by attribute.
+    pub unread: BTreeSet<i32>,
     /// How its DDL is read.
     session: Session,
 }
@@ -175,6 +177,18 @@ impl SourceTable {
         })
     }
 
+    /// The table with the columns whose values are wanted.
+    pub fn to_read(self: Arc<Self>) -> Arc<Self> {
+        if self.unread.is_empty() {
+            return self;
+        }
+        let wanted = |column: &&SourceColumn| !self.unread.contains(&column.attribute);
+        let columns = self.columns.iter().filter(wanted).cloned().collect();
+        // The key is always among them.
+        self.with_columns(columns, &self.schema.key_attributes())
+            .map_or(self.clone(), Arc::new)
+    }
+
     /// The table with the columns that the lake has of it. `None` if a type of
     /// them is not known any more.
     pub fn as_recorded(&self, shape: &Shape, types: &Types) -> Option<Self> {
@@ -253,6 +267,13 @@ impl crate::source::SourceTable for SourceTable {
 
     fn with_parts(&self, parts: Vec<Part>) -> Self {
         Self { parts, ..self.clone() }
+    }
+
+    fn without_values(self, columns: BTreeSet<i32>) -> Self {
+        Self {
+            unread: columns,
+            ..self
+        }
     }
 
     fn decodes_like(&self, other: &Self) -> bool {
@@ -536,6 +557,7 @@ fn resolve(
             extra.contains("virtual") || extra.contains("stored") || extra.contains("persistent")
         }),
         hidden,
+        unread: BTreeSet::new(),
         session: types.session,
     };
     if key.len() != key_columns.len() {

@@ -859,6 +859,8 @@ struct TableBuffer {
     source: Arc<SourceTable>,
     /// By column: whether it is part of the key.
     is_key: Vec<bool>,
+    /// By column: whether nobody wants its values.
+    is_unread: Vec<bool>,
     watermark: Position,
     /// Whether the watermark has the transaction that was last asked for.
     has: Option<(TxId, bool)>,
@@ -879,6 +881,11 @@ impl TableBuffer {
         Self {
             is_key: (0..source.columns.len())
                 .map(|i| source.schema.key.contains(&i))
+                .collect(),
+            is_unread: source
+                .columns
+                .iter()
+                .map(|c| source.unread.contains(&c.attribute))
                 .collect(),
             columns: source.columns.iter().map(|c| c.codec.builder()).collect(),
             source,
@@ -989,6 +996,10 @@ impl TableBuffer {
             let Some((builder, layout)) = self.columns.get_mut(column).zip(self.layouts.get(column)) else {
                 return Err(Error::bug("a row has more columns than its table map"));
             };
+            if self.is_unread.get(column) == Some(&true) {
+                builder.append_null();
+                continue;
+            }
             match datum {
                 Datum::Value(value) => {
                     bytes += value.len();

@@ -11,7 +11,7 @@
 //! fills old rows, a rewrite (`ALTER … TYPE … USING`) may change all of them.
 //! Both leave traces in the catalogue, and mean a copy too.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::catalog::{Attribute, SourceColumn, SourceTable, Types};
@@ -62,6 +62,13 @@ impl crate::source::SourceTable for SourceTable {
 
     fn with_parts(&self, parts: Vec<Part>) -> Self {
         Self { parts, ..self.clone() }
+    }
+
+    fn without_values(self, columns: BTreeSet<i32>) -> Self {
+        Self {
+            unread: columns,
+            ..self
+        }
     }
 
     /// Whether changes of both are decoded the same way.
@@ -393,6 +400,7 @@ mod tests {
             storage: vec![(1, 1)],
             attributes: attributes.collect(),
             attribute_max: max,
+            unread: BTreeSet::new(),
         };
         bare.with_columns(columns.collect(), &[1]).expect("table")
     }

@@ -1,7 +1,7 @@
 //! What the source has: tables, their columns and keys, and what of it can't
 //! be replicated.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::types::{Codec, Infinity as Policy, TypeCatalog, TypeOptions};
@@ -41,6 +41,8 @@ pub struct SourceTable {
     pub attributes: Vec<Attribute>,
     /// The last attribute number that was given when `columns` were these.
     pub attribute_max: i32,
+    /// Columns of which nobody wants the values, by attribute.
+    pub unread: BTreeSet<i32>,
 }
 
 /// What the catalogue tells of a column besides its type.
@@ -79,6 +81,18 @@ impl SourceTable {
             columns,
             ..self.clone()
         })
+    }
+
+    /// The table with the columns whose values are wanted.
+    pub fn to_read(self: Arc<Self>) -> Arc<Self> {
+        if self.unread.is_empty() {
+            return self;
+        }
+        let wanted = |column: &&SourceColumn| !self.unread.contains(&column.attribute);
+        let columns = self.columns.iter().filter(wanted).cloned().collect();
+        // The key is always among them.
+        self.with_columns(columns, &self.schema.key_attributes())
+            .map_or(self.clone(), Arc::new)
     }
 }
 
@@ -491,6 +505,7 @@ fn resolve(
         storage,
         attribute_max: attributes.iter().map(|a| a.number).max().unwrap_or(0),
         attributes,
+        unread: BTreeSet::new(),
     };
     bare.with_columns(columns, &key)
         .ok_or_else(|| ("has a key column that the server does not publish".into(), exclude))

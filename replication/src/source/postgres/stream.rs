@@ -345,6 +345,8 @@ struct TableBuffer {
     source: Arc<SourceTable>,
     /// By column: whether it is part of the key.
     is_key: Vec<bool>,
+    /// By column: whether nobody wants its values.
+    is_unread: Vec<bool>,
     watermark: Lsn,
     columns: Vec<ColumnBuilder>,
     ops: Vec<Op>,
@@ -360,6 +362,11 @@ impl TableBuffer {
         Self {
             is_key: (0..source.columns.len())
                 .map(|i| source.schema.key.contains(&i))
+                .collect(),
+            is_unread: source
+                .columns
+                .iter()
+                .map(|c| source.unread.contains(&c.attribute))
                 .collect(),
             columns: source.columns.iter().map(|c| c.codec.builder()).collect(),
             source,
@@ -386,6 +393,10 @@ impl TableBuffer {
         let source = &self.source;
         let id = &source.id;
         for (column, (datum, builder)) in new.iter().zip(&mut self.columns).enumerate() {
+            if self.is_unread[column] {
+                builder.append_null();
+                continue;
+            }
             let datum = match (datum, old) {
                 // The old row has it, if the server flattened it.
                 (Datum::Unchanged, Old::Row(old)) => old.iter().nth(column).unwrap_or(datum),
