@@ -1,6 +1,7 @@
 //! The only configuration: one TOML file, every key also an environment
 //! variable (`source.url` is `TRIBUTARY_SOURCE_URL`, and so on).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -116,12 +117,69 @@ pub enum Infinity {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LakeConfig {
-    /// `file:///path` or a plain path.
+    /// A path, `file:///path`, or a prefix of a bucket: `s3://bucket/prefix`,
+    /// `gs://bucket/prefix`, `az://container/prefix`.
     pub url: String,
+    /// What an object store needs beside the environment.
+    #[serde(default)]
+    pub options: StoreOptions,
     /// Whether a renamed column may turn on Delta column mapping for its table.
     /// Otherwise the table is copied anew.
     #[serde(default = "yes", deserialize_with = "boolean")]
     pub column_mapping: bool,
+}
+
+/// Options of an object store by key. Their values never show.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct StoreOptions(BTreeMap<String, String>);
+
+impl StoreOptions {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+}
+
+impl FromIterator<(String, String)> for StoreOptions {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
+        Self(pairs.into_iter().collect())
+    }
+}
+
+impl fmt::Debug for StoreOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl<'de> Deserialize<'de> for StoreOptions {
+    /// Takes a table whose values are plain, or `key=value,key=value` from the
+    /// environment.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // By hand, for errors of derived code repeat the value.
+        let wrong = || de::Error::custom("expected lake.options as a table of texts, numbers, true or false");
+        match toml::Value::deserialize(deserializer)? {
+            toml::Value::Table(table) => table
+                .into_iter()
+                .map(|(key, value)| match value {
+                    toml::Value::String(text) => Ok((key, text)),
+                    toml::Value::Boolean(value) => Ok((key, value.to_string())),
+                    toml::Value::Integer(value) => Ok((key, value.to_string())),
+                    _ => Err(wrong()),
+                })
+                .collect(),
+            toml::Value::String(text) => text
+                .split(',')
+                .filter(|pair| !pair.trim().is_empty())
+                .map(|pair| {
+                    let (key, value) = pair
+                        .split_once('=')
+                        .ok_or_else(|| de::Error::custom("expected TRIBUTARY_LAKE_OPTIONS as key=value,key=value"))?;
+                    Ok((key.trim().to_owned(), value.trim().to_owned()))
+                })
+                .collect(),
+            _ => Err(wrong()),
+        }
+    }
 }
 
 fn yes() -> bool {
@@ -211,7 +269,7 @@ const KEYS: &[(&str, &[&str])] = &[
             "schema",
         ],
     ),
-    ("lake", &["url", "column_mapping"]),
+    ("lake", &["url", "options", "column_mapping"]),
     ("apply", &["max_latency", "memory"]),
     ("snapshot", &["parallelism", "max_bytes_per_s"]),
     ("cache", &["dir"]),
@@ -235,6 +293,7 @@ impl Config {
             || a.infinity != b.infinity
             || a.schema != b.schema
             || self.lake.url != new.lake.url
+            || self.lake.options != new.lake.options
             || self.lake.column_mapping != new.lake.column_mapping
             || self.apply.max_latency != new.apply.max_latency
             || self.apply.memory != new.apply.memory
@@ -311,15 +370,8 @@ impl Config {
 
 /// A key we don't know is a typing error that would otherwise be silent.
 fn reject_unknown(root: &toml::Table) -> Result<()> {
-    let unknown = |what: String, known: Vec<&str>, given: &str| {
-        let near = known.iter().min_by_key(|k| distance(k, given)).copied().unwrap_or("");
-        let hint = if distance(near, given) <= 3 {
-            format!("did you mean {near:?}?")
-        } else {
-            format!("known here: {}", known.join(", "))
-        };
-        Err(Error::operator(what).with_hint(hint))
-    };
+    let unknown =
+        |what: String, known: Vec<&str>, given: &str| Err(Error::operator(what).with_hint(did_you_mean(&known, given)));
     for (section, value) in root {
         let Some((_, keys)) = KEYS.iter().find(|(name, _)| name == section) else {
             let sections = KEYS.iter().map(|(name, _)| *name).collect();
@@ -336,6 +388,16 @@ fn reject_unknown(root: &toml::Table) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What may be meant by a key that nobody knows.
+pub(crate) fn did_you_mean(known: &[&str], given: &str) -> String {
+    let near = known.iter().min_by_key(|k| distance(k, given)).copied().unwrap_or("");
+    if distance(near, given) <= 3 {
+        format!("did you mean {near:?}?")
+    } else {
+        format!("known here: {}", known.join(", "))
+    }
 }
 
 /// Levenshtein distance, for "did you mean".
