@@ -49,8 +49,9 @@ def differences(expected: pa.Table, found: pa.Table, key: list[str]) -> list[str
     return problems
 
 
-def compare(catalog, relation, root, published=None) -> tuple[int, list[str]]:
-    """The table's rows at the source, and its differences. `published` is a list of columns and a condition."""
+def compare(catalog, relation, root, published=None, remote=None) -> tuple[int, list[str]]:
+    """The table's rows at the source, and its differences. `published` is a list of columns and a condition; `remote`
+    is where deltalake reads what `root` is a copy of."""
     oracle = lake.Table(root)
     delta = {f["name"]: schema_shape(f["type"]) for f in oracle.snapshot().columns()}
     names, condition = published or (None, None)
@@ -68,7 +69,7 @@ def compare(catalog, relation, root, published=None) -> tuple[int, list[str]]:
     if problems:
         return len(expected), problems
     key = catalog.key(relation)
-    for reader, rows in (("oracle", oracle.read()), ("deltalake", lake.read_deltalake(root))):
+    for reader, rows in (("oracle", oracle.read()), ("deltalake", lake.read_deltalake(remote or root))):
         problems += [f"{reader}: {p}" for p in differences(expected, exact(rows, columns), key)]
     return len(expected), problems
 
@@ -77,6 +78,7 @@ def main() -> bool:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", required=True, help="connection string of the database")
     parser.add_argument("--lake", required=True, help="the lake's directory")
+    parser.add_argument("--remote", help="the URL of the lake that the directory is a copy of, for deltalake")
     parser.add_argument("--publication", help="compare the tables, columns and rows that it publishes")
     parser.add_argument("tables", nargs="*", help="[schema.]table, default all that are not partitioned")
     arguments = parser.parse_args()
@@ -91,7 +93,9 @@ def main() -> bool:
         if table not in replicated:
             rows, problems = "?", ["not in the lake"]
         else:
-            rows, problems = compare(catalog, relations[table], replicated[table], published.get(table))
+            root = replicated[table]
+            remote = arguments.remote and f"{arguments.remote}/{root.relative_to(arguments.lake)}"
+            rows, problems = compare(catalog, relations[table], root, published.get(table), remote)
         equal &= not problems
         print(f"{table}: {rows} rows", "equal" if not problems else "DIFFER")
         print("".join(f"  {p}\n" for p in problems), end="")

@@ -119,7 +119,7 @@ class Snapshot:
 
 
 class Table:
-    """A Delta table on local disk."""
+    """A Delta table on local disk, or a copy of one there."""
 
     def __init__(self, root):
         self.root = Path(root)

@@ -115,7 +115,7 @@ fn local(url: &str, parsed: Option<Url>) -> Result<(Url, Arc<dyn ObjectStore>)> 
 
 /// Takes a builder's settings from defaults, the environment and options, each
 /// of which overrides the one before.
-macro_rules! build {
+macro_rules! configure {
     ($builder:ty, $key:ident, $known:expr, $url:expr, $options:expr, $environment:expr) => {{
         let mut builder = <$builder>::new().with_url($url.as_str()).with_retry(retries());
         for (key, value) in [
@@ -142,9 +142,7 @@ macro_rules! build {
             })?;
             builder = builder.with_config(key, value);
         }
-        let built = builder.build();
-        let store: Arc<dyn ObjectStore> = Arc::new(built.map_err(|e| not_configured(&$url, $options, &e))?);
-        store
+        builder
     }};
 }
 
@@ -187,33 +185,41 @@ fn remote(
         });
         named.collect()
     };
-    let store = if azure {
+    let wrong = |e: StoreError| not_configured(&url, options, &e);
+    let store: Arc<dyn ObjectStore> = if azure {
         let others = [
             ("MSI_ENDPOINT", "msi_endpoint"),
             ("IDENTITY_ENDPOINT", "identity_endpoint"),
         ];
         let environment = variables("AZURE_", &others);
-        build!(
+        let builder = configure!(
             MicrosoftAzureBuilder,
             AzureConfigKey,
             AZURE_KEYS,
             url,
             options,
             environment
-        )
+        );
+        Arc::new(builder.build().map_err(wrong)?)
     } else if scheme == "gs" {
         let environment = variables("GOOGLE_", &[("SERVICE_ACCOUNT", "service_account")]);
-        build!(
+        let builder = configure!(
             GoogleCloudStorageBuilder,
             GoogleConfigKey,
             GCS_KEYS,
             url,
             options,
             environment
-        )
+        );
+        Arc::new(builder.build().map_err(wrong)?)
     } else {
         let environment = variables("AWS_", &[]);
-        build!(AmazonS3Builder, AmazonS3ConfigKey, S3_KEYS, url, options, environment)
+        let builder = configure!(AmazonS3Builder, AmazonS3ConfigKey, S3_KEYS, url, options, environment);
+        // Without keys an instance's metadata are asked, which most machines
+        // don't have: that is to be told soon.
+        let asking = builder.clone().with_retry(few_retries()).build().map_err(wrong)?;
+        let builder = builder.with_credentials(asking.credentials().clone());
+        Arc::new(builder.build().map_err(wrong)?)
     };
     Ok((url, store))
 }
@@ -227,6 +233,13 @@ fn retries() -> RetryConfig {
         },
         max_retries: RETRIES_MAX,
         retry_timeout: RETRY_TIMEOUT,
+    }
+}
+
+fn few_retries() -> RetryConfig {
+    RetryConfig {
+        max_retries: 2,
+        ..retries()
     }
 }
 
