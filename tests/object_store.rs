@@ -297,8 +297,8 @@ fn a_long_outage_is_waited_out_in_bounded_memory() {
     let durable = case.status_past_proxy();
     // More than the program may hold.
     case.sql(
-        "CREATE EXTENSION pgcrypto; CREATE TABLE much (id int PRIMARY KEY, v bytea);
-         INSERT INTO t SELECT 100000 + i, i, encode(gen_random_bytes(1024), 'hex') FROM generate_series(1, 200000) i",
+        "CREATE EXTENSION pgcrypto;
+         INSERT INTO t SELECT 100000 + i, i, encode(gen_random_bytes(1024), 'hex') FROM generate_series(1, 60000) i",
     );
     let mut most = 0;
     wait_for("the interruption", || {
@@ -334,6 +334,27 @@ fn a_run_that_is_to_end_does_not_wait_for_a_store_that_is_out() {
     proxy.set(json!([{"match": ".", "do": "refuse"}]));
     case.sql("UPDATE t SET v = 1 WHERE id < 10");
     assert_error(&case.run_once(), &["s3://lake/", "can't be reached", "nothing is lost"]);
+    proxy.set(json!([]));
+    case.catch_up();
+    case.compare(&[]);
+}
+
+#[test]
+fn sigterm_ends_the_program_while_the_store_is_out() {
+    let (case, proxy) = behind_proxy("bucket_sigterm");
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    proxy.set(json!([{"match": ".", "do": "refuse"}]));
+    case.sql("UPDATE t SET v = 1 WHERE id < 10");
+    wait_for("a commit to fail", || (proxy.applied()[0] > 1).then_some(()));
+    signal(sidecar.id(), "TERM");
+    let start = Instant::now();
+    sidecar.wait_for_end();
+    assert!(
+        start.elapsed() < Duration::from_secs(15),
+        "ended after {:?}",
+        start.elapsed()
+    );
     proxy.set(json!([]));
     case.catch_up();
     case.compare(&[]);
@@ -394,7 +415,14 @@ fn mistakes_are_named_with_their_fix_and_no_secret_is_told() {
                 command.env_remove(name);
             }
             let output = finish(command.envs(environment.iter().copied()));
-            assert_error(&output, parts);
+            match verb {
+                // It tells what it can; a table that can't be read is told as such.
+                "status" => {
+                    let said = text(&output).to_lowercase();
+                    assert!(parts.iter().all(|part| said.contains(&part.to_lowercase())), "{said}");
+                }
+                _ => assert_error(&output, parts),
+            }
             assert!(!text(&output).contains("verysecret"), "{}", text(&output));
             assert!(!text(&output).contains("testsecret"), "{}", text(&output));
         }

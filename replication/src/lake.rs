@@ -136,7 +136,7 @@ impl Lake {
         url.path_segments_mut()
             .map_err(|()| Error::bug("the lake's URL has no path"))?
             .pop_if_empty()
-            .extend(folder.split('/'))
+            .extend(store::key(&self.root, folder).split('/'))
             .push("");
         Ok(url)
     }

@@ -46,10 +46,11 @@ PRIMITIVES = {
 
 
 def tables(lake: str) -> dict[str, Path]:
-    """`schema.table` → directory, for every replicated table of the lake. Odd bytes of a name are `~` and two digits."""
+    """`schema.table` → directory, for every replicated table of the lake. Odd bytes of a name are `~`
+    and two digits, in a bucket `!` and two digits."""
     found = {}
     for log in sorted(Path(lake).glob("*/*/_delta_log")):
-        schema, table = (unquote(part.replace("~", "%")) for part in log.parts[-3:-1])
+        schema, table = (unquote(re.sub("[~!]", "%", part)) for part in log.parts[-3:-1])
         if schema != "_tributary":
             found[f"{schema}.{table}"] = log.parent
     return found

@@ -46,7 +46,7 @@ create() {
   for ((number = 0; number < 8; number++)); do free_port; done >"$dir/ports"
   cat >"$dir/s3.json" <<'JSON'
 {"identities": [{"name": "test", "credentials": [{"accessKey": "testkey", "secretKey": "testsecret"}],
-                 "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}
+                 "actions": ["Read", "Write", "List", "Tagging"]}]}
 JSON
 }
 

@@ -4,11 +4,13 @@
 //! object that is there is refused. A probe makes sure of it. Errors get their
 //! class here; what the store or its credentials say never holds a secret.
 
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Duration;
 
 use delta_kernel::KernelError;
+use futures::TryStreamExt;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::client::HttpError;
@@ -30,8 +32,8 @@ const CONNECT_TIMEOUT: &str = "5s";
 /// How long the store's failures are ridden out before the pipeline starts
 /// over, which means to read every table's keys again.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
-/// Enough for the pauses to fill that time.
-const RETRIES_MAX: usize = 20;
+/// More than fit into that time: the pauses are at random below their bounds.
+const RETRIES_MAX: usize = 200;
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(100);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
 
@@ -87,6 +89,12 @@ pub fn open(url: &str, options: &StoreOptions) -> Result<(Url, Arc<dyn ObjectSto
     match Url::parse(url) {
         // One letter is a drive.
         Ok(parsed) if parsed.scheme().len() > 1 && parsed.scheme() != "file" => remote(parsed, options, &environment),
+        Err(e) if url.contains("://") => {
+            // It is not shown: nobody knows where in it a key may be.
+            Err(Error::operator("lake.url is not a URL")
+                .with_hint("write s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or a path")
+                .with_source(e))
+        }
         parsed => {
             if let Some(key) = options.iter().map(|(key, _)| key).next() {
                 return Err(Error::operator(format!(
@@ -245,16 +253,17 @@ fn few_retries() -> RetryConfig {
 
 /// What a builder says, without what it may repeat of a key.
 fn not_configured(url: &Url, options: &StoreOptions, error: &StoreError) -> Error {
-    let mut text = cause(error);
+    let mut text = match error {
+        StoreError::Generic { source, .. } => source.to_string(),
+        other => other.to_string(),
+    };
     for (key, value) in options.iter() {
         if value.len() > 5 {
             text = text.replace(value, &format!("<{key}>"));
         }
     }
-    let what = format!("cannot use the store of {url}");
-    Error::operator(what)
+    Error::operator(format!("cannot use the store of {url}: {text}"))
         .with_hint("correct [lake.options] or the environment: the README lists the options of each store")
-        .with_source(text)
 }
 
 /// The root's key in its store.
@@ -266,15 +275,29 @@ pub fn root_path(root: &Url) -> Result<Path> {
     })
 }
 
+/// A folder's name in its store. `~` makes the escapes of odd names, and
+/// `deltalake` looks for deletion vectors under a key that has `%7E` for it;
+/// `!` is safe, and no other name has it.
+pub fn key<'a>(root: &Url, folder: &'a str) -> Cow<'a, str> {
+    match is_local(root) || !folder.contains('~') {
+        true => Cow::Borrowed(folder),
+        false => Cow::Owned(folder.replace('~', "!")),
+    }
+}
+
 pub fn is_local(url: &Url) -> bool {
     url.scheme() == "file"
 }
 
-/// Makes sure that objects can be put, that a second conditional put of the
-/// same is refused, and that objects can be removed.
+/// Makes sure that objects can be listed and put, that a second conditional
+/// put of the same is refused, and that objects can be removed.
 pub async fn probe(store: &dyn ObjectStore, root: &Url) -> Result<()> {
     let name = format!("probe-{}", uuid::Uuid::new_v4());
-    let path = root_path(root)?.join("_tributary").join(name);
+    let folder = root_path(root)?.join("_tributary");
+    // First of all, for it tells a bucket that isn't there from one that is closed.
+    let listed = store.list(Some(&folder)).try_next().await;
+    listed.map_err(|e| error("cannot list", root, &e))?;
+    let path = folder.join(name);
     let put = || store.put_opts(&path, PutPayload::from_static(b"probe"), PutMode::Create.into());
     let cannot = |e| error("cannot write to", root, &e);
     match put().await {
@@ -490,6 +513,8 @@ mod tests {
             ("ftp://host/lake", "scheme \"ftp\""),
             ("https://host/lake", "scheme \"https\""),
             ("s3:///lake", "names no bucket"),
+            ("s3://key:very secret@bucket/lake", "not a URL"),
+            ("s3://verysecret@bu cket/lake", "not a URL"),
             ("s3://key:verysecret@bucket/lake", "holds credentials"),
             ("s3://verysecret@bucket/lake", "holds credentials"),
             ("az://container/lake?sv=1&sig=verysecret", "holds credentials"),
@@ -566,7 +591,6 @@ mod tests {
 
     #[tokio::test]
     async fn a_store_that_keeps_conditional_puts_passes_and_nothing_is_left() {
-        use futures::TryStreamExt;
         let (store, root) = (InMemory::new(), Url::parse("s3://b/p/").expect("url"));
         probe(&store, &root).await.expect("probe");
         let left: Vec<_> = store.list(None).try_collect().await.expect("list");
