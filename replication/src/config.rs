@@ -568,6 +568,35 @@ mod tests {
     }
 
     #[test]
+    fn options_of_the_store_are_plain_values_that_never_show() {
+        let text =
+            format!("{MINIMAL}[lake.options]\naws_secret_access_key = \"secret\"\naws_allow_http = true\nretries = 3");
+        let config = parse(&text).expect("options");
+        let options: Vec<_> = config.lake.options.iter().collect();
+        let wanted = [
+            ("aws_allow_http", "true"),
+            ("aws_secret_access_key", "secret"),
+            ("retries", "3"),
+        ];
+        assert_eq!(options, wanted);
+        assert!(!format!("{config:?}").contains("\"secret\""), "{config:?}");
+        for wrong in ["a = [\"secret\"]", "a = {b = \"secret\"}", "a = 1.5"] {
+            let error = parse(&format!("{MINIMAL}[lake.options]\n{wrong}")).expect_err(wrong);
+            assert!(error.to_string().contains("lake.options"), "{error}");
+            assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+        }
+        let env = |name: &str| (name == "TRIBUTARY_LAKE_OPTIONS").then(|| "a=1, b=x=y".to_owned());
+        let config = Config::parse(MINIMAL, env).expect("from the environment");
+        assert_eq!(
+            config.lake.options.iter().collect::<Vec<_>>(),
+            [("a", "1"), ("b", "x=y")]
+        );
+        let env = |name: &str| (name == "TRIBUTARY_LAKE_OPTIONS").then(|| "secret".to_owned());
+        let error = Config::parse(MINIMAL, env).expect_err("no pair");
+        assert!(error.to_string().contains("key=value"), "{error}");
+    }
+
+    #[test]
     fn debug_output_hides_the_url() {
         let text = MINIMAL.replace("localhost", "u:secret@localhost");
         assert!(!format!("{:?}", parse(&text).expect("config")).contains("secret"));

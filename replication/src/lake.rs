@@ -80,6 +80,11 @@ impl Lake {
         Ok(Self { root, store })
     }
 
+    /// Whether it is on local disk, where a request costs nothing.
+    pub fn is_local(&self) -> bool {
+        store::is_local(&self.root)
+    }
+
     /// Makes the lake's folder if need be, and makes sure that it can be
     /// written, and that no commit can take the place of another.
     pub async fn prepare(&self) -> Result<()> {
