@@ -43,6 +43,8 @@ mod mysql_gaps;
 mod mysql_misuse;
 /// Every type of MySQL and MariaDB, and every form of key, by copy and by stream.
 mod mysql_types;
+/// A lake in a bucket: what holds on disk holds there, through every fault of the store.
+mod object_store;
 /// Roots or leaves, some columns, some rows, generated columns: as the publication has them.
 mod publication_forms;
 /// Exactly once through kills of the program, loss of its cache, and crashes of the server.

@@ -3,6 +3,7 @@
 pub mod lake;
 pub mod mongo;
 pub mod position;
+pub mod s3;
 pub mod server;
 mod shared;
 pub mod sidecar;
@@ -144,6 +145,8 @@ pub struct Case<'a> {
     pub database: Database<'a>,
     pub folder: PathBuf,
     pub lake: PathBuf,
+    /// Set if the lake is in a bucket: `lake` is a copy of it then.
+    pub bucket: Option<s3::Bucket>,
     pub url: String,
     pub tables: Vec<String>,
     pub slot: String,
@@ -168,6 +171,7 @@ impl<'a> Case<'a> {
         Case {
             url: database.default_url(),
             lake: folder.join("lake"),
+            bucket: None,
             slot: database.name.clone(),
             tables: vec![],
             max_latency: "200ms",
@@ -191,6 +195,7 @@ impl<'a> Case<'a> {
         Case {
             url: database.default_url(),
             lake: self.lake.clone(),
+            bucket: self.bucket.clone(),
             slot: self.slot.clone(),
             tables: self.tables.clone(),
             max_latency: self.max_latency,
@@ -248,6 +253,19 @@ impl<'a> Case<'a> {
 
     pub fn write_config(&self) -> PathBuf {
         let path = self.folder.join("tributary.toml");
+        let lake = match &self.bucket {
+            Some(bucket) => bucket.config(),
+            None => format!("url = \"file://{}\"\n", self.lake.display()),
+        };
+        // A sidecar that starts at the same time must not find half a file.
+        let whole = self.folder.join("tributary.toml.new");
+        fs::write(&whole, self.config(&lake)).unwrap();
+        fs::rename(&whole, &path).unwrap();
+        path
+    }
+
+    /// A configuration with these lines of `[lake]`.
+    fn config(&self, lake: &str) -> String {
         let mut source = format!(
             "url = {:?}\ntables = {:?}\nslot = {:?}\n",
             self.url,
@@ -257,20 +275,14 @@ impl<'a> Case<'a> {
         if self.kind().has_slot() {
             source += &format!("publication = {:?}\n", self.slot);
         }
-        let text = format!(
-            "[source]\n{source}{}\n[lake]\nurl = \"file://{}\"\n[apply]\nmax_latency = {:?}\n[cache]\ndir = {:?}\n[snapshot]\n{}\n{}\n",
+        format!(
+            "[source]\n{source}{}\n[lake]\n{lake}[apply]\nmax_latency = {:?}\n[cache]\ndir = {:?}\n[snapshot]\n{}\n{}\n",
             self.source,
-            self.lake.display(),
             self.max_latency,
             self.cache(),
             self.snapshot,
             self.sections
-        );
-        // A sidecar that starts at the same time must not find half a file.
-        let whole = self.folder.join("tributary.toml.new");
-        fs::write(&whole, text).unwrap();
-        fs::rename(&whole, &path).unwrap();
-        path
+        )
     }
 
     /// `tributary VERB --config …`
@@ -281,6 +293,9 @@ impl<'a> Case<'a> {
             .arg("--config")
             .arg(self.write_config())
             .env_remove("RUST_LOG");
+        if self.bucket.is_some() {
+            command.envs(s3::KEY);
+        }
         command
     }
 
@@ -440,6 +455,7 @@ impl<'a> Case<'a> {
     }
 
     fn comparer(&self) -> Command {
+        self.sync();
         let is_mongo = matches!(self.kind(), Kind::Mongo(_));
         let mut command = python(if is_mongo { "mongo_compare.py" } else { "compare.py" });
         command
@@ -449,6 +465,9 @@ impl<'a> Case<'a> {
             command.args(["--database", &self.database.name]);
         } else {
             command.args(["--transforms", &self.transforms]);
+        }
+        if let Some(bucket) = &self.bucket {
+            command.args(["--remote", &bucket.url]).envs(bucket.environment());
         }
         command
     }
@@ -465,6 +484,7 @@ impl<'a> Case<'a> {
 
     /// The folder of a table whose name needs no encoding.
     pub fn table(&self, name: &str) -> PathBuf {
+        self.sync();
         self.lake.join(self.database.schema()).join(name)
     }
 }

@@ -126,8 +126,12 @@ pub enum Infinity {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LakeConfig {
-    /// `file:///path` or a plain path.
+    /// A path, `file:///path`, or a prefix of a bucket: `s3://bucket/prefix`,
+    /// `gs://bucket/prefix`, `az://container/prefix`.
     pub url: String,
+    /// What an object store needs beside the environment.
+    #[serde(default)]
+    pub options: StoreOptions,
     /// Whether a renamed column may turn on Delta column mapping for its table.
     /// Otherwise the table is copied anew.
     #[serde(default = "yes", deserialize_with = "boolean")]
@@ -145,6 +149,59 @@ pub enum Merge {
     DeletionVectors,
     /// Their files are written anew, for readers that know no deletion vectors.
     CopyOnWrite,
+}
+
+/// Options of an object store by key. Their values never show.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct StoreOptions(BTreeMap<String, String>);
+
+impl StoreOptions {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+}
+
+impl FromIterator<(String, String)> for StoreOptions {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
+        Self(pairs.into_iter().collect())
+    }
+}
+
+impl fmt::Debug for StoreOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl<'de> Deserialize<'de> for StoreOptions {
+    /// Takes a table whose values are plain, or `key=value,key=value` from the
+    /// environment.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // By hand, for errors of derived code repeat the value.
+        let wrong = || de::Error::custom("expected lake.options as a table of texts, numbers, true or false");
+        match toml::Value::deserialize(deserializer)? {
+            toml::Value::Table(table) => table
+                .into_iter()
+                .map(|(key, value)| match value {
+                    toml::Value::String(text) => Ok((key, text)),
+                    toml::Value::Boolean(value) => Ok((key, value.to_string())),
+                    toml::Value::Integer(value) => Ok((key, value.to_string())),
+                    _ => Err(wrong()),
+                })
+                .collect(),
+            toml::Value::String(text) => text
+                .split(',')
+                .filter(|pair| !pair.trim().is_empty())
+                .map(|pair| {
+                    let (key, value) = pair
+                        .split_once('=')
+                        .ok_or_else(|| de::Error::custom("expected TRIBUTARY_LAKE_OPTIONS as key=value,key=value"))?;
+                    Ok((key.trim().to_owned(), value.trim().to_owned()))
+                })
+                .collect(),
+            _ => Err(wrong()),
+        }
+    }
 }
 
 fn yes() -> bool {
@@ -368,7 +425,7 @@ const KEYS: &[(&str, &[&str])] = &[
             "schema",
         ],
     ),
-    ("lake", &["url", "column_mapping", "merge"]),
+    ("lake", &["url", "options", "column_mapping", "merge"]),
     ("apply", &["max_latency", "memory"]),
     ("snapshot", &["parallelism", "max_bytes_per_s"]),
     ("maintenance", &["enabled", "threads", "retention"]),
@@ -456,6 +513,7 @@ impl Config {
             || a.infinity != b.infinity
             || a.schema != b.schema
             || self.lake.url != new.lake.url
+            || self.lake.options != new.lake.options
             || self.lake.column_mapping != new.lake.column_mapping
             || self.lake.merge != new.lake.merge
             || self.apply.max_latency != new.apply.max_latency
@@ -552,7 +610,7 @@ impl Config {
 /// A key we don't know is a typing error that would otherwise be silent.
 fn reject_unknown(root: &toml::Table) -> Result<()> {
     let unknown =
-        |what: String, known: Vec<&str>, given: &str| Err(Error::operator(what).with_hint(suggestion(&known, given)));
+        |what: String, known: Vec<&str>, given: &str| Err(Error::operator(what).with_hint(did_you_mean(&known, given)));
     for (section, value) in root {
         if section == TABLE {
             let entries = value
@@ -590,8 +648,8 @@ fn reject_unknown(root: &toml::Table) -> Result<()> {
     Ok(())
 }
 
-/// What was meant, if it is near; or else what there is.
-pub fn suggestion(known: &[&str], given: &str) -> String {
+/// What may be meant by a key that nobody knows.
+pub(crate) fn did_you_mean(known: &[&str], given: &str) -> String {
     let near = known.iter().min_by_key(|k| distance(k, given)).copied().unwrap_or("");
     if distance(near, given) <= 3 {
         format!("did you mean {near:?}?")
@@ -872,6 +930,35 @@ mod tests {
             assert_eq!(key.expose(), secret);
             assert!(!format!("{config:?}").contains(secret));
         }
+    }
+
+    #[test]
+    fn options_of_the_store_are_plain_values_that_never_show() {
+        let text =
+            format!("{MINIMAL}[lake.options]\naws_secret_access_key = \"secret\"\naws_allow_http = true\nretries = 3");
+        let config = parse(&text).expect("options");
+        let options: Vec<_> = config.lake.options.iter().collect();
+        let wanted = [
+            ("aws_allow_http", "true"),
+            ("aws_secret_access_key", "secret"),
+            ("retries", "3"),
+        ];
+        assert_eq!(options, wanted);
+        assert!(!format!("{config:?}").contains("\"secret\""), "{config:?}");
+        for wrong in ["a = [\"secret\"]", "a = {b = \"secret\"}", "a = 1.5"] {
+            let error = parse(&format!("{MINIMAL}[lake.options]\n{wrong}")).expect_err(wrong);
+            assert!(error.to_string().contains("lake.options"), "{error}");
+            assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+        }
+        let env = |name: &str| (name == "TRIBUTARY_LAKE_OPTIONS").then(|| "a=1, b=x=y".to_owned());
+        let config = Config::parse(MINIMAL, env).expect("from the environment");
+        assert_eq!(
+            config.lake.options.iter().collect::<Vec<_>>(),
+            [("a", "1"), ("b", "x=y")]
+        );
+        let env = |name: &str| (name == "TRIBUTARY_LAKE_OPTIONS").then(|| "secret".to_owned());
+        let error = Config::parse(MINIMAL, env).expect_err("no pair");
+        assert!(error.to_string().contains("key=value"), "{error}");
     }
 
     #[test]

@@ -28,8 +28,10 @@ mod read;
 mod record;
 mod requests;
 mod shape;
+mod store;
 #[cfg(test)]
 mod tests;
+mod upload;
 mod vacuum;
 
 use std::collections::HashMap;
@@ -38,7 +40,6 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use object_store::local::LocalFileSystem;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use roaring::RoaringBitmap;
 use serde_json::{Value, json};
@@ -59,6 +60,7 @@ use self::deletion_vector::Descriptor;
 use self::key_index::{KeyIndex, KeyMap};
 use self::log::LiveFile;
 use crate::batch::TxId;
+use crate::config::StoreOptions;
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyEncoder};
 use crate::position::Position;
@@ -79,33 +81,23 @@ pub struct Lake {
 }
 
 impl Lake {
-    /// Names `file:///path` or a plain path; nothing is read or written yet.
-    pub fn open(url: &str) -> Result<Self> {
-        let path = match Url::parse(url) {
-            Ok(parsed) if parsed.scheme() == "file" => parsed.to_file_path().map_err(|()| {
-                Error::operator(format!("lake.url {url} is not a local path")).with_hint("write file:///absolute/path")
-            })?,
-            Ok(parsed) if parsed.scheme().len() > 1 => {
-                return Err(Error::operator(format!(
-                    "lake.url has the scheme {:?}, which is not supported yet",
-                    parsed.scheme()
-                ))
-                .with_hint("use file:///path or a plain path"));
-            }
-            _ => url.into(),
-        };
-        let not_a_path =
-            || Error::operator(format!("lake.url {url} is not a usable path")).with_hint("use file:///path");
-        let path = std::path::absolute(path).map_err(|e| not_a_path().with_source(e))?;
-        let root = Url::from_directory_path(&path).map_err(|()| not_a_path())?;
-        let store = Arc::new(LocalFileSystem::new().with_fsync(true).with_automatic_cleanup(true));
+    /// Names a path, `file:///path` or a prefix of a bucket; nothing is read or
+    /// written yet.
+    pub fn open(url: &str, options: &StoreOptions) -> Result<Self> {
+        let (root, store) = store::open(url, options)?;
         Ok(Self { root, store })
     }
 
-    /// Makes the lake's folder if need be, and makes sure that it can be written.
-    pub fn prepare(&self) -> Result<()> {
+    /// Whether it is on local disk, where a request costs nothing.
+    pub fn is_local(&self) -> bool {
+        store::is_local(&self.root)
+    }
+
+    /// Makes the lake's folder if need be, and makes sure that it can be
+    /// written, and that no commit can take the place of another.
+    pub async fn prepare(&self) -> Result<()> {
         let Ok(path) = self.root.to_file_path() else {
-            return Ok(());
+            return store::probe(self.store.as_ref(), &self.root).await;
         };
         let probe = path.join(format!(".tributary-{}", uuid::Uuid::new_v4()));
         let written = std::fs::create_dir_all(&path)
@@ -157,7 +149,7 @@ impl Lake {
         url.path_segments_mut()
             .map_err(|()| Error::bug("the lake's URL has no path"))?
             .pop_if_empty()
-            .extend(folder.split('/'))
+            .extend(store::key(&self.root, folder).split('/'))
             .push("");
         Ok(url)
     }
@@ -914,6 +906,9 @@ fn sorted(columns: &[usize]) -> Vec<usize> {
 
 /// A URL of the lake as a person would type it.
 pub fn shown(url: &Url) -> String {
+    if !store::is_local(url) {
+        return url.to_string();
+    }
     url.to_file_path()
         .map_or_else(|()| url.to_string(), |p| p.display().to_string())
 }

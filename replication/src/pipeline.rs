@@ -139,8 +139,8 @@ async fn check_lake<S: Source>(
     discovery: &Discovery<S::Table>,
     pipeline: &str,
 ) -> Result<Vec<Finding>> {
-    let lake = Lake::open(&config.lake.url)?;
-    lake.prepare()?;
+    let lake = Lake::open(&config.lake.url, &config.lake.options)?;
+    lake.prepare().await?;
     let (slot, usable) = match source.slot().await {
         Ok(slot) => (slot, true),
         Err(_) => (None, false),
@@ -228,8 +228,8 @@ async fn prepare<S: Source>(
     }
     wait_for_slot(&mut source).await?;
     let identity = source.identify().await?;
-    let lake = Lake::open(&config.lake.url)?;
-    lake.prepare()?;
+    let lake = Lake::open(&config.lake.url, &config.lake.options)?;
+    lake.prepare().await?;
     let slot = source.slot().await?;
     let Standing {
         mut control,

@@ -50,8 +50,9 @@ def differences(expected: pa.Table, found: pa.Table, key: list[str]) -> list[str
     return problems
 
 
-def compare(catalog, relation, root, published=None, transforms=Transforms()) -> tuple[int, list[str]]:
-    """The table's rows at the source, and its differences. `published` is a list of columns and a condition."""
+def compare(catalog, relation, root, published=None, transforms=Transforms(), remote=None) -> tuple[int, list[str]]:
+    """The table's rows at the source, and its differences. `published` is a list of columns and a condition; `remote`
+    is where deltalake reads what `root` is a copy of."""
     oracle = lake.Table(root)
     delta = {f["name"]: schema_shape(f["type"]) for f in oracle.snapshot().columns()}
     names, condition = published or (None, None)
@@ -70,7 +71,7 @@ def compare(catalog, relation, root, published=None, transforms=Transforms()) ->
     if problems:
         return len(expected), problems
     key = catalog.key(relation)
-    for reader, rows in (("oracle", oracle.read()), ("deltalake", lake.read_deltalake(root))):
+    for reader, rows in (("oracle", oracle.read()), ("deltalake", lake.read_deltalake(remote or root))):
         problems += [f"{reader}: {p}" for p in differences(expected, exact(rows, columns), key)]
     return len(expected), problems
 
@@ -79,6 +80,7 @@ def main() -> bool:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", required=True, help="connection string of the database")
     parser.add_argument("--lake", required=True, help="the lake's directory")
+    parser.add_argument("--remote", help="the URL of the lake that the directory is a copy of, for deltalake")
     parser.add_argument("--publication", help="compare the tables, columns and rows that it publishes")
     parser.add_argument("--transforms", default="{}", help="what becomes of columns, as JSON: see transforms.py")
     parser.add_argument("tables", nargs="*", help="[schema.]table, default all that are not partitioned")
@@ -95,7 +97,9 @@ def main() -> bool:
         if table not in replicated:
             rows, problems = "?", ["not in the lake"]
         else:
-            rows, problems = compare(catalog, relations[table], replicated[table], published.get(table), transforms)
+            root = replicated[table]
+            remote = arguments.remote and f"{arguments.remote}/{root.relative_to(arguments.lake)}"
+            rows, problems = compare(catalog, relations[table], root, published.get(table), transforms, remote)
         equal &= not problems
         print(f"{table}: {rows} rows", "equal" if not problems else "DIFFER")
         print("".join(f"  {p}\n" for p in problems), end="")

@@ -46,10 +46,11 @@ PRIMITIVES = {
 
 
 def tables(lake: str) -> dict[str, Path]:
-    """`schema.table` → directory, for every replicated table of the lake. Odd bytes of a name are `~` and two digits."""
+    """`schema.table` → directory, for every replicated table of the lake. Odd bytes of a name are `~`
+    and two digits, in a bucket `!` and two digits."""
     found = {}
     for log in sorted(Path(lake).glob("*/*/_delta_log")):
-        schema, table = (unquote(part.replace("~", "%")) for part in log.parts[-3:-1])
+        schema, table = (unquote(re.sub("[~!]", "%", part)) for part in log.parts[-3:-1])
         if schema != "_tributary":
             found[f"{schema}.{table}"] = log.parent
     return found
@@ -119,7 +120,7 @@ class Snapshot:
 
 
 class Table:
-    """A Delta table on local disk."""
+    """A Delta table on local disk, or a copy of one there."""
 
     def __init__(self, root):
         self.root = Path(root)

@@ -9,7 +9,6 @@ use arrow::datatypes::{DataType, Field, Int16Type, Int32Type, Int64Type, SchemaR
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryStreamExt};
-use object_store::buffered::BufWriter;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, RowSelection, RowSelector};
@@ -23,14 +22,17 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::log::{Log, now_ms, store_error};
+use super::store;
+use super::upload::Upload;
 use crate::error::{Error, Result};
 
 /// Encoded bytes of an unfinished row group: what a writer holds in memory.
 const ROW_GROUP_BYTES: usize = 16 << 20;
-/// What is buffered before a part of a multipart upload goes out.
-const UPLOAD_BYTES: usize = 5 << 20;
 /// Rows a page holds at most: a look-up of one row decodes one page.
 const PAGE_ROWS: usize = 8 << 10;
+/// What is read at once of the end of a file in an object store: mostly the
+/// whole footer, which is a request saved.
+const FOOTER_BYTES: usize = 64 << 10;
 /// A column whose dictionary outgrows this is written plainly. Building a
 /// dictionary of values that hardly repeat was a quarter of a snapshot's CPU.
 const DICTIONARY_BYTES: usize = 128 << 10;
@@ -52,7 +54,7 @@ pub struct WrittenFile {
 pub struct FileWriter {
     log: Log,
     path: String,
-    writer: AsyncArrowWriter<BufWriter>,
+    writer: AsyncArrowWriter<Upload>,
     schema: SchemaRef,
     stats: Stats,
 }
@@ -70,7 +72,7 @@ impl FileWriter {
             .set_dictionary_page_size_limit(DICTIONARY_BYTES)
             .set_statistics_enabled(EnabledStatistics::Chunk)
             .build();
-        let upload = BufWriter::with_capacity(log.store().clone(), log.file(&path), UPLOAD_BYTES);
+        let upload = Upload::new(log.store().clone(), log.file(&path), store::is_local(log.url()));
         let writer = AsyncArrowWriter::try_new(upload, schema.clone(), Some(properties))
             .map_err(|e| Error::bug(format!("cannot write the schema of {}", log.url())).with_source(e))?;
         Ok(Self {
@@ -303,6 +305,7 @@ async fn open(
         store: log.store().clone(),
         path: log.file(file.path),
         size: file.size,
+        end: (!store::is_local(log.url())).then_some(FOOTER_BYTES),
     };
     // The offset index lets a look-up of a few rows skip the pages between.
     let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Optional);
@@ -347,6 +350,8 @@ struct StoreReader {
     store: Arc<dyn ObjectStore>,
     path: Path,
     size: u64,
+    /// Bytes of the end to read with the footer's length.
+    end: Option<usize>,
 }
 
 impl AsyncFileReader for StoreReader {
@@ -364,7 +369,9 @@ impl AsyncFileReader for StoreReader {
     ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
         async move {
             let size = self.size;
-            let reader = ParquetMetaDataReader::new().with_arrow_reader_options(options);
+            let reader = ParquetMetaDataReader::new()
+                .with_prefetch_hint(self.end)
+                .with_arrow_reader_options(options);
             reader.load_and_finish(self, size).await.map(Arc::new)
         }
         .boxed()

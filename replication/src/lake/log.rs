@@ -14,7 +14,7 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Int32Type, Int64Type};
 use delta_kernel::actions::deletion_vector::DeletionVectorDescriptor;
 use delta_kernel::engine::arrow_data::ArrowEngineData;
-use delta_kernel::{Engine, EngineData, Snapshot, Version};
+use delta_kernel::{Engine, EngineData, KernelError, Snapshot, Version};
 use delta_kernel_default_engine::executor::tokio::TokioMultiThreadExecutor;
 use delta_kernel_default_engine::{DefaultEngine, DefaultEngineBuilder};
 use object_store::path::Path;
@@ -25,7 +25,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::deletion_vector::{self, Descriptor};
-use super::shown;
+use super::{shown, store};
 use crate::error::{Error, Result};
 
 type KernelEngine = DefaultEngine<TokioMultiThreadExecutor>;
@@ -34,6 +34,9 @@ type KernelEngine = DefaultEngine<TokioMultiThreadExecutor>;
 pub const DOMAIN: &str = "tributary";
 /// The domain that has a table's shape; it changes rarely.
 pub const SHAPE_DOMAIN: &str = "tributary.shape";
+
+/// How often a commit is put that nobody else's is in the way of.
+const COMMIT_TRIES: usize = 3;
 
 /// A data file that the log has live.
 #[derive(Clone, Debug)]
@@ -160,7 +163,8 @@ impl Log {
         let first = self.store.list(Some(&self.log_folder())).try_next().await;
         match first {
             Ok(Some(_)) => {}
-            Ok(None) | Err(StoreError::NotFound { .. }) => return Ok(None),
+            Ok(None) => return Ok(None),
+            Err(e) if store::is_absent(&e) => return Ok(None),
             Err(e) => return Err(store_error("cannot list", &self.url, e)),
         }
         let (engine, app_id) = (self.engine.clone(), app_id.to_owned());
@@ -173,7 +177,9 @@ impl Log {
 
     /// Puts one commit, if no other has taken its version.
     ///
-    /// A put whose answer got lost is settled by reading the entry back.
+    /// A put whose answer got lost, or that was refused, is settled by reading
+    /// the entry back: it may have been refused for it was there already, by
+    /// itself. If nothing is there, it is put again.
     pub async fn commit(&self, version: Version, operation: &str, mut actions: Vec<Value>) -> Result<Commit> {
         let id = Uuid::new_v4().to_string();
         let info = json!({"commitInfo": {
@@ -190,17 +196,22 @@ impl Log {
             text.push('\n');
         }
         let path = self.entry(version);
-        match self
-            .store
-            .put_opts(&path, PutPayload::from(text), PutMode::Create.into())
-            .await
-        {
-            Ok(_) => Ok(Commit::Committed),
-            Err(error) => match self.read(version).await {
-                Ok(Some(entry)) if entry.iter().any(|a| a["commitInfo"]["txnId"] == id) => Ok(Commit::Committed),
-                Ok(Some(_)) => Ok(Commit::Conflict),
-                _ => Err(store_error("cannot commit to", &self.url, error)),
-            },
+        let payload = PutPayload::from(text);
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let put = self.store.put_opts(&path, payload.clone(), PutMode::Create.into());
+            let Err(error) = put.await else {
+                return Ok(Commit::Committed);
+            };
+            match self.read(version).await {
+                Ok(Some(entry)) if entry.iter().any(|a| a["commitInfo"]["txnId"] == id) => {
+                    return Ok(Commit::Committed);
+                }
+                Ok(Some(_)) => return Ok(Commit::Conflict),
+                Ok(None) if tries < COMMIT_TRIES && !store::is_local(&self.log_url) => {}
+                _ => return Err(store_error("cannot commit to", &self.url, error)),
+            }
         }
     }
 
@@ -208,7 +219,7 @@ impl Log {
     pub async fn read(&self, version: Version) -> Result<Option<Vec<Value>>> {
         let result = match self.store.get(&self.entry(version)).await {
             Ok(result) => result,
-            Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(e) if store::is_absent(&e) => return Ok(None),
             Err(e) => return Err(store_error("cannot read the log of", &self.url, e)),
         };
         let bytes = result
@@ -321,6 +332,9 @@ pub fn now_ms() -> i64 {
 /// for a person, the rest passes.
 pub fn store_error(what: &str, url: &Url, error: StoreError) -> Error {
     use std::io::ErrorKind;
+    if !store::is_local(url) {
+        return store::error(what, url, &error);
+    }
     let mut kind = None;
     let mut cause: Option<&dyn std::error::Error> = Some(&error);
     while let Some(e) = cause {
@@ -351,9 +365,17 @@ pub fn store_error(what: &str, url: &Url, error: StoreError) -> Error {
     }
 }
 
+/// Gives an error of the kernel its class: a log that can't be understood
+/// waits for a person, a store's failure is the store's.
+fn kernel_error(what: &str, url: &Url, error: KernelError) -> Error {
+    match store::of_kernel(&error) {
+        Some(found) if !store::is_local(url) => store::error(what, url, found),
+        _ => Error::operator(format!("{what} {url}")).with_source(error),
+    }
+}
+
 fn load(engine: &KernelEngine, log_url: &Url, url: &Url, app_id: &str, version: Option<Version>) -> Result<LogState> {
-    let kernel =
-        |e: delta_kernel::KernelError| Error::operator(format!("cannot read the Delta table {log_url}")).with_source(e);
+    let kernel = |e: KernelError| kernel_error("cannot read the Delta table", log_url, e);
     let mut builder = Snapshot::builder_for(log_url.as_str());
     if let Some(version) = version {
         builder = builder.at_version(version);
@@ -445,9 +467,7 @@ fn live_files(rows: &RecordBatch, engine: &KernelEngine, url: &Url, files: &mut 
 }
 
 fn read_vector(descriptor: &Descriptor, engine: &KernelEngine, url: &Url) -> Result<RoaringBitmap> {
-    let unreadable = |e: delta_kernel::KernelError| {
-        Error::operator(format!("cannot read a deletion vector of {url}")).with_source(e)
-    };
+    let unreadable = |e: KernelError| kernel_error("cannot read a deletion vector of", url, e);
     let kind = descriptor.storage_type.parse().map_err(unreadable)?;
     let vector = DeletionVectorDescriptor::try_new(
         kind,

@@ -256,6 +256,14 @@ pub struct PipelineRecord {
 }
 
 impl PipelineRecord {
+    /// Reads the `domainMetadata` part of an action, if it is ours.
+    pub fn from_action(domain: &Value) -> Option<Self> {
+        if domain["domain"] != DOMAIN {
+            return None;
+        }
+        serde_json::from_str(domain["configuration"].as_str()?).ok()
+    }
+
     pub fn new(pipeline: String, confirm_limit: Position, timeline: u32) -> Self {
         Self {
             format: FORMAT,

@@ -2,13 +2,14 @@
 //! reach the lake can ask, and a request outlives a restart.
 
 use object_store::path::Path;
-use object_store::{Error as StoreError, ObjectStoreExt, PutMode, PutPayload};
+use object_store::{Error as StoreError, ObjectStoreExt, PutPayload};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Lake;
 use super::log::store_error;
-use crate::error::{Error, Result};
+use super::store;
+use crate::error::Result;
 
 /// Copy these tables anew.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -33,7 +34,8 @@ impl Lake {
     pub async fn put_request(&self, request: &Request) -> Result<()> {
         let payload = PutPayload::from(json!(request).to_string());
         let path = self.request_path(&request.id)?;
-        let put = self.store.put_opts(&path, payload, PutMode::Create.into()).await;
+        // The id is new, so that the put may be repeated until it is answered.
+        let put = self.store.put(&path, payload).await;
         put.map(|_| ())
             .map_err(|e| store_error("cannot put a request into", &self.root, e))
     }
@@ -45,7 +47,7 @@ impl Lake {
         let folder = self.requests_folder()?;
         let listed: Vec<_> = match self.store.list(Some(&folder)).try_collect().await {
             Ok(listed) => listed,
-            Err(StoreError::NotFound { .. }) => return Ok(Vec::new()),
+            Err(e) if store::is_absent(&e) => return Ok(Vec::new()),
             Err(e) => return Err(unreadable(e)),
         };
         let mut requests = Vec::with_capacity(listed.len());
@@ -82,11 +84,6 @@ impl Lake {
     }
 
     fn requests_folder(&self) -> Result<Path> {
-        let root = Path::from_url_path(self.root.path()).map_err(|e| {
-            Error::operator("lake.url is not a usable path")
-                .with_hint("use file:///path")
-                .with_source(e)
-        })?;
-        Ok(root.join("_tributary").join("requests"))
+        Ok(store::root_path(&self.root)?.join("_tributary").join("requests"))
     }
 }

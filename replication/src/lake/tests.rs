@@ -29,7 +29,7 @@ impl Folder {
     }
 
     fn log(&self) -> Log {
-        let lake = Lake::open(&self.0.display().to_string()).expect("lake");
+        let lake = Lake::open(&self.0.display().to_string(), &StoreOptions::default()).expect("lake");
         lake.table(&TableId::new("public", "t")).expect("log")
     }
 
@@ -465,7 +465,7 @@ async fn checkpoints_keep_records_and_vectors() {
 
 #[test]
 fn hostile_names_stay_inside_the_lake() {
-    let lake = Lake::open("/lake").expect("lake");
+    let lake = Lake::open("/lake", &StoreOptions::default()).expect("lake");
     for (schema, name, path) in [
         ("public", "orders", "/lake/public/orders/"),
         ("..", "../../etc", "/lake/~2E~2E/~2E~2E~2F~2E~2E~2Fetc/"),
@@ -546,7 +546,7 @@ async fn a_copy_takes_the_place_of_all_content_at_once() {
     }
     table.stage(changes.batch(), &NoSource).await.expect("stage");
     commit(&mut table, 2).await.expect("commit");
-    let lake = Lake::open(&folder.0.display().to_string()).expect("lake");
+    let lake = Lake::open(&folder.0.display().to_string(), &StoreOptions::default()).expect("lake");
     let id = TableId::new("public", "t");
     let read = || async {
         Opened::read(folder.log(), PIPELINE)

@@ -149,10 +149,7 @@ impl Control {
             .commit(version, "PIPELINE", vec![record.domain_action()])
             .await?
         {
-            Commit::Conflict => Err(
-                Error::operator("another sidecar of this pipeline has started; this one stops")
-                    .with_hint("run one `tributary run` per slot"),
-            ),
+            Commit::Conflict => Err(self.conflict(version).await),
             Commit::Committed => {
                 self.version = version;
                 self.record = record;
@@ -162,6 +159,31 @@ impl Control {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Tells what took our version, and those after it.
+    async fn conflict(&self, version: u64) -> Error {
+        let mut next = version;
+        loop {
+            let entry = match self.log.read(next).await {
+                Ok(Some(entry)) => entry,
+                // One of an earlier life of ours, which reached the store late.
+                Ok(None) => {
+                    return Error::transient(format!(
+                        "another writer committed version {version} of the pipeline's record"
+                    ));
+                }
+                Err(error) => return error,
+            };
+            let record = entry
+                .iter()
+                .find_map(|action| PipelineRecord::from_action(&action["domainMetadata"]));
+            if record.is_some_and(|record| record.epoch > self.record.epoch) {
+                return Error::operator("another sidecar of this pipeline has started; this one stops")
+                    .with_hint("run one `tributary run` per slot");
+            }
+            next += 1;
         }
     }
 }

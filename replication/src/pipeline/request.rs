@@ -35,7 +35,7 @@ async fn ask<S: Source>(config: &Config, patterns: &[String]) -> Result<Asked> {
     let mut source = S::connect(config).await?;
     let discovery = source.discover().await?;
     let pipeline = source.identify().await?.pipeline;
-    let lake = Lake::open(&config.lake.url)?;
+    let lake = Lake::open(&config.lake.url, &config.lake.options)?;
     let slot = source.slot().await?;
     let Standing {
         entries, slot, gaps, ..
@@ -69,7 +69,7 @@ async fn ask<S: Source>(config: &Config, patterns: &[String]) -> Result<Asked> {
             .with_hint("name the tables to copy anew: tributary snapshot schema.table"));
     }
     if !tables.is_empty() {
-        lake.prepare()?;
+        lake.prepare().await?;
         let names = tables.iter().map(|(id, _)| id.to_string()).collect();
         lake.put_request(&Request::new(names)).await?;
     }

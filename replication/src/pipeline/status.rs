@@ -54,7 +54,7 @@ async fn status_of<S: Source>(config: &Config) -> Result<Status> {
     let mut source = S::connect(config).await?;
     let discovery = source.discover().await?;
     let pipeline = source.identify().await?.pipeline;
-    let lake = Lake::open(&config.lake.url)?;
+    let lake = Lake::open(&config.lake.url, &config.lake.options)?;
     // The slot first: a table's watermark can only be later than it.
     let slot = super::slot(&mut source, &lake, &pipeline).await?;
     let mut opened = Vec::new();

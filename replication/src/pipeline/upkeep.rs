@@ -157,7 +157,7 @@ pub struct Maintained {
 /// Compacts and cleans all tables of the lake once. Works without the source,
 /// and beside a running sidecar.
 pub async fn maintain(config: &Config, mut each: impl FnMut(&Maintained)) -> Result<Vec<Maintained>> {
-    let lake = Lake::open(&config.lake.url)?;
+    let lake = Lake::open(&config.lake.url, &config.lake.options)?;
     let Some(control) = Control::any(lake.pipeline()?).await? else {
         return Err(Error::operator(format!("there is no lake at {} yet", config.lake.url))
             .with_hint("`tributary run` makes it"));

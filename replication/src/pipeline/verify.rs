@@ -72,7 +72,7 @@ async fn verify_with<S: Source>(config: &Config, options: &VerifyOptions, metric
     let chosen = choose(&discovery, &options.tables)?;
     let mut verifier = Verifier {
         source,
-        lake: Lake::open(&config.lake.url)?,
+        lake: Lake::open(&config.lake.url, &config.lake.options)?,
         pipeline,
         throttle: Arc::new(Throttle::new(config.snapshot.max_bytes_per_s)),
         metrics,

@@ -17,6 +17,8 @@ use crate::source::{Discovery, Source};
 const CATALOGUE_INTERVAL: Duration = Duration::from_secs(10);
 /// How often requests are looked for.
 const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
+/// The same in a bucket, where each look costs a little.
+const REMOTE_REQUEST_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The source as it was at a position.
 pub struct Seen<T> {
@@ -60,11 +62,15 @@ impl<S: Source> Watch<S> {
     /// Runs until the stream's loop is gone.
     pub async fn run(mut self) -> Result<()> {
         let mut next = tokio::time::Instant::now() + CATALOGUE_INTERVAL;
+        let interval = match self.lake.is_local() {
+            true => REQUEST_INTERVAL,
+            false => REMOTE_REQUEST_INTERVAL,
+        };
         loop {
             let mut look = false;
             tokio::select! {
                 () = tokio::time::sleep_until(next) => look = true,
-                () = tokio::time::sleep(REQUEST_INTERVAL) => {}
+                () = tokio::time::sleep(interval) => {}
                 () = self.now.notified() => look = true,
                 changed = self.config.changed() => look = changed.is_ok(),
             }

@@ -25,7 +25,7 @@ use super::{
     RowVersions, Slot, Source, SourceEvent, SourceTable, TableSource, Throttle, Verdict, glob, selected,
 };
 use crate::batch::ChangeBatch;
-use crate::config::{Config, TableEntry, suggestion};
+use crate::config::{Config, TableEntry, did_you_mean};
 use crate::error::{Error, Result};
 use crate::lake::{Normal, Origin, PartProgress, PointRead, PointReader, Shape, ShapeColumn};
 use crate::position::Position;
@@ -106,7 +106,7 @@ fn unmatched<T: SourceTable>(entry: &TableEntry, discovery: &Discovery<Table<T>>
 
 fn hint(known: &[String], given: &str) -> String {
     let known: Vec<&str> = known.iter().map(String::as_str).take(NAMED).collect();
-    suggestion(&known, given)
+    did_you_mean(&known, given)
 }
 
 impl<S: Source> Source for Transformed<S> {
