@@ -1,6 +1,7 @@
 //! One file per verb.
 
 mod check;
+mod cuts;
 mod run;
 mod snapshot;
 mod status;
@@ -19,6 +20,7 @@ pub async fn dispatch(cli: Cli, bars: Bars) -> Result<ExitCode> {
         Command::Snapshot(args) => snapshot::snapshot(args, bars).await,
         Command::Check(args) => check::check(args).await,
         Command::Status(args) => status::status(args).await,
+        Command::Cuts(args) => cuts::cuts(args).await,
         Command::Verify(args) => verify::verify(args, bars).await,
     }
 }

@@ -19,6 +19,8 @@ pub struct Config {
     #[serde(default)]
     pub snapshot: SnapshotConfig,
     #[serde(default)]
+    pub cuts: CutsConfig,
+    #[serde(default)]
     pub cache: CacheConfig,
 }
 
@@ -168,6 +170,26 @@ impl Default for SnapshotConfig {
     }
 }
 
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CutsConfig {
+    /// How often a cut is written down at most; `None` is never.
+    #[serde(deserialize_with = "duration_or_off")]
+    pub interval: Option<Duration>,
+    /// How long a cut stays listed.
+    #[serde(deserialize_with = "duration")]
+    pub retention: Duration,
+}
+
+impl Default for CutsConfig {
+    fn default() -> Self {
+        Self {
+            interval: Some(Duration::from_secs(10)),
+            retention: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CacheConfig {
@@ -214,6 +236,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("lake", &["url", "column_mapping"]),
     ("apply", &["max_latency", "memory"]),
     ("snapshot", &["parallelism", "max_bytes_per_s"]),
+    ("cuts", &["interval", "retention"]),
     ("cache", &["dir"]),
 ];
 
@@ -238,6 +261,7 @@ impl Config {
             || self.lake.column_mapping != new.lake.column_mapping
             || self.apply.max_latency != new.apply.max_latency
             || self.apply.memory != new.apply.memory
+            || self.cuts != new.cuts
     }
 
     /// Reads `path`, then lets `TRIBUTARY_<SECTION>_<KEY>` override.
@@ -363,17 +387,31 @@ fn number_and_unit(text: &str) -> Option<(f64, &str)> {
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    parse_duration(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+}
+
+fn duration_or_off<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let seconds = number_and_unit(&text).and_then(|(n, unit)| match unit {
+    if text == "off" {
+        return Ok(None);
+    }
+    let parsed = parse_duration(&text).map_err(|what| de::Error::custom(format!("{what}, or \"off\"")));
+    parsed.map(Some)
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let seconds = number_and_unit(text).and_then(|(n, unit)| match unit {
         "ms" => Some(n / 1e3),
         "s" => Some(n),
         "m" | "min" => Some(n * 60.0),
+        "h" => Some(n * 3600.0),
+        "d" => Some(n * 86400.0),
         _ => None,
     });
     seconds
         .and_then(|s| Duration::try_from_secs_f64(s).ok())
         .filter(|d| !d.is_zero())
-        .ok_or_else(|| de::Error::custom(format!("expected a duration like \"5s\" or \"500ms\", found {text:?}")))
+        .ok_or_else(|| format!("expected a duration like \"5s\" or \"500ms\", found {text:?}"))
 }
 
 /// A server id; from the environment it comes as text.
@@ -479,6 +517,16 @@ mod tests {
     }
 
     #[test]
+    fn cuts_can_be_turned_off() {
+        let config = parse(MINIMAL).expect("minimal");
+        assert_eq!(config.cuts.interval, Some(Duration::from_secs(10)));
+        let text = format!("{MINIMAL}[cuts]\ninterval = \"off\"\nretention = \"2d\"");
+        let config = parse(&text).expect("config");
+        assert_eq!(config.cuts.interval, None);
+        assert_eq!(config.cuts.retention, Duration::from_secs(48 * 3600));
+    }
+
+    #[test]
     fn mistakes_name_the_key_and_the_way_out() {
         for (extra, what, hint) in [
             ("[sorce]\nx=1", "unknown section [sorce]", "did you mean \"source\"?"),
@@ -495,6 +543,7 @@ mod tests {
             ("[apply]\nmemory=\"1MiB\"", "apply.memory is below 64MiB", "64MiB"),
             ("[apply]\nmemory=\"lots\"", "expected a size like", "README"),
             ("[apply]\nmax_latency=\"0s\"", "expected a duration like", "README"),
+            ("[cuts]\ninterval=\"never\"", "or \"off\"", "README"),
             ("[apply", "not valid TOML", "quotes"),
         ] {
             let error = parse(&format!("{MINIMAL}{extra}")).expect_err(extra);

@@ -16,6 +16,7 @@
 //! A staged change that could not be committed leaves the table unusable: it
 //! has to be opened again from the log, which is always right.
 
+mod cuts;
 mod data_file;
 mod deletion_vector;
 mod key_index;
@@ -41,6 +42,7 @@ use roaring::RoaringBitmap;
 use serde_json::{Value, json};
 use url::Url;
 
+pub use self::cuts::{Added, Cut, CutLog, CutTable, Cuts, as_time, shown_time};
 pub use self::data_file::{FileWriter, WrittenFile};
 pub use self::key_index::Location;
 pub use self::log::{Commit, Log, now_ms};
@@ -235,6 +237,8 @@ pub struct Committed {
     pub upserts: u64,
     pub deletes: u64,
     pub snapshot_rows: u64,
+    /// What its deletion vectors take.
+    pub vector_bytes: u64,
 }
 
 struct DataFile {
@@ -631,6 +635,11 @@ impl DeltaTable {
         self.version
     }
 
+    /// The version that readers see; `None` in a copy that replaces nothing yet.
+    pub fn visible_version(&self) -> Option<u64> {
+        self.replaces.is_none().then_some(self.version)
+    }
+
     pub fn rows(&self) -> u64 {
         self.files.iter().map(DataFile::live_rows).sum()
     }
@@ -722,6 +731,7 @@ impl DeltaTable {
         }
         let committed = Committed {
             version,
+            vector_bytes: vectors.values().map(|vector| vector.size_in_bytes as u64).sum(),
             ..self.staged.clone()
         };
         self.staged = Committed::default();

@@ -116,6 +116,11 @@ impl Log {
             .fold(self.root.clone(), |path, part| path.join(part))
     }
 
+    /// Where the files are.
+    pub fn folder(&self) -> &Path {
+        &self.root
+    }
+
     fn log_folder(&self) -> Path {
         self.log_root.clone().join("_delta_log")
     }
@@ -215,6 +220,42 @@ impl Log {
         });
         read.await
             .map_err(|e| Error::bug("reading a deletion vector panicked").with_source(e))?
+    }
+
+    /// Removes entries and checkpoints that a reader of a version since
+    /// `before` (in milliseconds since 1970) does not need.
+    pub async fn truncate(&self, before: i64) -> Result<()> {
+        use futures::TryStreamExt;
+        let listed: Vec<_> = self
+            .store
+            .list(Some(&self.log_folder()))
+            .try_collect()
+            .await
+            .map_err(|e| store_error("cannot list the log of", &self.url, e))?;
+        // By version, with what comes after it.
+        let old = listed
+            .into_iter()
+            .filter(|meta| meta.last_modified.timestamp_millis() < before)
+            .filter_map(|meta| {
+                let (version, kind) = meta.location.filename()?.split_once('.')?;
+                let is_checkpoint = match kind {
+                    "json" => false,
+                    "checkpoint.parquet" => true,
+                    _ => return None,
+                };
+                Some((version.parse::<Version>().ok()?, is_checkpoint, meta.location))
+            });
+        let old: Vec<_> = old.collect();
+        let checkpoint = old.iter().filter(|(_, is_checkpoint, _)| *is_checkpoint);
+        let Some(first) = checkpoint.map(|(version, ..)| *version).max() else {
+            return Ok(());
+        };
+        for (_, _, path) in old.iter().filter(|(version, ..)| *version < first) {
+            if let Err(error) = self.store.delete(path).await {
+                tracing::debug!(%path, %error, "cannot remove a log entry that is not used any more");
+            }
+        }
+        Ok(())
     }
 
     /// Writes a checkpoint of a version. Blocking work on its own thread.
