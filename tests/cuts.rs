@@ -216,6 +216,38 @@ fn heads_are_no_cut(kind: Kind) {
     case.compare(&[]);
 }
 
+#[test]
+fn a_backlog_larger_than_memory_has_cuts_on_its_way() {
+    let case = Case::new(Server::shared(POSTGRES), "cuts_backlog");
+    create(&case, 50);
+    case.sql("ALTER TABLE purse ADD more text; ALTER TABLE bank ADD more text");
+    case.catch_up();
+    let (before, _) = newest(&case).unwrap();
+    case.sql(
+        "INSERT INTO purse SELECT i, 0, 0, repeat('p', 200) FROM series(51, 1050);
+         INSERT INTO bank SELECT i, 0, 0, repeat('b', 200) FROM series(51, 1050)",
+    );
+    case.sql(
+        "DO $$ BEGIN FOR i IN 1..200 LOOP
+             UPDATE purse SET amount = amount - i; UPDATE bank SET amount = amount + i;
+             INSERT INTO parked VALUES (i, 0); COMMIT;
+         END LOOP; END $$",
+    );
+    let mut command = case.command("run");
+    command
+        .arg("--once")
+        .env("TRIBUTARY_CUTS_INTERVAL", "10ms")
+        .env("TRIBUTARY_APPLY_MEMORY", "64MiB");
+    let output = finish(&mut command);
+    assert!(output.status.success(), "{}", text(&output));
+    let output = sums(&case, "check", Some(TOTAL));
+    println!("{}", text(&output));
+    assert!(output.status.success(), "{}", text(&output));
+    let (after, tables) = newest(&case).unwrap();
+    assert_eq!((sum(&case, "newest"), tables), (TOTAL.to_owned(), TABLES.len()));
+    assert!(after - before >= 6, "only {} cuts", after - before);
+}
+
 /// `tributary cuts --json`
 fn list(case: &Case, arguments: &[&str]) -> Value {
     let output = finish(case.command("cuts").arg("--json").args(arguments));

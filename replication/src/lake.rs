@@ -62,6 +62,9 @@ use crate::schema::{TableId, TableSchema};
 
 /// Commits between two checkpoints.
 const CHECKPOINT_COMMITS: u64 = 100;
+/// What the log says of a file that gets another deletion vector: a `remove`
+/// and an `add` with statistics.
+const TOUCH_BYTES: u64 = 1 << 10;
 /// Entries an index rebuild sorts at a time.
 const INDEX_ROWS: usize = 128 << 10;
 
@@ -237,7 +240,7 @@ pub struct Committed {
     pub upserts: u64,
     pub deletes: u64,
     pub snapshot_rows: u64,
-    /// What its deletion vectors take.
+    /// What its deletion vectors take, with what the log says of their files.
     pub vector_bytes: u64,
 }
 
@@ -731,7 +734,7 @@ impl DeltaTable {
         }
         let committed = Committed {
             version,
-            vector_bytes: vectors.values().map(|vector| vector.size_in_bytes as u64).sum(),
+            vector_bytes: vectors.values().map(|v| v.size_in_bytes as u64 + TOUCH_BYTES).sum(),
             ..self.staged.clone()
         };
         self.staged = Committed::default();

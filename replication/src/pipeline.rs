@@ -324,6 +324,7 @@ async fn prepare<S: Source>(
         pace: Pace::of(config.apply.max_latency),
         last_round: None,
         round_wanted: false,
+        left_since: None,
         cuts: gatherer,
         open_bytes_max: usize::try_from(config.apply.memory / 12).unwrap_or(usize::MAX),
         in_flight: Arc::new(Semaphore::new(in_flight_bytes_max)),

@@ -237,6 +237,9 @@ pub struct Apply<S: Source> {
     pub last_round: Option<Instant>,
     /// A round is due as soon as the open transaction ends.
     pub round_wanted: bool,
+    /// Since when a round is under way that some writers had no room for, for
+    /// memory was full.
+    pub left_since: Option<Instant>,
     pub cuts: Gatherer,
     pub open_bytes_max: usize,
     pub in_flight: Arc<Semaphore>,
@@ -481,8 +484,18 @@ impl<S: Source> Apply<S> {
             }
         }
         self.propose_cut();
+        if !left {
+            self.left_since = None;
+            return Ok(true);
+        }
+        // A backlog fills memory again and again. Were the stream read while
+        // some tables wait, none of the rounds would be of one position.
+        if full {
+            self.left_since.get_or_insert_with(Instant::now);
+        }
+        let patient = self.left_since.is_some_and(|since| since.elapsed() < self.pace.age_max);
         let full = self.stream.open_bytes() >= self.open_bytes_max;
-        Ok(!left || !(full || stopping))
+        Ok(!(full || stopping || patient))
     }
 
     /// Whether the open batches are to be closed, by their age or because it pays.
