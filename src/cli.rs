@@ -41,6 +41,13 @@ pub enum Command {
     /// A running sidecar does so by itself; this is for lakes that `run --once`
     /// writes. Needs the lake alone, not the source.
     Maintain(Maintain),
+    /// Show which versions of all tables belong together.
+    ///
+    /// A cut lists the version of each table that shows the source at one and
+    /// the same position of its log: opened together, they hold what holds
+    /// across tables at the source. Reads the lake alone, with a running
+    /// sidecar or without one.
+    Cuts(Cuts),
     /// Compare the lake with the source, value by value, while both go on.
     ///
     /// Works beside a running sidecar and without one. Exits with 0 if they are
@@ -95,6 +102,25 @@ pub struct Status {
 pub struct Maintain {
     #[command(flatten)]
     pub configured: Configured,
+
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Cuts {
+    #[command(flatten)]
+    pub configured: Configured,
+
+    /// The newest cut at or before a time (2026-01-31T12:00:00Z) or a position
+    /// of the source; by default the newest of all.
+    #[arg(long, value_name = "TIME|POSITION", allow_hyphen_values = true)]
+    pub at: Option<String>,
+
+    /// How many, from that one back.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: u32,
 
     /// Print one JSON object.
     #[arg(long)]

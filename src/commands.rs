@@ -1,6 +1,7 @@
 //! One file per verb.
 
 mod check;
+mod cuts;
 mod maintain;
 mod run;
 mod snapshot;
@@ -21,6 +22,7 @@ pub async fn dispatch(cli: Cli, bars: Bars) -> Result<ExitCode> {
         Command::Check(args) => check::check(args).await,
         Command::Status(args) => status::status(args).await,
         Command::Maintain(args) => maintain::maintain(args).await,
+        Command::Cuts(args) => cuts::cuts(args).await,
         Command::Verify(args) => verify::verify(args, bars).await,
     }
 }

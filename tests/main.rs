@@ -13,6 +13,8 @@ mod cli;
 mod columns;
 /// How the program reaches a server: passwords, TLS.
 mod connection;
+/// Versions of several tables that belong together.
+mod cuts;
 /// Deletion vectors stay whole from commit to commit, and no batch is applied twice.
 mod deletion_vectors;
 /// Rows are found by whatever identifies them; values stored out of line; key changes; truncation.

@@ -29,6 +29,8 @@ pub struct Config {
     #[serde(default)]
     pub maintenance: MaintenanceConfig,
     #[serde(default)]
+    pub cuts: CutsConfig,
+    #[serde(default)]
     pub cache: CacheConfig,
 }
 
@@ -248,6 +250,22 @@ impl Default for SnapshotConfig {
     }
 }
 
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CutsConfig {
+    /// How often a cut is written down at most; `None` is never.
+    #[serde(deserialize_with = "duration_or_off")]
+    pub interval: Option<Duration>,
+}
+
+impl Default for CutsConfig {
+    fn default() -> Self {
+        Self {
+            interval: Some(Duration::from_secs(10)),
+        }
+    }
+}
+
 /// How tables are kept fast to read.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -429,6 +447,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("apply", &["max_latency", "memory"]),
     ("snapshot", &["parallelism", "max_bytes_per_s"]),
     ("maintenance", &["enabled", "threads", "retention"]),
+    ("cuts", &["interval"]),
     ("cache", &["dir"]),
     ("transform", &["key", "key_file"]),
 ];
@@ -521,6 +540,7 @@ impl Config {
             || self.maintenance.threads != new.maintenance.threads
             || self.tables != new.tables
             || self.transform != new.transform
+            || self.cuts != new.cuts
     }
 
     /// Reads `path`, then lets `TRIBUTARY_<SECTION>_<KEY>` override.
@@ -683,8 +703,20 @@ fn number_and_unit(text: &str) -> Option<(f64, &str)> {
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    parse_duration(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+}
+
+fn duration_or_off<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let seconds = number_and_unit(&text).and_then(|(n, unit)| match unit {
+    if text == "off" {
+        return Ok(None);
+    }
+    let parsed = parse_duration(&text).map_err(|what| de::Error::custom(format!("{what}, or \"off\"")));
+    parsed.map(Some)
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let seconds = number_and_unit(text).and_then(|(n, unit)| match unit {
         "ms" => Some(n / 1e3),
         "s" => Some(n),
         "m" | "min" => Some(n * 60.0),
@@ -695,7 +727,7 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
     seconds
         .and_then(|s| Duration::try_from_secs_f64(s).ok())
         .filter(|d| !d.is_zero())
-        .ok_or_else(|| de::Error::custom(format!("expected a duration like \"5s\" or \"500ms\", found {text:?}")))
+        .ok_or_else(|| format!("expected a duration like \"5s\" or \"500ms\", found {text:?}"))
 }
 
 /// A server id; from the environment it comes as text.
@@ -824,6 +856,7 @@ mod tests {
         assert_eq!(config.source.slot, "tributary");
         assert_eq!(config.apply.max_latency, Duration::from_secs(5));
         assert_eq!(config.apply.memory, 256 << 20);
+        assert_eq!(config.maintenance.retention, Duration::from_secs(48 * 3600));
     }
 
     #[test]
@@ -838,6 +871,15 @@ mod tests {
         assert_eq!(config.source.url.expose(), "postgres://other/db");
         assert_eq!(config.apply.max_latency, Duration::from_millis(250));
         assert_eq!(config.source.tables, ["public.*", "!public.x"]);
+    }
+
+    #[test]
+    fn cuts_can_be_turned_off() {
+        let config = parse(MINIMAL).expect("minimal");
+        assert_eq!(config.cuts.interval, Some(Duration::from_secs(10)));
+        let text = format!("{MINIMAL}[cuts]\ninterval = \"off\"");
+        let config = parse(&text).expect("config");
+        assert_eq!(config.cuts.interval, None);
     }
 
     #[test]
@@ -862,6 +904,7 @@ mod tests {
             ),
             ("[apply]\nmemory=\"lots\"", "expected a size like", "README"),
             ("[apply]\nmax_latency=\"0s\"", "expected a duration like", "README"),
+            ("[cuts]\ninterval=\"never\"", "or \"off\"", "README"),
             ("[apply", "not valid TOML", "quotes"),
             (
                 "[[table]]\nmatch=\"*\"\nexlude=\"a\"",

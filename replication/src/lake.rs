@@ -18,6 +18,7 @@
 
 mod compaction;
 mod conflict;
+mod cuts;
 mod data_file;
 mod deletion_vector;
 mod key_index;
@@ -46,6 +47,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 pub use self::compaction::{Compacted, Compaction};
+pub use self::cuts::{Added, Cut, CutLog, CutTable, Cuts, as_time, shown_time};
 pub use self::data_file::{FileWriter, WrittenFile};
 pub use self::key_index::Location;
 pub use self::log::{Commit, Log, now_ms};
@@ -70,6 +72,9 @@ use crate::schema::{TableId, TableSchema};
 const CHECKPOINT_COMMITS: u64 = 100;
 /// How long a checkpoint tells of files that are gone, in milliseconds: two days.
 const TOMBSTONES_MS: i64 = 2 * 24 * 3600 * 1000;
+/// What the log says of a file that gets another deletion vector: a `remove`
+/// and an `add` with statistics.
+const TOUCH_BYTES: u64 = 1 << 10;
 /// Entries an index rebuild sorts at a time.
 const INDEX_ROWS: usize = 128 << 10;
 
@@ -235,6 +240,8 @@ pub struct Committed {
     pub upserts: u64,
     pub deletes: u64,
     pub snapshot_rows: u64,
+    /// What its deletion vectors take, with what the log says of their files.
+    pub vector_bytes: u64,
 }
 
 struct DataFile {
@@ -687,6 +694,11 @@ impl DeltaTable {
         self.version
     }
 
+    /// The version that readers see; `None` in a copy that replaces nothing yet.
+    pub fn visible_version(&self) -> Option<u64> {
+        self.replaces.is_none().then_some(self.version)
+    }
+
     pub fn rows(&self) -> u64 {
         self.files.iter().map(DataFile::live_rows).sum()
     }
@@ -762,6 +774,7 @@ impl DeltaTable {
         self.settle(&vectors);
         Ok(Committed {
             version: self.version,
+            vector_bytes: vectors.values().map(|v| v.size_in_bytes as u64 + TOUCH_BYTES).sum(),
             ..std::mem::take(&mut self.staged)
         })
     }

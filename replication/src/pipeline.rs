@@ -27,8 +27,10 @@ macro_rules! for_source {
 
 mod apply;
 mod control;
+mod cuts;
 mod gaps;
 mod request;
+mod round;
 mod snapshotter;
 mod status;
 mod tables;
@@ -50,10 +52,13 @@ use tracing::{info, warn};
 
 use self::apply::Apply;
 use self::control::Control;
+pub use self::cuts::{Cut, CutList, CutTable, CutsOptions, cuts, shown_time};
+use self::cuts::{Gatherer, Recorder};
 use self::gaps::Standing;
 pub use self::request::{Progress, snapshot};
+use self::round::Pace;
 use self::snapshotter::Snapshotter;
-pub use self::status::{SourceStatus, Status, TableStatus, status};
+pub use self::status::{CutStatus, SourceStatus, Status, TableStatus, status};
 use self::tables::Entry;
 pub use self::upkeep::{Maintained, maintain};
 pub use self::verify::{Difference, Differences, Keys, Outcome, Report, TableReport, VerifyOptions, verify};
@@ -187,17 +192,20 @@ async fn attempt<S: Source>(
         apply,
         snapshotter,
         watch,
+        recorder,
     } = tokio::select! {
         prepared = prepare::<S>(&now, config, once, metrics, shutdown) => prepared?,
         _ = stop.changed() => return Ok(()),
     };
     let mut beside = JoinSet::new();
     beside.spawn(snapshotter.run());
+    beside.spawn(recorder.run());
     let watch = beside.spawn(watch.run());
     let result = supervise(apply, &mut beside).await;
     watch.abort();
     if result.is_ok() {
         // The snapshotter ends with the stream's loop; what is complete, it tells.
+        // So does what records cuts: the last one.
         let _ = tokio::time::timeout(Duration::from_secs(1), async {
             while beside.join_next().await.is_some() {}
         })
@@ -212,6 +220,7 @@ struct Prepared<S: Source> {
     apply: Apply<S>,
     snapshotter: Snapshotter<S::Tables>,
     watch: Watch<S>,
+    recorder: Recorder,
 }
 
 async fn prepare<S: Source>(
@@ -293,6 +302,15 @@ async fn prepare<S: Source>(
     let (seen_sender, seen_receiver) = mpsc::channel(1);
     let parallelism = Arc::new(AtomicUsize::new(config.snapshot.parallelism));
     let look = Arc::new(Notify::new());
+    let (gatherer, newest_cut) = Gatherer::new();
+    let recorder = Recorder {
+        lake: lake.clone(),
+        pipeline: identity.pipeline.clone(),
+        epoch,
+        config: config.cuts.clone(),
+        retention: config.maintenance.retention,
+        newest: newest_cut,
+    };
     let watching = S::connect(config).await?;
     let stream = source.stream(&from).await?;
     let mut apply = Apply {
@@ -320,7 +338,11 @@ async fn prepare<S: Source>(
         requests: Vec::new(),
         durable,
         durable_sender,
-        max_latency: config.apply.max_latency,
+        pace: Pace::of(config.apply.max_latency),
+        last_round: None,
+        round_wanted: false,
+        left_since: None,
+        cuts: gatherer,
         open_bytes_max: usize::try_from(config.apply.memory / 12).unwrap_or(usize::MAX),
         in_flight: Arc::new(Semaphore::new(in_flight_bytes_max)),
         in_flight_bytes_max,
@@ -359,6 +381,7 @@ async fn prepare<S: Source>(
             seen: seen_sender,
             told: requests.into_iter().map(|request| request.id).collect(),
         },
+        recorder,
     })
 }
 

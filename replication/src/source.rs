@@ -214,6 +214,10 @@ pub trait ChangeStream: Send + 'static {
     /// The commit of the open transaction, or else the position.
     fn commit_position(&self) -> Position;
 
+    /// When what was told last was committed at the source, in microseconds
+    /// since 1970, as far as the log tells times.
+    fn committed_at(&self) -> Option<i64>;
+
     fn in_transaction(&self) -> bool;
 
     /// Bytes gathered for all tables.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use replication::config::Config;
-use replication::pipeline::Status as Snapshot;
+use replication::pipeline::{Status as Snapshot, shown_time};
 
 use crate::cli::Status;
 use crate::report::bytes;
@@ -33,6 +33,15 @@ fn print(status: &Snapshot) {
         if source.slot_active { "in use" } else { "idle" },
         bytes(source.retained_bytes),
     );
+    if let Some(cut) = &status.cut {
+        println!(
+            "newest cut {}  committed {}  position {}  ({} tables)",
+            cut.number,
+            shown_time(cut.committed_at),
+            cut.position,
+            cut.tables,
+        );
+    }
     let mut rows = vec![["table", "state", "watermark", "lag", "version", "rows", "files"].map(str::to_owned)];
     for table in &status.tables {
         let dash = || "-".to_owned();

@@ -126,6 +126,11 @@ impl Log {
         parts.fold(self.root.clone(), |path, part| path.join(part))
     }
 
+    /// Where the files are.
+    pub fn folder(&self) -> &Path {
+        &self.root
+    }
+
     pub fn log_folder(&self) -> Path {
         self.log_root.clone().join("_delta_log")
     }

@@ -675,3 +675,31 @@ async fn check_found(table: &mut DeltaTable, model: &Model, cache: &mut FileCach
     let others: Vec<i64> = model.keys().copied().filter(|id| id % 4 == 0).collect();
     assert_eq!(unseen, others);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_tells_what_its_vectors_take_and_its_version() {
+    let folder = Folder::new();
+    let mut table = folder.create().await;
+    let mut commits = Vec::new();
+    for (lsn, ids) in [(10, 0..1000), (20, 0..1), (30, 0..500), (40, 2000..2001)] {
+        let mut changes = Changes::default();
+        for id in ids {
+            changes.push(Op::Upsert, id, Some("v"), Some("big"));
+        }
+        table.stage(changes.batch(), &NoSource).await.expect("stage");
+        let commit = table.commit("MERGE", |record| record.watermark = position(lsn)).await;
+        commits.push(commit.expect("commit"));
+        assert_eq!(table.visible_version(), commits.last().map(|commit| commit.version));
+    }
+    let bytes: Vec<u64> = commits.iter().map(|commit| commit.vector_bytes).collect();
+    // No row was there; one file is touched; two are, one of which is gone; none.
+    assert_eq!((bytes[0], bytes[3]), (0, 0));
+    assert!(bytes[1] > TOUCH_BYTES && bytes[2] > TOUCH_BYTES, "{bytes:?}");
+
+    // What a copy has, nobody sees yet.
+    let opened = Opened::read(folder.log(), PIPELINE)
+        .await
+        .expect("open")
+        .expect("a table");
+    assert_eq!(table.replacing(opened).visible_version(), None);
+}

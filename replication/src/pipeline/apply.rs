@@ -22,6 +22,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info};
 
 use super::control::Control;
+use super::cuts::{Gatherer, Standing};
+use super::round::{Gathered, Pace};
 use super::snapshotter::{Halt, Task, Window};
 use super::tables::Ending;
 use super::watch::Seen;
@@ -30,7 +32,7 @@ use crate::batch::ChangeBatch;
 use crate::config::{Config, OnGap};
 use crate::error::{Error, Result};
 use crate::key::KeyEncoder;
-use crate::lake::{DeltaTable, FileFormat, Lake, Request, Shape, SnapshotProgress, State};
+use crate::lake::{DeltaTable, FileFormat, Lake, Request, Shape, SnapshotProgress, State, table_path};
 use crate::metrics::Metrics;
 use crate::position::Position;
 use crate::schema::TableId;
@@ -48,6 +50,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// A table as the stream's loop sees it.
 pub struct Route {
     pub id: TableId,
+    /// Its folder.
+    path: String,
     pub relation: u32,
     /// `None` once it is closed.
     pub commands: Option<mpsc::Sender<Command>>,
@@ -75,6 +79,13 @@ pub struct Route {
     pub open: Option<Open>,
     /// Positions before the first change of each commit on its way.
     in_flight: VecDeque<Position>,
+    /// Commits that its writer was asked for, and has done.
+    sent: u64,
+    done: u64,
+    /// The version that readers see its durable content in.
+    version: Option<u64>,
+    /// What the last commit's deletion vectors took.
+    vector_bytes: u64,
     /// Set when the table can't go on: where its changes stop being durable.
     pub stalled_at: Option<Position>,
 }
@@ -83,6 +94,8 @@ pub struct Open {
     since: Instant,
     /// The stream's position before the first change.
     start: Position,
+    /// Left by a round, for its writer had no room.
+    late: bool,
 }
 
 impl Open {
@@ -90,6 +103,7 @@ impl Open {
         Self {
             since: Instant::now(),
             start,
+            late: false,
         }
     }
 }
@@ -104,6 +118,7 @@ impl Route {
         let record = lake_table.record();
         Self {
             id: table.id().clone(),
+            path: table_path(table.id()),
             relation: table.relation(),
             commands: Some(commands),
             place,
@@ -121,8 +136,22 @@ impl Route {
             held: None,
             open: None,
             in_flight: VecDeque::new(),
+            sent: 0,
+            done: 0,
+            version: lake_table.visible_version(),
+            vector_bytes: 0,
             stalled_at: None,
         }
+    }
+
+    /// Whether its version equals the source at its watermark, and readers can see it.
+    fn takes_part_in_cuts(&self) -> bool {
+        !self.is_closed()
+            && self.stalled_at.is_none()
+            && self.held.is_none()
+            && self.state == State::Streaming
+            && self.catch_up_to.is_none()
+            && (self.version.is_some() || self.sent > self.done)
     }
 
     /// Everything of the table up to here is durable; `None` if all of it is.
@@ -153,6 +182,7 @@ impl Route {
     /// changes come after `position` if nothing was.
     pub fn expect_commit(&mut self, position: &Position) {
         let open = self.open.take();
+        self.sent += 1;
         self.in_flight
             .push_back(open.map_or_else(|| position.clone(), |open| open.start));
     }
@@ -204,7 +234,15 @@ pub struct Apply<S: Source> {
     pub requests: Vec<Request>,
     pub durable: mpsc::UnboundedReceiver<Durable>,
     pub durable_sender: mpsc::UnboundedSender<Durable>,
-    pub max_latency: Duration,
+    pub pace: Pace,
+    /// When batches were last closed together.
+    pub last_round: Option<Instant>,
+    /// A round is due as soon as the open transaction ends.
+    pub round_wanted: bool,
+    /// Since when a round is under way that some writers had no room for, for
+    /// memory was full.
+    pub left_since: Option<Instant>,
+    pub cuts: Gatherer,
     pub open_bytes_max: usize,
     pub in_flight: Arc<Semaphore>,
     pub in_flight_bytes_max: usize,
@@ -381,7 +419,8 @@ impl<S: Source> Apply<S> {
             // Looking at every table costs, so not for every change. What is
             // due by time is found after the next read.
             let full = self.stream.open_bytes() >= self.open_bytes_max;
-            let look = full || (boundary && (stopping || !waiting.is_empty() || self.until.is_some()));
+            let wanted = stopping || self.round_wanted || !waiting.is_empty() || self.until.is_some();
+            let look = full || (boundary && wanted);
             if look && !self.close_due(waiting, stopping)? {
                 return Ok(Next::Blocked);
             }
@@ -404,6 +443,7 @@ impl<S: Source> Apply<S> {
         if self.stream.in_transaction() {
             // A transaction that doesn't fit goes to the lake in parts, of
             // which nothing shows before its commit.
+            self.round_wanted = self.round_wanted || self.round_is_due();
             return if full { self.stage_largest() } else { Ok(true) };
         }
         let position = self.stream.position();
@@ -424,23 +464,89 @@ impl<S: Source> Apply<S> {
                 i += 1;
             }
         }
-        // Leaves time for the commit itself.
-        let age_max = self.max_latency * 4 / 5;
+        self.round_wanted = false;
+        let round = stopping || full || target_reached || self.round_is_due();
+        if round {
+            self.last_round = Some(Instant::now());
+        }
+        let mut left = false;
         for table in 0..self.routes.len() {
             let route = self.route(table)?;
-            let due = route
-                .open
-                .as_ref()
-                .is_some_and(|open| stopping || full || target_reached || open.since.elapsed() >= age_max);
+            let due = route.open.as_ref().is_some_and(|open| round || open.late);
             let caught_up = route.open.is_none()
                 && route.in_flight.is_empty()
                 && route.stalled_at.is_none()
                 && route.catch_up_to.as_ref().is_some_and(|to| position.covers(to));
-            if (due || caught_up) && !self.close(table)? && (full || stopping) {
-                return Ok(false);
+            if (due || caught_up) && !self.close(table)? {
+                // It follows once its writer has room; the others don't wait.
+                left = true;
+                if let Some(open) = &mut self.route(table)?.open {
+                    open.late = true;
+                }
             }
         }
-        Ok(true)
+        self.propose_cut();
+        if !left {
+            self.left_since = None;
+            return Ok(true);
+        }
+        // A backlog fills memory again and again. Were the stream read while
+        // some tables wait, none of the rounds would be of one position.
+        if full {
+            self.left_since.get_or_insert_with(Instant::now);
+        }
+        let patient = self.left_since.is_some_and(|since| since.elapsed() < self.pace.age_max);
+        let full = self.stream.open_bytes() >= self.open_bytes_max;
+        Ok(!(full || stopping || patient))
+    }
+
+    /// Whether the open batches are to be closed, by their age or because it pays.
+    fn round_is_due(&self) -> bool {
+        let open = |route: &Route| route.open.as_ref().filter(|open| !open.late).map(|open| open.since);
+        let open = self.routes.iter().filter_map(|route| Some((route, open(route)?)));
+        let (mut oldest, mut tables, mut vectors) = (None, 0, 0);
+        for (route, since) in open {
+            oldest = Some(oldest.map_or(since, |oldest: Instant| oldest.min(since)));
+            tables += 1;
+            vectors += route.vector_bytes;
+        }
+        oldest.is_some_and(|oldest| {
+            self.pace.is_due(&Gathered {
+                age: oldest.elapsed(),
+                gap: self.last_round.map_or(Duration::MAX, |last| last.elapsed()),
+                rows: self.stream.open_bytes() as u64,
+                tables,
+                vectors,
+            })
+        })
+    }
+
+    /// Between transactions and with nothing open, what was sent is a cut.
+    fn propose_cut(&mut self) {
+        if self.cuts.is_idle() {
+            return;
+        }
+        let position = self.stream.position();
+        let tables = || {
+            self.routes
+                .iter()
+                .enumerate()
+                .filter(|(_, route)| route.takes_part_in_cuts())
+        };
+        // One that is further, as after a restart, the stream has to come to.
+        let fits = |route: &Route| route.open.is_none() && position.covers(&route.durable);
+        if !tables().all(|(_, route)| fits(route)) {
+            return;
+        }
+        let tables = tables().map(|(number, route)| Standing {
+            number,
+            table: &route.id,
+            path: &route.path,
+            sent: route.sent,
+            done: route.done,
+            version: route.version,
+        });
+        self.cuts.propose(position.clone(), self.stream.committed_at(), tables);
     }
 
     /// Sends a table's open batch as one commit.
@@ -457,6 +563,7 @@ impl<S: Source> Apply<S> {
         let route = self.route(table)?;
         route.expect_commit(&watermark);
         route.try_send(Command::Commit { batch, watermark })?;
+        self.cuts.changed = true;
         Ok(true)
     }
 
@@ -479,7 +586,9 @@ impl<S: Source> Apply<S> {
             Taken::NoRoom => return Err(Error::bug("a window was closed without room for its batch")),
         }
         route.expect_commit(&watermark);
-        route.try_send(command)
+        route.try_send(command)?;
+        self.cuts.changed = true;
+        Ok(())
     }
 
     /// Stages the largest open batch in the middle of a transaction.
@@ -536,6 +645,8 @@ impl<S: Source> Apply<S> {
         let at = route.pending().unwrap_or(position);
         route.stalled_at = Some(at.clone());
         route.open = None;
+        self.cuts.forget(table);
+        let route = self.route(table)?;
         error!(table = %route.id, %error, cause = error.cause(), hint = error.hint(), position = %at,
             "table stalled: it gets no more changes and holds the slot's log from here on");
         if !once {
@@ -549,13 +660,22 @@ impl<S: Source> Apply<S> {
 
     fn on_durable(&mut self, event: Durable) {
         if let Some(route) = self.routes.get_mut(event.table) {
-            route.in_flight.pop_front();
+            if event.asked_for {
+                route.in_flight.pop_front();
+                route.done += 1;
+                route.vector_bytes = event.vector_bytes;
+            }
+            self.cuts.durable(&event, route.done);
+            let took_part = route.takes_part_in_cuts();
+            route.version = event.version;
             route.durable = event.watermark;
             route.state = event.state;
             if !route.is_closed() {
                 route.catch_up_to = event.catch_up_to;
             }
             route.progress = event.snapshot.unwrap_or_default();
+            // What takes part from now on, no candidate has yet.
+            self.cuts.changed |= !event.asked_for || (!took_part && route.takes_part_in_cuts());
             self.metrics.update(|m| m.changes += event.changes);
         }
     }

@@ -3,7 +3,7 @@
 use super::control::Control;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::lake::{Lake, Opened, SnapshotProgress, table_path};
+use crate::lake::{Cuts, Lake, Opened, SnapshotProgress, as_time, table_path};
 use crate::position::Position;
 use crate::source::{Slot, Source, SourceTable};
 
@@ -38,10 +38,22 @@ pub struct SourceStatus {
     pub retained_bytes: u64,
 }
 
+/// The newest cut that is listed.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct CutStatus {
+    pub number: u64,
+    pub position: Position,
+    /// Microseconds since 1970.
+    #[serde(serialize_with = "as_time")]
+    pub committed_at: i64,
+    pub tables: usize,
+}
+
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Status {
     pub source: SourceStatus,
     pub tables: Vec<TableStatus>,
+    pub cut: Option<CutStatus>,
 }
 
 /// Where everything stands, from the lake and the source's catalogue alone:
@@ -100,6 +112,19 @@ async fn status_of<S: Source>(config: &Config) -> Result<Status> {
             retained_bytes: slot.as_ref().map_or(0, |s| s.retained_bytes),
         },
         tables,
+        cut: newest_cut(&lake).await,
+    })
+}
+
+/// What can't be read is told by `cuts`.
+async fn newest_cut(lake: &Lake) -> Option<CutStatus> {
+    let cuts = Cuts::open(lake).await.ok()??;
+    let cut = cuts.newest().await.ok()??;
+    Some(CutStatus {
+        number: cut.number,
+        position: cut.position,
+        committed_at: cut.committed_at,
+        tables: cut.tables.len(),
     })
 }
 

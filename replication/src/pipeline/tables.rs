@@ -342,6 +342,7 @@ impl<S: Source> Apply<S> {
         route.held = Some(route.pending().unwrap_or(position));
         route.ending = Some(ending);
         route.close();
+        self.cuts.forget(number);
         Ok(())
     }
 
@@ -535,7 +536,9 @@ impl<S: Source> Apply<S> {
             return Ok(());
         }
         route.expect_commit(&watermark);
-        route.send(Command::Commit { batch: None, watermark }).await
+        route.send(Command::Commit { batch: None, watermark }).await?;
+        self.cuts.changed = true;
+        Ok(())
     }
 
     /// A snapshot or a writer can't go on.

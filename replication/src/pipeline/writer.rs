@@ -47,6 +47,13 @@ pub enum Command {
 /// What a writer tells back.
 pub struct Durable {
     pub table: usize,
+    /// Whether this ends a commit that was asked for. If not, a version with
+    /// the same content has come by itself.
+    pub asked_for: bool,
+    /// What readers see the content in, if they can.
+    pub version: Option<u64>,
+    /// What the commit's deletion vectors took.
+    pub vector_bytes: u64,
     pub watermark: Position,
     pub state: State,
     pub catch_up_to: Option<Position>,
@@ -73,7 +80,9 @@ impl Writer {
     /// Runs until the stream closes its end; gives the table back.
     pub async fn run(mut self) -> Result<(usize, DeltaTable)> {
         // A copy may have become whole just before the last run ended.
-        self.replace().await?;
+        if self.replace().await? {
+            self.tell(&Committed::default(), false)?;
+        }
         // What is to be put in place once nothing else is staged.
         let mut compacted = None;
         loop {
@@ -164,17 +173,19 @@ impl Writer {
     }
 
     /// Puts a copy in the place of what it copies, once it equals the source.
-    async fn replace(&mut self) -> Result<()> {
+    /// Returns whether it did.
+    async fn replace(&mut self) -> Result<bool> {
         if self.table.record().state != State::Streaming {
-            return Ok(());
+            return Ok(false);
         }
         let started = Instant::now();
-        if let Some(version) = self.table.replace().await? {
+        let replaced = self.table.replace().await?;
+        if let Some(version) = replaced {
             let record = self.table.record();
             info!(table = %record.table, version, rows = self.table.rows(), watermark = %record.watermark,
                 elapsed_ms = started.elapsed().as_millis() as u64, "replaced the table's content");
         }
-        Ok(())
+        Ok(replaced.is_some())
     }
 
     async fn stage(&mut self, batch: ChangeBatch) -> Result<()> {
@@ -197,7 +208,7 @@ impl Writer {
         let committed = self
             .table
             .commit(operation, |record| {
-                record.watermark = watermark.clone();
+                record.watermark = watermark;
                 if let Some((progress, rows)) = progress
                     && record.state == State::Snapshotting
                 {
@@ -214,10 +225,18 @@ impl Writer {
         };
         self.log(&committed, started);
         self.replace().await?;
+        self.tell(&committed, true)
+    }
+
+    /// Tells the stream's loop where the table stands.
+    fn tell(&self, committed: &Committed, asked_for: bool) -> Result<()> {
         let record = self.table.record();
         let durable = Durable {
             table: self.number,
-            watermark,
+            asked_for,
+            version: self.table.visible_version(),
+            vector_bytes: committed.vector_bytes,
+            watermark: record.watermark.clone(),
             state: record.state,
             catch_up_to: record.catch_up_to.clone(),
             snapshot: record.snapshot.clone(),

@@ -567,6 +567,10 @@ impl<C: ChangeStream> ChangeStream for Changes<C> {
         self.stream.position()
     }
 
+    fn committed_at(&self) -> Option<i64> {
+        self.stream.committed_at()
+    }
+
     fn commit_position(&self) -> Position {
         self.stream.commit_position()
     }

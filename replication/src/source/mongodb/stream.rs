@@ -302,6 +302,12 @@ impl ChangeStream for Stream {
         }
     }
 
+    /// The cluster time that the stream has come to, with or without changes.
+    fn committed_at(&self) -> Option<i64> {
+        let seconds = self.log.point.time.0 >> 32;
+        (seconds > 0).then_some(seconds as i64 * 1_000_000)
+    }
+
     fn in_transaction(&self) -> bool {
         self.log.transaction.is_some()
     }

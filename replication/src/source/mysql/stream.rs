@@ -165,6 +165,8 @@ impl Stream {
                 event_start: offset,
                 gtids: place.gtids,
                 transaction: None,
+                committed_at: None,
+                event_time: 0,
                 prepared: HashMap::new(),
                 steps: VecDeque::new(),
                 described: None,
@@ -241,6 +243,10 @@ impl ChangeStream for Stream {
             Some(_) => self.log.place(self.log.offset),
             None => self.position(),
         }
+    }
+
+    fn committed_at(&self) -> Option<i64> {
+        self.log.committed_at
     }
 
     fn in_transaction(&self) -> bool {
@@ -342,6 +348,8 @@ enum Step {
 struct Transaction {
     id: TxId,
     gtid: Option<TransactionGtid>,
+    /// When it was committed, in microseconds, if its first event tells.
+    commit_time: Option<u64>,
     /// Whether it is more than one statement.
     begun: bool,
     /// The tables of an XA transaction: prepared here, decided later.
@@ -375,6 +383,10 @@ struct Log {
     /// Of every transaction told.
     gtids: Gtids,
     transaction: Option<Transaction>,
+    /// When the last transaction was committed, in microseconds since 1970.
+    committed_at: Option<i64>,
+    /// The time in the last event's header, in seconds.
+    event_time: u32,
     /// Tables that prepared XA transactions have changed, by their names.
     prepared: HashMap<Vec<u8>, Vec<TableId>>,
     steps: VecDeque<Step>,
@@ -433,6 +445,11 @@ impl Log {
 
     fn commit(&mut self) {
         let transaction = self.transaction.take();
+        if let Some(transaction) = &transaction {
+            // Else the event that ends it tells, in seconds.
+            let micros = transaction.commit_time.and_then(|micros| i64::try_from(micros).ok());
+            self.committed_at = Some(micros.unwrap_or(i64::from(self.event_time) * 1_000_000));
+        }
         if let Some(transaction) = &transaction
             && transaction.gtid.is_some()
         {
@@ -456,6 +473,9 @@ impl Log {
     }
 
     fn apply(&mut self, decoder: &mut Decoder, event: Event<'_>) -> Result<()> {
+        if event.header.timestamp != 0 {
+            self.event_time = event.header.timestamp;
+        }
         match event.body {
             Body::Rotate { position, file } => {
                 // At the start the server tells the file's beginning, and then
@@ -477,6 +497,7 @@ impl Log {
                 };
                 let own = own.map(|origin| TransactionGtid::MySql(origin, gtid.gno));
                 self.begin(own);
+                self.opened().commit_time = gtid.immediate_commit_micros;
             }
             Body::MariaDbGtid(gtid) => {
                 self.begin(Some(TransactionGtid::MariaDb {
@@ -607,6 +628,7 @@ impl Log {
         self.transaction = Some(Transaction {
             id,
             gtid,
+            commit_time: None,
             begun: false,
             xa: None,
             announced: false,
@@ -623,6 +645,7 @@ impl Log {
         self.transaction.get_or_insert_with(|| Transaction {
             id: 0,
             gtid: None,
+            commit_time: None,
             begun: false,
             xa: None,
             announced: false,

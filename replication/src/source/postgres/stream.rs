@@ -41,6 +41,8 @@ pub struct Stream {
     /// again when it changes, whether or not anyone follows the table yet.
     described: HashMap<u32, Described>,
     position: Lsn,
+    /// Of the last transaction that was told.
+    committed_at: Option<i64>,
     transaction: Option<Transaction>,
     /// The sum over all tables.
     open_bytes: usize,
@@ -48,6 +50,8 @@ pub struct Stream {
 
 struct Transaction {
     commit_lsn: Lsn,
+    /// In microseconds since PostgreSQL's epoch.
+    commit_time: i64,
     id: TxId,
 }
 
@@ -68,6 +72,7 @@ impl Stream {
             routes: HashMap::new(),
             described: HashMap::new(),
             position,
+            committed_at: None,
             transaction: None,
             open_bytes: 0,
         })
@@ -93,6 +98,7 @@ impl Stream {
                     routes: &self.routes,
                     described: &mut self.described,
                     position: &mut self.position,
+                    committed_at: &mut self.committed_at,
                     transaction: &mut self.transaction,
                     bytes: &mut self.open_bytes,
                 };
@@ -167,6 +173,10 @@ impl ChangeStream for Stream {
 
     fn commit_position(&self) -> Position {
         Position::Lsn(self.transaction.as_ref().map_or(self.position, |t| t.commit_lsn))
+    }
+
+    fn committed_at(&self) -> Option<i64> {
+        self.committed_at
     }
 
     fn in_transaction(&self) -> bool {
@@ -245,6 +255,7 @@ struct Open<'a> {
     routes: &'a HashMap<u32, usize>,
     described: &'a mut HashMap<u32, Described>,
     position: &'a mut Lsn,
+    committed_at: &'a mut Option<i64>,
     transaction: &'a mut Option<Transaction>,
     bytes: &'a mut usize,
 }
@@ -262,15 +273,22 @@ impl Open<'_> {
                 }
                 Ok(event)
             }
-            Message::Begin { commit_lsn, xid, .. } => {
+            Message::Begin {
+                commit_lsn,
+                commit_time,
+                xid,
+            } => {
                 *self.transaction = Some(Transaction {
                     commit_lsn,
+                    commit_time,
                     id: u64::from(xid),
                 });
                 Ok(Some(SourceEvent::Begin))
             }
             Message::Commit { end_lsn } => {
-                *self.transaction = None;
+                if let Some(transaction) = self.transaction.take() {
+                    *self.committed_at = Some(transaction.commit_time.saturating_add(EPOCH_MICROS));
+                }
                 *self.position = (*self.position).max(end_lsn);
                 Ok(Some(SourceEvent::Commit))
             }
