@@ -171,7 +171,8 @@ impl Default for SnapshotConfig {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CacheConfig {
-    /// Disposable local files. Losing the folder loses nothing.
+    /// Disposable local files: key indexes. Losing the folder loses nothing.
+    /// Default: `tributary` in `$XDG_CACHE_HOME` or `~/.cache`.
     pub dir: Option<PathBuf>,
 }
 
@@ -238,6 +239,7 @@ impl Config {
             || self.lake.column_mapping != new.lake.column_mapping
             || self.apply.max_latency != new.apply.max_latency
             || self.apply.memory != new.apply.memory
+            || self.cache.dir != new.cache.dir
     }
 
     /// Reads `path`, then lets `TRIBUTARY_<SECTION>_<KEY>` override.

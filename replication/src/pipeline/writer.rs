@@ -106,7 +106,7 @@ impl Writer {
                     watermark,
                     merged,
                 } => {
-                    let rows = self.table.stage_chunk(chunk);
+                    let rows = self.table.stage_chunk(chunk)?;
                     self.commit("SNAPSHOT", watermark, Some((progress, rows)), started)
                         .await?;
                     // A snapshotter that is gone has no use for it.
@@ -114,6 +114,7 @@ impl Writer {
                 }
             }
         }
+        self.table.end_index()?;
         Ok((self.number, self.table))
     }
 
