@@ -142,6 +142,7 @@ async fn check_lake<S: Source>(
 ) -> Result<()> {
     let lake = Lake::open(&config.lake.url)?;
     lake.prepare()?;
+    IndexHome::open(config.cache.dir.as_deref(), 0)?;
     let (slot, usable) = match source.slot().await {
         Ok(slot) => (slot, true),
         Err(_) => (None, false),
