@@ -75,7 +75,11 @@ fn kept_lost_damaged_and_old_indexes_give_the_same_lake() {
     sidecar.stop();
     let keys = case.cache().join("keys");
     let old = files(&keys);
-    assert!(old.iter().any(|(path, _)| path.ends_with("manifest")), "{:?}", case.cache());
+    assert!(
+        old.iter().any(|(path, _)| path.ends_with("manifest")),
+        "{:?}",
+        case.cache()
+    );
 
     // Kept: nothing is read that was there at the stop.
     let sidecar = start(&case, 1);

@@ -14,7 +14,7 @@ use serde_json::json;
 
 /// Rows of a data file.
 const FILE_ROWS: u64 = 2_000_000;
-const LOOKUPS: u64 = 2_000_000;
+const LOOKUPS: u64 = 500_000;
 /// Updates, in batches as a table's writer applies them.
 const UPDATES: u64 = 4_000_000;
 const BATCH: usize = 1000;
@@ -25,7 +25,10 @@ fn main() -> Result<()> {
     let (exact, hashed) = (number(0, 100), number(1, 20));
     let dir = arguments.get(2).map_or_else(std::env::temp_dir, PathBuf::from);
     // The defaults of what a sidecar gives to its indexes.
-    let config = Config::parse("[source]\nurl = \"postgres://localhost/db\"\n[lake]\nurl = \"x\"", |_| None)?;
+    let config = Config::parse(
+        "[source]\nurl = \"postgres://localhost/db\"\n[lake]\nurl = \"x\"",
+        |_| None,
+    )?;
     let memory = config.apply.memory / 8;
     for (kind, millions) in [("integer", exact), ("hash", hashed)] {
         if millions > 0 {
@@ -74,11 +77,13 @@ fn location(row: u64) -> Location {
     Location::new((row / FILE_ROWS) as u32, (row % FILE_ROWS) as u32)
 }
 
-fn tell(kind: &str, step: &str, count: u64, started: Instant, more: serde_json::Value) {
-    let seconds = started.elapsed().as_secs_f64();
+fn tell(kind: &str, step: &str, count: u64, started: Clock, more: serde_json::Value) {
+    let seconds = started.wall.elapsed().as_secs_f64();
+    let cpu_seconds = cpu_seconds() - started.cpu_seconds;
     let mut line = json!({
         "keys": kind, "step": step, "count": count, "seconds": (seconds * 1e3).round() / 1e3,
         "per_s": (count as f64 / seconds).round(), "peak_rss_mib": peak_rss_mib(),
+        "cpu_seconds": (cpu_seconds * 1e2).round() / 1e2,
     });
     if let (Some(line), Some(more)) = (line.as_object_mut(), more.as_object()) {
         line.extend(more.clone());
@@ -91,6 +96,28 @@ fn peak_rss_mib() -> u64 {
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = peak.and_then(|peak| peak.trim().trim_end_matches(" kB").parse::<u64>().ok());
     kib.unwrap_or_default() / 1024
+}
+
+struct Clock {
+    wall: Instant,
+    cpu_seconds: f64,
+}
+
+impl Clock {
+    fn now() -> Self {
+        Self {
+            wall: Instant::now(),
+            cpu_seconds: cpu_seconds(),
+        }
+    }
+}
+
+/// Of all threads; ticks are hundredths of a second.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let ticks = fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());
+    ticks.sum::<f64>() / 100.0
 }
 
 fn bytes_per_key(index: &KeyIndex) -> serde_json::Value {
@@ -129,31 +156,37 @@ fn measure(kind: &str, count: u64, dir: &std::path::Path, memory: u64) -> Result
     let home = || IndexHome::beside(Some(dir), memory);
     if exact {
         let mut index = KeyIndex::new(exact, home());
-        let started = Instant::now();
+        let started = Clock::now();
         fill(&mut index, &keys, 0..count, true)?;
         tell(kind, "build, keys in order", count, started, bytes_per_key(&index));
     }
     // Four runs of a size, which become one.
     let mut index = KeyIndex::new(exact, home());
-    let started = Instant::now();
+    let started = Clock::now();
     for part in 0..4 {
         fill(&mut index, &keys, (0..count / 4).map(|i| 4 * i + part), false)?;
     }
-    tell(kind, "four builds of a quarter, keys in any order", count, started, bytes_per_key(&index));
-    let started = Instant::now();
+    tell(
+        kind,
+        "four builds of a quarter, keys in any order",
+        count,
+        started,
+        bytes_per_key(&index),
+    );
+    let started = Clock::now();
     index.maintain(live)?;
     wait_for_merges(&mut index)?;
     tell(kind, "merge of the four", count, started, bytes_per_key(&index));
     drop(index);
 
     let mut index = KeyIndex::new(exact, home());
-    let started = Instant::now();
+    let started = Clock::now();
     fill(&mut index, &keys, 0..count, false)?;
     tell(kind, "build, keys in any order", count, started, bytes_per_key(&index));
     look_up(kind, "one run", &index, &keys)?;
 
     // As a writer does: look up, then insert, with merges beside it.
-    let started = Instant::now();
+    let started = Clock::now();
     let mut row = count;
     for batch in 0..UPDATES / BATCH as u64 {
         let of_batch: Vec<u128> = (0..BATCH as u64)
@@ -166,7 +199,13 @@ fn measure(kind: &str, count: u64, dir: &std::path::Path, memory: u64) -> Result
         }
         index.maintain(live)?;
     }
-    tell(kind, "updates, 1,000 at a time", UPDATES, started, bytes_per_key(&index));
+    tell(
+        kind,
+        "updates, 1,000 at a time",
+        UPDATES,
+        started,
+        bytes_per_key(&index),
+    );
     wait_for_merges(&mut index)?;
     look_up(kind, "after updates", &index, &keys)
 }
@@ -178,17 +217,29 @@ fn look_up(kind: &str, state: &str, index: &KeyIndex, keys: &Keys) -> Result<()>
         ("hits", true, hits.collect::<Vec<u128>>()),
         ("misses", false, misses.collect()),
     ] {
-        let started = Instant::now();
+        let started = Clock::now();
         for key in &wanted {
             assert_eq!(index.get(*key)?.is_some(), found);
         }
-        tell(kind, &format!("{what}, {state}, one by one"), LOOKUPS, started, json!({}));
+        tell(
+            kind,
+            &format!("{what}, {state}, one by one"),
+            LOOKUPS,
+            started,
+            json!({}),
+        );
         for size in [1000, 100_000] {
-            let started = Instant::now();
+            let started = Clock::now();
             for batch in wanted.chunks(size) {
                 assert!(index.get_all(batch)?.iter().all(|location| location.is_some() == found));
             }
-            tell(kind, &format!("{what}, {state}, {size} at a time"), LOOKUPS, started, json!({}));
+            tell(
+                kind,
+                &format!("{what}, {state}, {size} at a time"),
+                LOOKUPS,
+                started,
+                json!({}),
+            );
         }
     }
     Ok(())

@@ -708,7 +708,7 @@ impl DeltaTable {
             file.committed = true;
             file.dirty = false;
         }
-        self.save_index()?;
+        self.save_index();
         let committed = Committed {
             version,
             ..self.staged.clone()
@@ -766,7 +766,7 @@ impl DeltaTable {
         self.record = record;
         self.replaces = None;
         self.index.rename(self.log.log_url());
-        self.end_index()?;
+        self.end_index();
         copy.discard([]).await;
         Ok(Some(version))
     }

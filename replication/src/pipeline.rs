@@ -90,9 +90,7 @@ pub async fn run(config: Receiver<Config>, once: bool, metrics: Arc<Metrics>, sh
         let error = match result {
             // A damaged index was a cache: it is gone when the next attempt looks.
             Err(error)
-                if error.class() == Class::Transient
-                    && (!once || error.code() == Some(DAMAGED))
-                    && !*stop.borrow() =>
+                if error.class() == Class::Transient && (!once || error.code() == Some(DAMAGED)) && !*stop.borrow() =>
             {
                 error
             }

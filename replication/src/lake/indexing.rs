@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::ArrayRef;
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::key_index::{Identity, IndexHome, KeyIndex, Live, Location, Manifest};
 use super::{DataFile, DeltaTable, INDEX_MEMORY, data_file, sorted};
@@ -71,8 +71,14 @@ impl DeltaTable {
 
     /// Whose keys the index has.
     fn identity(&self) -> Identity {
-        let key = self.schema.key.iter().filter_map(|column| self.schema.columns.get(*column));
-        let key: Vec<String> = key.map(|column| format!("{} {:?}", column.attribute, column.ty)).collect();
+        let key = self
+            .schema
+            .key
+            .iter()
+            .filter_map(|column| self.schema.columns.get(*column));
+        let key: Vec<String> = key
+            .map(|column| format!("{} {:?}", column.attribute, column.ty))
+            .collect();
         Identity {
             log: self.log.log_url().to_string(),
             table: self.shape.id.clone(),
@@ -98,7 +104,10 @@ impl DeltaTable {
                 .filter_map(|(at, file)| Some((file.as_ref()?.path.clone(), at)))
                 .collect();
             for (entry, deleted) in manifest.files {
-                let place = self.files.get_mut(entry.number as usize).filter(|place| place.path.is_empty());
+                let place = self
+                    .files
+                    .get_mut(entry.number as usize)
+                    .filter(|place| place.path.is_empty());
                 let file = paths.get(&entry.path).and_then(|at| files.get_mut(*at));
                 let (Some(place), Some(file)) = (place, file) else {
                     continue;
@@ -211,34 +220,46 @@ impl DeltaTable {
         })
     }
 
-    /// Saves the index if that is due. Everything staged is committed.
-    pub(super) fn save_index(&mut self) -> Result<()> {
-        self.maintain_index()?;
-        if self.index.wants_save()? {
-            self.save_manifest()?;
-        }
-        Ok(())
+    /// Saves the index if that is due. Everything staged is committed, and that
+    /// stands whatever becomes of the index.
+    pub(super) fn save_index(&mut self) {
+        let saved = match self.index.wants_save() {
+            Ok(true) => self.save_manifest(),
+            Ok(false) => Ok(()),
+            Err(error) => Err(error),
+        };
+        self.tell_unsaved(saved);
     }
 
     /// Saves the index as it is, unless something is staged; nothing more will
-    /// come. Without it, files of the last seconds are read again at the next start.
-    pub fn end_index(&mut self) -> Result<()> {
+    /// come. Without it, files of the last seconds are read again at the next
+    /// start, so a failure is only told.
+    pub fn end_index(&mut self) {
         let committed = |file: &DataFile| !file.dirty && file.committed != file.removed;
         if !self.files.iter().all(committed) {
-            return Ok(());
+            return;
         }
-        blocking(usize::MAX, || {
+        let saved = blocking(usize::MAX, || {
             if self.index.settle()? {
                 self.save_manifest()?;
             }
             self.index.end_save();
-            Ok(())
-        })
+            Ok::<(), Error>(())
+        });
+        self.tell_unsaved(saved);
+    }
+
+    fn tell_unsaved(&self, saved: Result<()>) {
+        if let Err(error) = saved {
+            warn!(table = %self.record.table, %error, cause = error.cause(), hint = error.hint(), "cannot save the key index");
+        }
     }
 
     fn save_manifest(&mut self) -> Result<()> {
         let identity = self.identity();
-        let live = (0_u32..).zip(&self.files).filter(|(_, file)| file.committed && !file.removed);
+        let live = (0_u32..)
+            .zip(&self.files)
+            .filter(|(_, file)| file.committed && !file.removed);
         let files = live.map(|(number, file)| (number, file.path.as_str(), &file.deleted));
         self.index.save(identity, self.version, self.seed, files)
     }

@@ -353,11 +353,7 @@ impl KeyIndex {
             return Ok(());
         }
         let folder = self.folder()?;
-        let mut entries: Vec<_> = self.recent.drain().collect();
-        if self.memory().is_tight() {
-            self.recent = KeyMap::default();
-        }
-        self.recent_files = RoaringBitmap::new();
+        let mut entries: Vec<_> = self.recent.iter().map(|(key, location)| (*key, *location)).collect();
         entries.sort_unstable_by_key(|(key, _)| *key);
         let write = || {
             let (id, count) = (new_id(), entries.len() as u64);
@@ -367,8 +363,14 @@ impl KeyIndex {
             }
             writer.finish()
         };
+        // Where that fails, they are still in memory.
         let run = write().map_err(|fault| unwritable(folder.dir(), fault))?;
         self.runs.push(Arc::new(run));
+        self.recent.clear();
+        if self.memory().is_tight() {
+            self.recent = KeyMap::default();
+        }
+        self.recent_files = RoaringBitmap::new();
         self.note_recent();
         Ok(())
     }
@@ -395,7 +397,9 @@ impl KeyIndex {
             return Ok(());
         };
         let inputs = self.runs[from..].to_vec();
-        let names = inputs.iter().fold(RoaringBitmap::new(), |names, run| names | &run.names);
+        let names = inputs
+            .iter()
+            .fold(RoaringBitmap::new(), |names, run| names | &run.names);
         let (live, exact, id) = (live(&names), self.exact, new_id());
         let cancel = Arc::new(AtomicBool::new(false));
         let (ids, cancelled) = (inputs.iter().map(|run| run.id).collect(), cancel.clone());
@@ -421,7 +425,10 @@ impl KeyIndex {
         let Some(merge) = self.merge.take_if(|merge| wait || merge.thread.is_finished()) else {
             return Ok(());
         };
-        let merged = merge.thread.join().map_err(|_| Error::bug("merging key runs panicked"))?;
+        let merged = merge
+            .thread
+            .join()
+            .map_err(|_| Error::bug("merging key runs panicked"))?;
         let merged = match merged {
             Ok(Merged::Cancelled) => return Ok(()),
             Ok(Merged::Run(run)) => Some(run),
@@ -512,7 +519,10 @@ impl KeyIndex {
         let Some(folder) = self.folder.clone().filter(|folder| folder.is_kept()) else {
             return Ok(());
         };
-        let names = self.runs.iter().fold(RoaringBitmap::new(), |names, run| names | &run.names);
+        let names = self
+            .runs
+            .iter()
+            .fold(RoaringBitmap::new(), |names, run| names | &run.names);
         let entry = |run: &Arc<Run>| RunEntry {
             id: run.id,
             entries: run.entries,

@@ -114,7 +114,7 @@ impl Writer {
                 }
             }
         }
-        self.table.end_index()?;
+        self.table.end_index();
         Ok((self.number, self.table))
     }
 

@@ -84,7 +84,11 @@ pub enum Gathered {
 
 impl Bulk {
     pub fn new(folder: Arc<Folder>, memory: Arc<Memory>, exact: bool) -> Self {
-        let entry = if exact { size_of::<u128>() } else { size_of::<[u64; 3]>() };
+        let entry = if exact {
+            size_of::<u128>()
+        } else {
+            size_of::<[u64; 3]>()
+        };
         Self {
             entries_max: memory.bulk_bytes() / entry,
             folder,
@@ -164,7 +168,15 @@ impl Bulk {
             let rest = self.runs.split_off(self.runs.len().min(FAN_IN));
             let (inputs, id) = (std::mem::replace(&mut self.runs, rest), new_id());
             let path = self.folder.run(id);
-            let merged = merge(&inputs, None, &path, id, self.exact, &self.memory, &AtomicBool::new(false))?;
+            let merged = merge(
+                &inputs,
+                None,
+                &path,
+                id,
+                self.exact,
+                &self.memory,
+                &AtomicBool::new(false),
+            )?;
             if let Merged::Run(run) = merged {
                 self.runs.push(Arc::new(run));
             }

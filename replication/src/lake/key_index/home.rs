@@ -184,7 +184,9 @@ impl IndexHome {
                 return Ok(Self::private(memory));
             }
             return Err(Error::operator(format!("cannot write to cache.dir {}", root.display()))
-                .with_hint("make the folder writable for this user, or set another cache.dir; what is in it can be lost")
+                .with_hint(
+                    "make the folder writable for this user, or set another cache.dir; what is in it can be lost",
+                )
                 .with_source(error));
         }
         sweep(&root);
@@ -224,17 +226,20 @@ impl IndexHome {
 
     /// A folder of its own, removed at its end.
     pub fn private_folder(&self) -> Result<Arc<Folder>> {
-        let dir = self.root.join(format!("{PRIVATE}{}", Uuid::new_v4()));
-        let made = prepare(&self.root).and_then(|()| lock(&dir)).and_then(|lock| {
-            prepare(&dir)?;
-            lock.ok_or_else(|| io::Error::from(io::ErrorKind::WouldBlock))
-        });
-        let lock = made.map_err(|e| folder_error(&dir, e))?;
-        Ok(Arc::new(Folder {
-            dir,
-            kept: false,
-            _lock: lock,
-        }))
+        loop {
+            let dir = self.root.join(format!("{PRIVATE}{}", Uuid::new_v4()));
+            let locked = prepare(&self.root).and_then(|()| lock(&dir));
+            // Somebody may take it for one that was left, before it is locked.
+            let Some(lock) = locked.map_err(|e| folder_error(&dir, e))? else {
+                continue;
+            };
+            prepare(&dir).map_err(|e| folder_error(&dir, e))?;
+            return Ok(Arc::new(Folder {
+                dir,
+                kept: false,
+                _lock: lock,
+            }));
+        }
     }
 
     /// The folder of a table by its log, if nobody else has it; otherwise, or if

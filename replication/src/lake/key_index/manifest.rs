@@ -112,7 +112,9 @@ impl Manifest {
             return Err("its manifest has another format");
         }
         let (length, body) = body.split_first_chunk::<4>().ok_or(TORN)?;
-        let (description, mut bitmaps) = body.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or(TORN)?;
+        let (description, mut bitmaps) = body
+            .split_at_checked(u32::from_le_bytes(*length) as usize)
+            .ok_or(TORN)?;
         let description: Description = serde_json::from_slice(description).map_err(|_| TORN)?;
         let mut bitmap = || RoaringBitmap::deserialize_from(&mut bitmaps).map_err(|_| TORN);
         let runs = description.runs.into_iter().map(|run| Ok((run, bitmap()?)));
@@ -176,10 +178,7 @@ mod tests {
             version: 12,
             seed: 5,
             runs: vec![(run, [1, 9].into_iter().collect())],
-            files: vec![
-                (file(1), (0..70_000).collect()),
-                (file(9), RoaringBitmap::new()),
-            ],
+            files: vec![(file(1), (0..70_000).collect()), (file(9), RoaringBitmap::new())],
         };
         let bytes = manifest.clone().encode().expect("encode");
         assert_eq!(Manifest::decode(&bytes).expect("decode"), manifest);

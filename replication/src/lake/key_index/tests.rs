@@ -100,7 +100,11 @@ fn a_run_has_what_was_put_into_it_whatever_the_keys() {
     check_run(true, (0..200_000).map(|i| 3 * i).collect(), in_order);
     check_run(true, longs(&mut keys, 300_000), place(1000, 1 << 20));
     // Negative keys, and a gap after them.
-    check_run(true, (-5000_i64..5000).map(|i| u128::from(i as u64)).collect(), place(10, 1000));
+    check_run(
+        true,
+        (-5000_i64..5000).map(|i| u128::from(i as u64)).collect(),
+        place(10, 1000),
+    );
     check_run(false, vec![0, 1, u128::MAX - 1, u128::MAX], place(2, u32::MAX.into()));
     let wide = (0..150_000).map(|_| keys.wide()).collect();
     check_run(false, wide, place(200, 1 << 21));

@@ -173,14 +173,14 @@ async fn survive(seed: u64) {
         commit(&mut table, round + 2).await.expect("commit");
         assert_eq!(rows(&table).await, model, "seed {seed}, round {round}");
         if cache.random(3) == 0 {
-            table.end_index().expect("save");
+            table.end_index();
         }
         if cache.random(6) == 0 {
             // What is staged goes with the process.
             let mut lost = model.clone();
             let batch = change(&mut cache, &mut lost, round);
             if cache.random(2) == 0 && table.stage(batch, &NoSource).await.is_ok() {
-                table.end_index().expect("nothing to save");
+                table.end_index();
             }
             drop(table);
             let what = cache.damage(&old);
@@ -232,7 +232,7 @@ async fn a_restart_reads_only_what_came_after_the_manifest() {
     };
     add(&mut table, 0..1000).await;
     add(&mut table, 500..600).await;
-    table.end_index().expect("save");
+    table.end_index();
     drop(table);
     let (mut table, read) = open(&folder, &cache.home()).await;
     assert_eq!(read, 0);
@@ -245,13 +245,13 @@ async fn a_restart_reads_only_what_came_after_the_manifest() {
     let mut changes = Changes::default();
     (0..10).for_each(|id| changes.push(Op::Upsert, id, Some("lost"), Some("lost")));
     table.stage(changes.batch(), &NoSource).await.expect("stage");
-    table.end_index().expect("nothing");
+    table.end_index();
     drop(table);
     let (mut table, read) = open(&folder, &cache.home()).await;
     assert_eq!(read, 30);
     let model = add(&mut table, 0..1).await;
     assert_eq!(rows(&table).await, model);
-    table.end_index().expect("save");
+    table.end_index();
     drop(table);
     // Another key, another pipeline, an older table: nothing fits.
     let home = cache.home();
@@ -293,7 +293,7 @@ async fn two_processes_have_two_indexes() {
     (0..100).for_each(|id| changes.upsert(&mut model, id, "v", Some("b")));
     table.stage(changes.batch(), &NoSource).await.expect("stage");
     commit(&mut table, 2).await.expect("commit");
-    table.end_index().expect("save");
+    table.end_index();
     let files = cache.files();
     // `verify` reads beside it, and a second sidecar waits in vain.
     let reader = IndexHome::beside(Some(&cache.dir), 1 << 20);
@@ -323,7 +323,7 @@ async fn rows_that_came_back_are_read_again() {
     (0..50).for_each(|id| changes.delete(&mut model, id));
     table.stage(changes.batch(), &NoSource).await.expect("stage");
     commit(&mut table, 3).await.expect("commit");
-    table.end_index().expect("save");
+    table.end_index();
     // Another program restores the version before.
     let actions = vec![table.files[0].remove_action(), before.0];
     let version = table.version() + 1;
@@ -355,7 +355,7 @@ async fn numbers_of_files_that_are_gone_are_given_again() {
     assert!(table.files.len() < 400, "{} numbers", table.files.len());
     assert_eq!(rows(&table).await, model);
     check_index(&table, &model).expect("found");
-    table.end_index().expect("save");
+    table.end_index();
     drop(table);
     let (table, _) = open(&folder, &cache.home()).await;
     check_index(&table, &model).expect("found");
@@ -373,14 +373,12 @@ async fn the_index_of_a_copy_becomes_the_tables() {
     (0..100).for_each(|id| changes.upsert(&mut old, id, "old", Some("old")));
     table.stage(changes.batch(), &NoSource).await.expect("stage");
     commit(&mut table, 2).await.expect("commit");
-    table.end_index().expect("save");
+    table.end_index();
     let main = table.retire(PIPELINE).await.expect("retire");
     let lake = Lake::open(&folder.0.display().to_string()).expect("lake");
     let record = TableRecord::new(PIPELINE.into(), "public.t".into(), 7, 1, position(3));
     let shape = main.shape.replacing(&schema(), &Origin::default());
-    let log = lake
-        .copy(&table_path(&TableId::new("public", "t")), "c")
-        .expect("log");
+    let log = lake.copy(&table_path(&TableId::new("public", "t")), "c").expect("log");
     let mut copy = DeltaTable::create(log, schema(), shape, record).await.expect("create");
     copy.open_index(&home).await.expect("index");
     let mut copy = copy.replacing(main);
@@ -389,7 +387,7 @@ async fn the_index_of_a_copy_becomes_the_tables() {
     (50..160).for_each(|id| changes.upsert(&mut new, id, "new", Some("new")));
     copy.stage(changes.batch(), &NoSource).await.expect("stage");
     commit(&mut copy, 4).await.expect("commit");
-    copy.end_index().expect("save");
+    copy.end_index();
     let folders = |cache: &Cache| {
         let entries = fs::read_dir(cache.dir.join("keys")).expect("keys").flatten();
         entries.filter(|entry| entry.path().is_dir()).count()
@@ -402,12 +400,41 @@ async fn the_index_of_a_copy_becomes_the_tables() {
     copy.stage(changes.batch(), &NoSource).await.expect("stage");
     commit(&mut copy, 6).await.expect("commit");
     check_index(&copy, &new).expect("found");
-    copy.end_index().expect("save");
+    copy.end_index();
     drop(copy);
     let (table, read) = open(&folder, &home).await;
     assert_eq!(read, 0);
     check_index(&table, &new).expect("found");
     assert_eq!(rows(&table).await, new);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_goes_while_it_is_used_is_made_again() {
+    let folder = Folder::new();
+    let cache = Cache::new(1);
+    let mut table = folder.create().await;
+    table.open_index(&cache.home()).await.expect("index");
+    let mut model = Model::new();
+    let mut changes = Changes::default();
+    (0..100).for_each(|id| changes.upsert(&mut model, id, "v", Some("b")));
+    table.stage(changes.batch(), &NoSource).await.expect("stage");
+    commit(&mut table, 2).await.expect("commit");
+    table.end_index();
+    fs::remove_dir_all(&cache.dir).expect("remove");
+    check_index(&table, &model).expect("the files are open still");
+    let mut entries = (0..100_000).map(|key| (key, Location::new(9, 0)));
+    let error = entries.try_for_each(|(key, location)| table.index.insert(key, location));
+    let error = error.expect_err("no folder for a run");
+    assert_eq!(error.class(), Class::Transient);
+    assert!(error.hint().is_some_and(|hint| hint.contains("cache.dir")));
+    // What could not be written is not lost as long as the table lives.
+    let location = table.index.get(7).expect("get");
+    assert_eq!(location, Some(Location::new(9, 0)));
+    table.end_index();
+    drop(table);
+    let (table, read) = open(&folder, &cache.home()).await;
+    assert_eq!(read, 100);
+    check_index(&table, &model).expect("found");
 }
 
 #[test]
