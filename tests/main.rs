@@ -19,6 +19,8 @@ mod cuts;
 mod deletion_vectors;
 /// Rows are found by whatever identifies them; values stored out of line; key changes; truncation.
 mod identity;
+/// The key index on the local disk: kept, lost, damaged and out of date.
+mod key_index;
 /// Copies beside a running stream: several readers, kills, throttle, and new content in one switch.
 mod live_snapshots;
 /// The set of tables changes while the program runs, and what was missed of one is made up for.

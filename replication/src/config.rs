@@ -302,7 +302,8 @@ impl MaintenanceConfig {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CacheConfig {
-    /// Disposable local files. Losing the folder loses nothing.
+    /// Disposable local files: key indexes. Losing the folder loses nothing.
+    /// Default: `tributary` in `$XDG_CACHE_HOME` or `~/.cache`.
     pub dir: Option<PathBuf>,
 }
 
@@ -541,6 +542,7 @@ impl Config {
             || self.tables != new.tables
             || self.transform != new.transform
             || self.cuts != new.cuts
+            || self.cache.dir != new.cache.dir
     }
 
     /// Reads `path`, then lets `TRIBUTARY_<SECTION>_<KEY>` override.

@@ -21,6 +21,7 @@ mod conflict;
 mod cuts;
 mod data_file;
 mod deletion_vector;
+mod indexing;
 mod key_index;
 mod log;
 mod merge;
@@ -39,7 +40,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use roaring::RoaringBitmap;
@@ -49,7 +50,7 @@ use url::Url;
 pub use self::compaction::{Compacted, Compaction};
 pub use self::cuts::{Added, Cut, CutLog, CutTable, Cuts, as_time, shown_time};
 pub use self::data_file::{FileWriter, WrittenFile};
-pub use self::key_index::Location;
+pub use self::key_index::{DAMAGED, IndexHome, KeyIndex, Live, Location};
 pub use self::log::{Commit, Log, now_ms};
 pub use self::read::{FileCache, Mismatch, Normal, Place, Refreshed, Seen, Unseen};
 pub use self::record::{PartProgress, PipelineRecord, SnapshotProgress, State, TableRecord};
@@ -59,7 +60,7 @@ pub use self::vacuum::{Cleaned, Cleaning};
 
 use self::conflict::{Others, judge};
 use self::deletion_vector::Descriptor;
-use self::key_index::{KeyIndex, KeyMap};
+use self::key_index::KeyMap;
 use self::log::LiveFile;
 use crate::batch::TxId;
 use crate::config::StoreOptions;
@@ -75,14 +76,15 @@ const TOMBSTONES_MS: i64 = 2 * 24 * 3600 * 1000;
 /// What the log says of a file that gets another deletion vector: a `remove`
 /// and an `add` with statistics.
 const TOUCH_BYTES: u64 = 1 << 10;
-/// Entries an index rebuild sorts at a time.
-const INDEX_ROWS: usize = 128 << 10;
+/// What the indexes of a table hold in memory that nobody gave more.
+const INDEX_MEMORY: u64 = 32 << 20;
 
 /// The place of all tables of a pipeline.
 #[derive(Clone)]
 pub struct Lake {
     root: Url,
     store: Arc<dyn ObjectStore>,
+    indexes: Arc<IndexHome>,
 }
 
 impl Lake {
@@ -90,7 +92,17 @@ impl Lake {
     /// written yet.
     pub fn open(url: &str, options: &StoreOptions) -> Result<Self> {
         let (root, store) = store::open(url, options)?;
-        Ok(Self { root, store })
+        let indexes = IndexHome::private(INDEX_MEMORY);
+        Ok(Self { root, store, indexes })
+    }
+
+    /// Where the tables' key indexes are from now on.
+    pub fn with_indexes(self, indexes: Arc<IndexHome>) -> Self {
+        Self { indexes, ..self }
+    }
+
+    pub fn indexes(&self) -> &Arc<IndexHome> {
+        &self.indexes
     }
 
     /// Whether it is on local disk, where a request costs nothing.
@@ -294,6 +306,22 @@ impl DataFile {
         })
     }
 
+    /// The place of a file that is gone.
+    fn gone() -> Self {
+        Self {
+            path: String::new(),
+            size: 0,
+            modification_time: 0,
+            rows: 0,
+            stats: String::new(),
+            vector: None,
+            deleted: RoaringBitmap::new(),
+            committed: false,
+            dirty: false,
+            removed: true,
+        }
+    }
+
     fn written(file: WrittenFile) -> Self {
         Self {
             path: file.path,
@@ -386,7 +414,10 @@ pub struct DeltaTable {
     record: TableRecord,
     version: u64,
     batch_number: i64,
+    /// By number. The number of a file that is gone is given again once no entry
+    /// of the index names it.
     files: Vec<DataFile>,
+    vacant: indexing::Vacant,
     index: KeyIndex,
     /// Keys that the stream deleted while a snapshot runs, and by whom: a
     /// chunk that didn't see the delete must not bring the row back.
@@ -537,7 +568,8 @@ impl DeltaTable {
             arrow: schema.arrow(),
             file_schema: schema.arrow(),
             read_schema: schema.arrow(),
-            index: KeyIndex::new(encoder.is_exact()),
+            index: KeyIndex::new(encoder.is_exact(), IndexHome::private(INDEX_MEMORY)),
+            vacant: indexing::Vacant::default(),
             schema,
             shape: opened.shape,
             seed,
@@ -600,62 +632,6 @@ impl DeltaTable {
         Ok(())
     }
 
-    /// Fills the index by reading the key columns. Returns the rows indexed.
-    pub async fn build_index(&mut self) -> Result<u64> {
-        let mut index = KeyIndex::new(self.encoder.is_exact());
-        let mut indexed = 0;
-        for number in 0..self.files.len() {
-            indexed += self.index_file(number, &mut index).await?;
-        }
-        self.index = index;
-        self.indexed = true;
-        Ok(indexed)
-    }
-
-    /// Adds the live rows of a file to an index. Returns how many.
-    async fn index_file(&self, number: usize, index: &mut KeyIndex) -> Result<u64> {
-        // Rows of a file that is gone would hide those that took their place.
-        let Some(file) = self.files.get(number).filter(|file| !file.removed) else {
-            return Ok(0);
-        };
-        let columns = sorted(self.encoder.columns());
-        let order: Vec<usize> = self
-            .encoder
-            .columns()
-            .iter()
-            .filter_map(|c| columns.binary_search(c).ok())
-            .collect();
-        let key_schema = self.columns_schema(&columns)?;
-        let mut indexed = 0;
-        let mut row = 0_u32;
-        let mut entries = Vec::with_capacity(INDEX_ROWS.min(file.rows as usize));
-        let encoder = &self.encoder;
-        data_file::scan(&self.log, &file.stored(), &key_schema, |batch| {
-            let key_columns: Vec<&ArrayRef> = order.iter().map(|c| batch.column(*c)).collect();
-            for key in encoder.keys_of(&key_columns, batch.num_rows())? {
-                if !file.deleted.contains(row) {
-                    entries.push((key, Location::new(number as u32, row)));
-                }
-                row += 1;
-            }
-            if entries.len() >= INDEX_ROWS {
-                indexed += entries.len() as u64;
-                index.insert_all(std::mem::take(&mut entries), &|_| true);
-            }
-            Ok(())
-        })
-        .await?;
-        if row != file.rows {
-            return Err(
-                Error::operator(format!("{} has {row} rows, but the log says {}", file.path, file.rows))
-                    .with_hint(format!("`tributary snapshot {}` copies it anew", self.record.table)),
-            );
-        }
-        indexed += entries.len() as u64;
-        index.insert_all(entries, &|_| true);
-        Ok(indexed)
-    }
-
     /// Some columns as files have them.
     fn columns_schema(&self, columns: &[usize]) -> Result<SchemaRef> {
         let schema = self.read_schema.project(columns);
@@ -714,8 +690,18 @@ impl DeltaTable {
         self.file_format().writer()
     }
 
-    fn find(&self, key: Key) -> Option<Location> {
-        self.index.get(key).filter(|location| is_live(&self.files, *location))
+    fn find(&self, key: Key) -> Result<Option<Location>> {
+        let found = self.index.get(key)?;
+        Ok(found.filter(|location| is_live(&self.files, *location)))
+    }
+
+    /// As [`DeltaTable::find`] for each of some keys.
+    fn find_all(&self, keys: &[Key]) -> Result<Vec<Option<Location>>> {
+        let mut found = indexing::blocking(keys.len(), || self.index.get_all(keys))?;
+        for location in &mut found {
+            *location = location.filter(|location| is_live(&self.files, *location));
+        }
+        Ok(found)
     }
 
     fn kill(&mut self, location: Location) {
@@ -811,13 +797,14 @@ impl DeltaTable {
             }
             file.removed |= file.live_rows() == 0;
             if file.removed {
-                file.deleted = RoaringBitmap::new();
+                *file = DataFile::gone();
+                continue;
             }
-            // A file that never got an `add` has nothing to remove later.
-            file.committed = !file.removed;
+            file.committed = true;
             file.dirty = false;
         }
         self.has_staged = false;
+        self.save_index();
         checkpoint_if_due(&self.log, self.version, &self.record.table, &self.files);
     }
 
@@ -872,6 +859,8 @@ impl DeltaTable {
             self.version = old.version + 1;
             self.batch_number = batch_number;
             self.record = record;
+            self.index.rename(self.log.log_url());
+            self.end_index();
             checkpoint_if_due(&self.log, self.version, &self.record.table, &self.files);
             copy.discard([]).await;
             return Ok(Some(self.version));

@@ -3,7 +3,7 @@
 //!
 //! Memory, from `apply.memory` (M): open batches M/12, batches on their way
 //! M/6, and what a batch becomes while it is written about as much again. The
-//! rest is for key indexes, one snapshot chunk's keys and file buffers.
+//! rest is for key indexes (M/8), one snapshot chunk's keys and file buffers.
 
 /// Runs what is written for any source with the one that the URL names.
 macro_rules! for_source {
@@ -65,7 +65,7 @@ pub use self::verify::{Difference, Differences, Keys, Outcome, Report, TableRepo
 use self::watch::{Seen, Watch};
 use crate::config::{Config, OnGap};
 use crate::error::{Class, Error, Result};
-use crate::lake::{Lake, Opened, PipelineRecord, State, table_path};
+use crate::lake::{DAMAGED, IndexHome, Lake, Opened, PipelineRecord, State, table_path};
 use crate::metrics::Metrics;
 use crate::position::Position;
 use crate::source::{Discovery, Finding, Identity, Membership, Refusal, Slot, Source, SourceTable, Throttle};
@@ -95,7 +95,12 @@ pub async fn run(config: Receiver<Config>, once: bool, metrics: Arc<Metrics>, sh
             m.snapshots.clear();
         });
         let error = match result {
-            Err(error) if error.class() == Class::Transient && !once && !*stop.borrow() => error,
+            // A damaged index was a cache: it is gone when the next attempt looks.
+            Err(error)
+                if error.class() == Class::Transient && (!once || error.code() == Some(DAMAGED)) && !*stop.borrow() =>
+            {
+                error
+            }
             other => return other,
         };
         if started.elapsed() > Duration::from_secs(60) {
@@ -146,6 +151,7 @@ async fn check_lake<S: Source>(
 ) -> Result<Vec<Finding>> {
     let lake = Lake::open(&config.lake.url, &config.lake.options)?;
     lake.prepare().await?;
+    IndexHome::open(config.cache.dir.as_deref(), 0)?;
     let (slot, usable) = match source.slot().await {
         Ok(slot) => (slot, true),
         Err(_) => (None, false),
@@ -237,7 +243,8 @@ async fn prepare<S: Source>(
     }
     wait_for_slot(&mut source).await?;
     let identity = source.identify().await?;
-    let lake = Lake::open(&config.lake.url, &config.lake.options)?;
+    let indexes = IndexHome::open(config.cache.dir.as_deref(), config.apply.memory / 8)?;
+    let lake = Lake::open(&config.lake.url, &config.lake.options)?.with_indexes(indexes);
     lake.prepare().await?;
     let slot = source.slot().await?;
     let Standing {

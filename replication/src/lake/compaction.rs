@@ -16,7 +16,6 @@ use arrow::datatypes::SchemaRef;
 use roaring::RoaringBitmap;
 
 use super::data_file::{self, Stored, WrittenFile};
-use super::key_index::KeyIndex;
 use super::log::{Commit, Log};
 use super::{DataFile, DeltaTable, FileFormat};
 use crate::error::{Error, Result};
@@ -201,21 +200,18 @@ impl DeltaTable {
             for number in &replaced {
                 self.files[*number].removed = true;
             }
-            let number = self.files.len();
             file.dirty = !file.deleted.is_empty();
-            self.files.push(file);
+            let number = self.place(file) as usize;
             let rewritten = self.write_anew().await?;
             let vectors = self.write_vectors().await?;
             let mut actions = self.file_actions(&vectors, false);
             actions.push(self.record.domain_action());
             if self.put("OPTIMIZE", actions).await? == Commit::Committed {
-                self.settle(&vectors);
-                if self.indexed && !rewritten {
-                    let none = KeyIndex::new(self.encoder.is_exact());
-                    let mut index = std::mem::replace(&mut self.index, none);
-                    self.index_file(number, &mut index).await?;
-                    self.index = index;
+                // Before the index is saved as one that knows the file.
+                if self.indexed && !rewritten && self.files[number].live_rows() > 0 {
+                    self.index_files(&[number]).await?;
                 }
+                self.settle(&vectors);
                 return Ok(self.version);
             }
             if rewritten {
@@ -225,7 +221,7 @@ impl DeltaTable {
                     self.record.table
                 )));
             }
-            self.files.truncate(number);
+            self.files[number] = DataFile::gone();
             for number in replaced {
                 self.files[number].removed = false;
             }
@@ -257,13 +253,9 @@ impl DeltaTable {
             for number in now {
                 self.files[number].removed = true;
             }
-            let number = self.files.len();
-            self.files.push(DataFile::written(done.file));
+            let number = self.place(DataFile::written(done.file)) as usize;
             if self.indexed {
-                let none = KeyIndex::new(self.encoder.is_exact());
-                let mut index = std::mem::replace(&mut self.index, none);
-                self.index_file(number, &mut index).await?;
-                self.index = index;
+                self.index_files(&[number]).await?;
             }
         }
         Ok(rewritten)

@@ -12,13 +12,14 @@
 //! So each key has one row, ours if there is any.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use arrow::array::ArrayRef;
 use roaring::RoaringBitmap;
 use serde_json::Value;
 
 use super::deletion_vector::Descriptor;
-use super::key_index::Location;
+use super::key_index::{IndexHome, Location};
 use super::log::LiveFile;
 use super::record::TableRecord;
 use super::{DataFile, DeltaTable, UNREADABLE, data_file, sorted};
@@ -110,10 +111,10 @@ impl DeltaTable {
     /// Makes a table ready for its writer: fills the index, and takes over what
     /// others have committed since our last version, in their order. Returns the
     /// rows indexed.
-    pub async fn prepare(&mut self) -> Result<u64> {
+    pub async fn prepare(&mut self, indexes: &Arc<IndexHome>) -> Result<u64> {
         let newest = self.version;
         self.go_back_to_own().await?;
-        let indexed = self.build_index().await?;
+        let indexed = self.open_index(indexes).await?;
         while self.version < newest {
             let version = self.version + 1;
             let entry = self.log.read(version).await?;
@@ -198,11 +199,7 @@ impl DeltaTable {
             // A staged truncation empties whatever comes in its place.
             emptied |= self.files[number].removed;
             deleted_keys.extend(self.keys_at(number, &staged).await?);
-            let file = &mut self.files[number];
-            file.removed = true;
-            file.committed = false;
-            file.dirty = false;
-            file.deleted = RoaringBitmap::new();
+            self.files[number] = DataFile::gone();
         }
         emptied |= self.files.iter().any(|file| file.removed && file.committed);
         for (number, add) in grown {
@@ -230,9 +227,9 @@ impl DeltaTable {
             };
             let mut file = DataFile::live(&self.log, file).await?;
             file.removed = emptied;
-            self.files.push(file);
+            let number = self.place(file) as usize;
             if !emptied && self.indexed {
-                self.take_rows(self.files.len() - 1, &deleted_keys).await?;
+                self.take_rows(number, &deleted_keys).await?;
             }
         }
         Ok(())
@@ -242,17 +239,14 @@ impl DeltaTable {
     /// one of their key, or have deleted it.
     pub(super) async fn take_rows(&mut self, number: usize, deleted_keys: &HashSet<Key>) -> Result<()> {
         let mut dead = RoaringBitmap::new();
-        let keys = self.keys_of_file(number).await?;
-        for (row, key) in keys {
-            if deleted_keys.contains(&key) || self.find(key).is_some() {
+        for (row, key) in self.keys_of_file(number).await? {
+            if deleted_keys.contains(&key) || self.find(key)?.is_some() {
                 dead.insert(row);
-                continue;
+            } else {
+                self.index.insert(key, Location::new(number as u32, row))?;
             }
-            let files = &self.files;
-            self.index.insert(key, Location::new(number as u32, row), &|location| {
-                super::is_live(files, location)
-            });
         }
+        self.maintain_index()?;
         if !dead.is_empty() {
             let table = &self.record.table;
             tracing::warn!(%table, rows = dead.len(), "another writer added rows whose keys the table has; they are removed");

@@ -1,20 +1,72 @@
-//! Key → (file, row), in memory: a hash map of recent keys over sorted runs.
+//! Key → (file, row): a hash map of recent keys over sorted runs on disk.
 //!
-//! Entries are never removed one by one. An entry counts only if the caller's
-//! `live` says that its row is there, so that a delete costs nothing here and
-//! stale entries go when runs merge. The newest entry of a key is the only one
-//! that can be live.
+//! ```text
+//! insert ─► recent (map) ─ full ─► run ─┐
+//! bulk ──── sorted in chunks ─────► run ─┴─ four of a size, in the background ─► one run
+//! get ────► recent, then runs, the newest first (filter, index block, data block)
+//! commit ─► manifest: which runs these are, and which files they are whole for
+//! ```
 //!
-//! It is a cache: lost with the process, rebuilt from the key columns.
+//! Entries are never removed one by one. An entry counts only if its row is
+//! live, which the caller checks, so that a delete costs nothing here and stale
+//! entries go when runs merge. The newest entry of a key is the only one that
+//! can be live.
+//!
+//! It is a cache: what is lost of it is read again from the key columns. A block
+//! that is not what was written is an error and makes the manifest go, so that
+//! the next start builds the index anew; it is never taken for an answer.
+
+mod bulk;
+mod filter;
+mod home;
+mod manifest;
+mod merge;
+mod run;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
+use roaring::RoaringBitmap;
+use tracing::{debug, info, warn};
+
+pub use self::bulk::Bulk;
+pub use self::home::{Folder, IndexHome};
+pub use self::manifest::{FileEntry, Identity, Manifest};
+pub use self::merge::Live;
+
+use self::bulk::Gathered;
+use self::home::{Memory, unwritable};
+use self::manifest::RunEntry;
+use self::merge::{Merged, merge};
+use self::run::{Fault, Probe, Run, RunWriter};
+use crate::error::{Error, Result};
 use crate::key::Key;
 
-/// Entries the map holds before it becomes a run. 64k entries are 3 MiB, and
-/// a look-up in a map of this size still hits the cache.
-const RECENT_MAX: usize = 64 << 10;
+/// Entries the map holds before it becomes a run: as many as fit 64k buckets,
+/// which are 2 MiB.
+const RECENT_MAX: usize = 56 << 10;
+/// With little memory, the map becomes a run from so many entries on.
+const RECENT_MIN: usize = 256;
+/// Files that the map may name: what is only in memory is read from them again
+/// at the next start.
+const RECENT_FILES_MAX: u64 = 64;
+/// Runs that are merged together, at least.
+const FAN_IN: usize = 4;
+/// More runs than this wait for a merge that is under way.
+const RUNS_MAX: usize = 64;
+/// Keys looked up together at a time.
+const BATCH_KEYS: usize = 32 << 10;
+/// The time between two manifests while the table is written to.
+const SAVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The code of an error after which the index is built anew.
+pub const DAMAGED: &str = "key index damaged";
 
 /// A row of a file: file number in the upper half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,223 +119,516 @@ impl Hasher for KeyHasher {
 
 pub type KeyMap<V> = HashMap<Key, V, BuildHasherDefault<KeyHasher>>;
 
-/// Sorted by key, unique.
-#[derive(Default)]
-struct Run<K> {
-    keys: Vec<K>,
-    locations: Vec<Location>,
+/// A run's id, which no other run ever has.
+fn new_id() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0
 }
 
-impl<K: Copy + Ord> Run<K> {
-    fn from_entries(mut entries: Vec<(K, Location)>) -> Self {
-        // Stable, so that of equal keys the last one given stays last.
-        entries.sort_by_key(|(key, _)| *key);
-        let mut run = Self {
-            keys: Vec::with_capacity(entries.len()),
-            locations: Vec::with_capacity(entries.len()),
-        };
-        for (key, location) in entries {
-            run.push(key, location);
-        }
-        run
-    }
-
-    fn push(&mut self, key: K, location: Location) {
-        if self.keys.last() == Some(&key) {
-            self.keys.pop();
-            self.locations.pop();
-        }
-        self.keys.push(key);
-        self.locations.push(location);
-    }
-
-    fn get(&self, key: K) -> Option<Location> {
-        let at = self.keys.binary_search(&key).ok()?;
-        self.locations.get(at).copied()
-    }
-
-    fn merge(older: Self, newer: Self, live: &dyn Fn(Location) -> bool) -> Self {
-        let mut run = Self {
-            keys: Vec::with_capacity(older.keys.len() + newer.keys.len()),
-            locations: Vec::with_capacity(older.keys.len() + newer.keys.len()),
-        };
-        let mut old = older.keys.iter().copied().zip(older.locations).peekable();
-        let mut new = newer.keys.iter().copied().zip(newer.locations).peekable();
-        loop {
-            let take_new = match (old.peek(), new.peek()) {
-                (Some((o, _)), Some((n, _))) => n <= o,
-                (None, Some(_)) => true,
-                (Some(_), None) => false,
-                (None, None) => break,
-            };
-            let entry = if take_new {
-                let entry = new.next();
-                old.next_if(|(o, _)| entry.is_some_and(|(n, _)| n == *o));
-                entry
-            } else {
-                old.next()
-            };
-            if let Some((key, location)) = entry.filter(|(_, location)| live(*location)) {
-                run.keys.push(key);
-                run.locations.push(location);
-            }
-        }
-        run.keys.shrink_to_fit();
-        run.locations.shrink_to_fit();
-        run
-    }
-}
-
-/// Runs, oldest first; each at least twice as long as the next.
-#[derive(Default)]
-struct Runs<K>(Vec<Run<K>>);
-
-impl<K: Copy + Ord> Runs<K> {
-    fn get(&self, key: K) -> Option<Location> {
-        self.0.iter().rev().find_map(|run| run.get(key))
-    }
-
-    fn push(&mut self, run: Run<K>, live: &dyn Fn(Location) -> bool) {
-        self.0.push(run);
-        while let [.., older, newer] = self.0.as_slice()
-            && older.keys.len() < 2 * newer.keys.len()
-        {
-            let (Some(newer), Some(older)) = (self.0.pop(), self.0.pop()) else {
-                break;
-            };
-            self.0.push(Run::merge(older, newer, live));
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        let entry = size_of::<K>() + size_of::<Location>();
-        self.0.iter().map(|run| run.keys.capacity() * entry).sum()
-    }
-}
-
-enum Width {
-    /// 16 bytes an entry.
-    Exact(Runs<u64>),
-    /// 24 bytes an entry.
-    Hashed(Runs<u128>),
+/// A merge in the background.
+struct Merge {
+    inputs: Vec<u64>,
+    cancel: Arc<AtomicBool>,
+    thread: JoinHandle<Result<Merged, Fault>>,
 }
 
 pub struct KeyIndex {
+    exact: bool,
+    home: Arc<IndexHome>,
+    /// Without one, nothing was written yet.
+    folder: Option<Arc<Folder>>,
     recent: KeyMap<Location>,
-    runs: Width,
+    /// The files that `recent` names.
+    recent_files: RoaringBitmap,
+    recent_bytes: usize,
+    /// The oldest first.
+    runs: Vec<Arc<Run>>,
+    /// Runs that are not used any more, but the manifest names them.
+    former: Vec<u64>,
+    merge: Option<Merge>,
+    save: Option<JoinHandle<()>>,
+    /// The runs of the newest manifest, and its time.
+    saved: Vec<u64>,
+    saved_at: Instant,
 }
 
 impl KeyIndex {
-    pub fn new(exact: bool) -> Self {
+    /// An index that goes with the value.
+    pub fn new(exact: bool, home: Arc<IndexHome>) -> Self {
         Self {
+            exact,
+            home,
+            folder: None,
             recent: KeyMap::default(),
-            runs: if exact {
-                Width::Exact(Runs::default())
-            } else {
-                Width::Hashed(Runs::default())
-            },
+            recent_files: RoaringBitmap::new(),
+            recent_bytes: 0,
+            runs: Vec::new(),
+            former: Vec::new(),
+            merge: None,
+            save: None,
+            saved: Vec::new(),
+            saved_at: Instant::now(),
         }
+    }
+
+    /// Opens what a folder has, if it is an index of `identity` at a version up
+    /// to `version`; otherwise the folder is emptied and the index too.
+    pub fn open(
+        home: &Arc<IndexHome>,
+        folder: Arc<Folder>,
+        identity: &Identity,
+        version: u64,
+    ) -> (Self, Option<Manifest>) {
+        let mut index = Self::new(identity.exact, home.clone());
+        let manifest = match folder.is_kept() {
+            true => index.read(&folder, identity, version),
+            false => Ok(None),
+        };
+        let manifest = manifest.unwrap_or_else(|reason| {
+            info!(dir = %folder.dir().display(), reason, "the key index can't be used; it is built anew");
+            None
+        });
+        if manifest.is_none() {
+            index.runs = Vec::new();
+        }
+        index.saved = index.runs.iter().map(|run| run.id).collect();
+        folder.clean(&index.saved);
+        index.folder = Some(folder);
+        (index, manifest)
+    }
+
+    /// Errors: why the folder is of no use.
+    fn read(&mut self, folder: &Folder, identity: &Identity, version: u64) -> Result<Option<Manifest>, String> {
+        let manifest = match Manifest::read(folder) {
+            Ok(Some(read)) => read.map_err(str::to_owned)?,
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(format!("its manifest can't be read: {error}")),
+        };
+        if manifest.identity != *identity {
+            return Err("it is of another table or key".to_owned());
+        }
+        if manifest.version > version {
+            return Err(format!(
+                "it is of version {}, and the table at {version}",
+                manifest.version
+            ));
+        }
+        for (entry, names) in &manifest.runs {
+            let run = Run::open(
+                &folder.run(entry.id),
+                entry.id,
+                identity.exact,
+                entry.places,
+                names.clone(),
+                self.home.memory(),
+            );
+            let run = run.map_err(|fault| format!("run {:016x}: {fault}", entry.id))?;
+            self.runs.push(Arc::new(run));
+        }
+        Ok(Some(manifest))
+    }
+
+    fn memory(&self) -> &Arc<Memory> {
+        self.home.memory()
+    }
+
+    fn folder(&mut self) -> Result<Arc<Folder>> {
+        if let Some(folder) = &self.folder {
+            return Ok(folder.clone());
+        }
+        Ok(self.folder.insert(self.home.private_folder()?).clone())
     }
 
     /// The newest entry of a key. The caller checks that its row is live.
-    pub fn get(&self, key: Key) -> Option<Location> {
-        self.recent.get(&key).copied().or_else(|| match &self.runs {
-            Width::Exact(runs) => runs.get(key as u64),
-            Width::Hashed(runs) => runs.get(key),
-        })
+    ///
+    /// Errors: a run is damaged.
+    pub fn get(&self, key: Key) -> Result<Option<Location>> {
+        if let Some(location) = self.recent.get(&key) {
+            return Ok(Some(*location));
+        }
+        for run in self.runs.iter().rev() {
+            let found = Probe::new(run, self.memory()).get(key);
+            if let Some(location) = found.map_err(|fault| self.damaged(&[run.id], &fault))? {
+                return Ok(Some(location));
+            }
+        }
+        Ok(None)
     }
 
-    pub fn insert(&mut self, key: Key, location: Location, live: &dyn Fn(Location) -> bool) {
+    /// The newest entries of keys, in their order. Cheaper than one by one:
+    /// neighbours in a run are found together.
+    pub fn get_all(&self, keys: &[Key]) -> Result<Vec<Option<Location>>> {
+        let mut found: Vec<Option<Location>> = keys.iter().map(|key| self.recent.get(key).copied()).collect();
+        for (keys, found) in keys.chunks(BATCH_KEYS).zip(found.chunks_mut(BATCH_KEYS)) {
+            let mut open: Vec<u32> = (0_u32..)
+                .zip(found.iter())
+                .filter(|(_, found)| found.is_none())
+                .map(|(at, _)| at)
+                .collect();
+            if !self.runs.is_empty() && !open.is_sorted_by_key(|at| keys[*at as usize]) {
+                open.sort_unstable_by_key(|at| keys[*at as usize]);
+            }
+            for run in self.runs.iter().rev() {
+                let mut probe = Probe::new(run, self.memory());
+                let mut left = Vec::with_capacity(open.len());
+                for at in open {
+                    let got = probe.get(keys[at as usize]);
+                    match got.map_err(|fault| self.damaged(&[run.id], &fault))? {
+                        Some(location) => found[at as usize] = Some(location),
+                        None => left.push(at),
+                    }
+                }
+                open = left;
+            }
+        }
+        Ok(found)
+    }
+
+    /// What can't be read is not believed again after a restart.
+    fn damaged(&self, runs: &[u64], fault: &Fault) -> Error {
+        let dir = match &self.folder {
+            Some(folder) => {
+                if folder.is_kept() {
+                    let _ = std::fs::remove_file(folder.manifest());
+                    // Nor by a manifest that is being written.
+                    runs.iter().for_each(|id| folder.remove_run(*id));
+                }
+                folder.dir().display().to_string()
+            }
+            None => String::new(),
+        };
+        let runs: Vec<String> = runs.iter().map(|id| format!("{id:016x}")).collect();
+        let runs = runs.join(" or ");
+        Error::transient(format!("run {runs} of the key index in {dir} is damaged: {fault}"))
+            .with_code(DAMAGED)
+            .with_hint("nothing is lost: the index is built anew from the lake; if it happens again, look at that disk")
+    }
+
+    /// Adds an entry, newer than all before.
+    pub fn insert(&mut self, key: Key, location: Location) -> Result<()> {
         self.recent.insert(key, location);
-        if self.recent.len() >= RECENT_MAX {
-            self.freeze(live);
+        self.recent_files.insert(location.file());
+        let entries = self.recent.len();
+        let early = entries.is_multiple_of(RECENT_MIN) && self.memory().is_tight();
+        if entries >= RECENT_MAX || early {
+            self.freeze()?;
+        }
+        Ok(())
+    }
+
+    /// Adds many entries of different keys, newer than all before.
+    pub fn insert_all(&mut self, entries: Vec<(Key, Location)>) -> Result<()> {
+        let mut bulk = self.bulk()?;
+        for (key, location) in entries {
+            bulk.push(key, location)?;
+        }
+        self.take(bulk)
+    }
+
+    /// Starts to gather many entries; they count once [`KeyIndex::take`] has them.
+    pub fn bulk(&mut self) -> Result<Bulk> {
+        Ok(Bulk::new(self.folder()?, self.memory().clone(), self.exact))
+    }
+
+    /// Adds what a bulk has gathered, newer than all before.
+    pub fn take(&mut self, bulk: Bulk) -> Result<()> {
+        let few = RECENT_MAX.saturating_sub(self.recent.len() + 1);
+        match bulk.finish(few)? {
+            Gathered::Few(entries) => {
+                for (key, location) in entries {
+                    self.insert(key, location)?;
+                }
+            }
+            Gathered::Run(run) => {
+                self.freeze()?;
+                self.runs.push(run);
+            }
+        }
+        self.note_recent();
+        Ok(())
+    }
+
+    /// Makes a run of the recent keys.
+    fn freeze(&mut self) -> Result<()> {
+        if self.recent.is_empty() {
+            return Ok(());
+        }
+        let folder = self.folder()?;
+        let mut entries: Vec<_> = self.recent.iter().map(|(key, location)| (*key, *location)).collect();
+        entries.sort_unstable_by_key(|(key, _)| *key);
+        let write = || {
+            let (id, count) = (new_id(), entries.len() as u64);
+            let mut writer = RunWriter::create(&folder.run(id), id, self.exact, count, self.memory())?;
+            for (key, location) in &entries {
+                writer.push(*key, *location)?;
+            }
+            writer.finish()
+        };
+        // Where that fails, they are still in memory.
+        let run = write().map_err(|fault| unwritable(folder.dir(), fault))?;
+        self.runs.push(Arc::new(run));
+        self.recent.clear();
+        if self.memory().is_tight() {
+            self.recent = KeyMap::default();
+        }
+        self.recent_files = RoaringBitmap::new();
+        self.note_recent();
+        Ok(())
+    }
+
+    fn note_recent(&mut self) {
+        let now = self.recent.capacity() * (size_of::<(Key, Location)>() + 1);
+        self.home.memory().note_recent(self.recent_bytes, now);
+        self.recent_bytes = now;
+    }
+
+    /// Looks after runs: takes over what a merge has made, and begins one that
+    /// is due. `live` tells what rows of some files are live now.
+    pub fn maintain(&mut self, live: impl FnOnce(&RoaringBitmap) -> Live) -> Result<()> {
+        self.note_recent();
+        let waits = self.runs.len() > RUNS_MAX;
+        self.take_merged(waits)?;
+        let sizes: Vec<u64> = self.runs.iter().map(|run| run.entries).collect();
+        let (None, Some(from)) = (&self.merge, due(&sizes)) else {
+            return Ok(());
+        };
+        let folder = self.folder()?;
+        let memory = self.memory().clone();
+        let Some(merging) = memory.begin_merge() else {
+            return Ok(());
+        };
+        let inputs = self.runs[from..].to_vec();
+        let names = inputs
+            .iter()
+            .fold(RoaringBitmap::new(), |names, run| names | &run.names);
+        let (live, exact, id) = (live(&names), self.exact, new_id());
+        let cancel = Arc::new(AtomicBool::new(false));
+        let (ids, cancelled) = (inputs.iter().map(|run| run.id).collect(), cancel.clone());
+        let work = move || {
+            let _merging = merging;
+            let started = Instant::now();
+            let merged = merge(&inputs, Some(&live), &folder.run(id), id, exact, &memory, &cancelled);
+            let entries: u64 = inputs.iter().map(|run| run.entries).sum();
+            debug!(dir = %folder.dir().display(), runs = inputs.len(), entries, elapsed_ms = started.elapsed().as_millis() as u64, "merged runs of a key index");
+            merged
+        };
+        let thread = std::thread::Builder::new().name("merge-keys".to_owned()).spawn(work);
+        self.merge = Some(Merge {
+            inputs: ids,
+            cancel,
+            thread: thread.map_err(|e| Error::transient("cannot start a thread").with_source(e))?,
+        });
+        Ok(())
+    }
+
+    /// Puts a merged run in the place of its inputs, if it is done.
+    fn take_merged(&mut self, wait: bool) -> Result<()> {
+        let Some(merge) = self.merge.take_if(|merge| wait || merge.thread.is_finished()) else {
+            return Ok(());
+        };
+        let merged = merge
+            .thread
+            .join()
+            .map_err(|_| Error::bug("merging key runs panicked"))?;
+        let merged = match merged {
+            Ok(Merged::Cancelled) => return Ok(()),
+            Ok(Merged::Run(run)) => Some(run),
+            Ok(Merged::Nothing) => None,
+            Err(fault @ Fault::Damaged(_)) => return Err(self.damaged(&merge.inputs, &fault)),
+            // The inputs are there still.
+            Err(Fault::Io(error)) => {
+                warn!(%error, "cannot merge runs of a key index; it is tried again");
+                return Ok(());
+            }
+        };
+        let from = self.runs.iter().position(|run| Some(&run.id) == merge.inputs.first());
+        let Some(from) = from else {
+            return Err(Error::bug("runs went while they were merged"));
+        };
+        let replaced = from..from + merge.inputs.len();
+        self.runs.splice(replaced, merged.map(Arc::new));
+        self.leave(merge.inputs);
+        Ok(())
+    }
+
+    /// Removes runs that are not used any more, or remembers to do so.
+    fn leave(&mut self, runs: Vec<u64>) {
+        match &self.folder {
+            Some(folder) if !folder.is_kept() => runs.into_iter().for_each(|id| folder.remove_run(id)),
+            _ => self.former.extend(runs),
         }
     }
 
-    /// Adds many entries as a run of their own, newer than all before.
-    pub fn insert_all(&mut self, entries: Vec<(Key, Location)>, live: &dyn Fn(Location) -> bool) {
-        self.freeze(live);
-        self.push_run(entries, live);
+    /// Forgets all entries. What the manifest names stays until the next one.
+    pub fn clear(&mut self) {
+        self.end_merge();
+        self.recent = KeyMap::default();
+        self.recent_files = RoaringBitmap::new();
+        self.note_recent();
+        let runs = std::mem::take(&mut self.runs);
+        self.leave(runs.iter().map(|run| run.id).collect());
     }
 
-    /// What the index holds, in bytes.
-    pub fn bytes(&self) -> usize {
-        let runs = match &self.runs {
-            Width::Exact(runs) => runs.bytes(),
-            Width::Hashed(runs) => runs.bytes(),
+    fn end_merge(&mut self) {
+        if let Some(merge) = self.merge.take() {
+            merge.cancel.store(true, Ordering::Relaxed);
+            if let Ok(Ok(Merged::Run(run))) = merge.thread.join() {
+                self.leave(vec![run.id]);
+            }
+        }
+    }
+
+    /// The numbers of files that entries name.
+    pub fn names(&self) -> RoaringBitmap {
+        let recent = self.recent_files.clone();
+        self.runs.iter().fold(recent, |names, run| names | &run.names)
+    }
+
+    /// Whether a manifest is due: the runs are others than its, and some time
+    /// has passed.
+    pub fn wants_save(&mut self) -> Result<bool> {
+        if !self.folder.as_ref().is_some_and(|folder| folder.is_kept()) {
+            return Ok(false);
+        }
+        if self.recent_files.len() >= RECENT_FILES_MAX {
+            self.freeze()?;
+        }
+        let idle = self.save.as_ref().is_none_or(JoinHandle::is_finished);
+        Ok(idle && self.saved_at.elapsed() >= SAVE_INTERVAL && !self.is_saved())
+    }
+
+    /// Whether a manifest is worth while as soon as all is committed.
+    pub fn wants_save_now(&self) -> bool {
+        self.folder.as_ref().is_some_and(|folder| folder.is_kept()) && !self.is_saved()
+    }
+
+    fn is_saved(&self) -> bool {
+        self.runs.iter().map(|run| run.id).eq(self.saved.iter().copied())
+    }
+
+    /// Writes a manifest in the background. `files` are the live files of a
+    /// committed version, with their deleted rows; all of their entries have to
+    /// be here.
+    pub fn save<'a>(
+        &mut self,
+        identity: Identity,
+        version: u64,
+        seed: u64,
+        files: impl Iterator<Item = (u32, &'a str, &'a RoaringBitmap)>,
+    ) -> Result<()> {
+        self.end_save();
+        let Some(folder) = self.folder.clone().filter(|folder| folder.is_kept()) else {
+            return Ok(());
         };
+        let names = self
+            .runs
+            .iter()
+            .fold(RoaringBitmap::new(), |names, run| names | &run.names);
+        let entry = |run: &Arc<Run>| RunEntry {
+            id: run.id,
+            entries: run.entries,
+            places: run.places,
+        };
+        let manifest = Manifest {
+            identity,
+            version,
+            seed,
+            runs: self.runs.iter().map(|run| (entry(run), run.names.clone())).collect(),
+            // Some entries of the others are in memory only.
+            files: files
+                .filter(|(number, ..)| names.contains(*number) && !self.recent_files.contains(*number))
+                .map(|(number, path, deleted)| {
+                    let path = path.to_owned();
+                    (FileEntry { number, path }, deleted.clone())
+                })
+                .collect(),
+        };
+        self.saved = self.runs.iter().map(|run| run.id).collect();
+        self.saved_at = Instant::now();
+        let (runs, former) = (self.runs.clone(), std::mem::take(&mut self.former));
+        let work = move || {
+            let written = manifest.encode().and_then(|bytes| {
+                runs.iter().try_for_each(|run| run.sync())?;
+                manifest::write(&folder, &bytes)
+            });
+            match written {
+                Ok(()) => former.into_iter().for_each(|id| folder.remove_run(id)),
+                // The one before stays, and so do its runs.
+                Err(error) => {
+                    warn!(dir = %folder.dir().display(), %error, "cannot save the key index; more of it is read again at the next start");
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("save-keys".to_owned()).spawn(work);
+        self.save = Some(thread.map_err(|e| Error::transient("cannot start a thread").with_source(e))?);
+        Ok(())
+    }
+
+    /// Waits until the last manifest is durable.
+    pub fn end_save(&mut self) {
+        if let Some(save) = self.save.take() {
+            let _ = save.join();
+        }
+    }
+
+    /// Brings all that is in memory to disk, for a manifest that is to be the last.
+    pub fn settle(&mut self) -> Result<bool> {
+        self.end_merge();
+        let kept = self.folder.as_ref().is_some_and(|folder| folder.is_kept());
+        if kept {
+            self.freeze()?;
+        }
+        Ok(kept && !self.is_saved())
+    }
+
+    /// Makes the folder that of another log, whose index went. A manifest has to
+    /// be saved next.
+    pub fn rename(&mut self, log: &url::Url) {
+        self.end_merge();
+        self.end_save();
+        let Some(folder) = &self.folder else { return };
+        if let Some(renamed) = self.home.rename(folder, log) {
+            self.folder = Some(renamed);
+            self.saved = Vec::new();
+        }
+    }
+
+    /// What the index holds in memory, in bytes.
+    pub fn bytes(&self) -> usize {
+        let runs: usize = self.runs.iter().map(|run| run.bytes()).sum();
         runs + self.recent.capacity() * (size_of::<(Key, Location)>() + 1)
     }
 
-    fn freeze(&mut self, live: &dyn Fn(Location) -> bool) {
-        let entries: Vec<_> = self.recent.drain().collect();
-        self.push_run(entries, live);
+    /// Whether a merge is under way, or to be taken over.
+    pub fn is_merging(&self) -> bool {
+        self.merge.is_some()
     }
 
-    fn push_run(&mut self, entries: Vec<(Key, Location)>, live: &dyn Fn(Location) -> bool) {
-        if entries.is_empty() {
-            return;
-        }
-        match &mut self.runs {
-            Width::Exact(runs) => {
-                let entries = entries
-                    .into_iter()
-                    .map(|(key, location)| (key as u64, location))
-                    .collect();
-                runs.push(Run::from_entries(entries), live);
-            }
-            Width::Hashed(runs) => runs.push(Run::from_entries(entries), live),
-        }
+    /// Entries in runs, live or not, and the runs' bytes on disk.
+    pub fn on_disk(&self) -> (u64, u64) {
+        let runs = self.runs.iter();
+        (
+            runs.clone().map(|run| run.entries).sum(),
+            runs.map(|run| run.file_bytes()).sum(),
+        )
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Random upserts and deletes against a plain map, across freezes and merges.
-    fn check(exact: bool) {
-        let mut index = KeyIndex::new(exact);
-        let mut model: HashMap<Key, Location> = HashMap::new();
-        let mut dead = std::collections::HashSet::new();
-        let mut seed = 42_u64;
-        for step in 0..600_000_u32 {
-            seed = seed
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            let key = Key::from((seed >> 33) % 150_000);
-            if let Some(old) = model.remove(&key) {
-                dead.insert(old.0);
-            }
-            if step % 5 != 0 {
-                let location = Location::new(step / 1000, step % 1000);
-                model.insert(key, location);
-                index.insert(key, location, &|l| !dead.contains(&l.0));
-            }
+impl Drop for KeyIndex {
+    fn drop(&mut self) {
+        if let Some(merge) = &self.merge {
+            merge.cancel.store(true, Ordering::Relaxed);
         }
-        for key in 0..150_000 {
-            let found = index.get(key).filter(|l| !dead.contains(&l.0));
-            assert_eq!(found, model.get(&key).copied(), "key {key}");
-        }
+        self.home.memory().note_recent(self.recent_bytes, 0);
     }
+}
 
-    #[test]
-    fn finds_the_newest_live_entry_of_every_key() {
-        check(true);
-        check(false);
-    }
-
-    #[test]
-    fn of_equal_keys_in_one_run_the_last_wins() {
-        let mut index = KeyIndex::new(true);
-        let entries = vec![
-            (7, Location::new(0, 1)),
-            (7, Location::new(0, 2)),
-            (5, Location::new(0, 3)),
-        ];
-        index.insert_all(entries, &|_| true);
-        assert_eq!(index.get(7), Some(Location::new(0, 2)));
-        assert_eq!(index.get(5), Some(Location::new(0, 3)));
-        assert_eq!(index.get(6), None);
-    }
+/// From which run on runs are to be merged: with those after it, at least four,
+/// that make up three times as much. So each merge makes entries part of a run
+/// four times as large, and there are at most three runs of about a size.
+fn due(sizes: &[u64]) -> Option<usize> {
+    let mut after = sizes.iter().sum::<u64>();
+    sizes.iter().enumerate().find_map(|(at, size)| {
+        after -= size;
+        (sizes.len() - at >= FAN_IN && 3 * size <= after).then_some(at)
+    })
 }

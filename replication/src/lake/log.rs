@@ -115,6 +115,11 @@ impl Log {
         &self.url
     }
 
+    /// Where the log itself is, which tells tables apart.
+    pub fn log_url(&self) -> &Url {
+        &self.log_url
+    }
+
     pub fn store(&self) -> &Arc<dyn ObjectStore> {
         &self.store
     }

@@ -5,12 +5,13 @@ use std::collections::{HashMap, VecDeque};
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{interleave, take, take_record_batch};
 use arrow::error::ArrowError;
+use roaring::RoaringBitmap;
 
 use super::data_file::{self, WrittenFile};
-use super::key_index::{KeyIndex, KeyMap, Location};
+use super::key_index::{KeyMap, Location};
 use super::net::{self, LakeRow, NetChange, Origin};
 use super::record::State;
-use super::{Chunk, DataFile, DeltaTable, PointReader, UNREADABLE, is_live, sorted};
+use super::{Chunk, DataFile, DeltaTable, PointReader, UNREADABLE, sorted};
 use crate::batch::{ChangeBatch, Op, Patches, RowChanges, TxId};
 use crate::error::{Error, Result};
 use crate::key::Key;
@@ -18,6 +19,8 @@ use crate::position::Position;
 
 /// Rows written to a file at a time.
 const WRITE_ROWS: usize = 8 << 10;
+/// Keys of a chunk looked up at a time.
+const CHUNK_KEYS: usize = 32 << 10;
 /// Bytes of unchanged values fetched at a time.
 const FETCH_BYTES: u64 = 16 << 20;
 
@@ -108,11 +111,12 @@ impl DeltaTable {
         }
         let keys = self.encoder.keys(&batch.rows)?;
         let net = NetChange::of(&batch, &keys, |key| {
-            self.find(key).map(|location| LakeRow {
+            let found = self.find(key)?;
+            Ok(found.map(|location| LakeRow {
                 location,
                 provisional: self.is_provisional(key),
-            })
-        });
+            }))
+        })?;
         let (mut plain, mut patches, mut deletes) = (Vec::new(), Vec::new(), Vec::new());
         let mut changed = Vec::new();
         for row in net.survivors(&keys) {
@@ -126,8 +130,10 @@ impl DeltaTable {
         // Neighbours in a file are fetched together.
         patches.sort_by_key(|patch| patch.location.map(|l| (l.file(), l.row())));
         changed.sort_by_key(|changed| changed.location().map(|l| (l.file(), l.row())));
-        for row in deletes {
-            self.delete(keys[row as usize], batch.transactions[row as usize]);
+        let deleted: Vec<Key> = deletes.iter().map(|row| keys[*row as usize]).collect();
+        let found = self.find_all(&deleted)?;
+        for ((row, key), location) in deletes.into_iter().zip(deleted).zip(found) {
+            self.delete(key, location, batch.transactions[row as usize]);
         }
         if plain.is_empty() && patches.is_empty() && changed.is_empty() {
             return Ok(None);
@@ -169,7 +175,7 @@ impl DeltaTable {
         }
         if !written.is_empty() {
             let file = writer.finish().await?;
-            self.add_new_versions(file, &written);
+            self.add_new_versions(file, &written)?;
         }
         Ok(high)
     }
@@ -179,40 +185,46 @@ impl DeltaTable {
     ///
     /// The stream keeps every key that is in the table current, so a chunk's
     /// row is needed only where the key is missing.
-    pub fn stage_chunk(&mut self, chunk: Chunk) -> u64 {
+    pub fn stage_chunk(&mut self, chunk: Chunk) -> Result<u64> {
         self.has_staged = true;
         let emptied = self.truncated_by.iter().any(|transaction| !(chunk.saw)(*transaction));
         let mut added = 0;
         for (file, keys) in chunk.files {
-            let number = self.files.len() as u32;
-            let mut file = DataFile::written(file);
-            let mut entries = Vec::with_capacity(keys.len());
-            for (row, key) in (0_u32..).zip(keys) {
-                let deleted = self
-                    .deleted_keys
-                    .get(&key)
-                    .is_some_and(|transaction| !(chunk.saw)(*transaction));
-                if emptied || deleted || self.find(key).is_some() {
-                    file.deleted.insert(row);
-                    file.dirty = true;
-                } else {
-                    entries.push((key, Location::new(number, row)));
+            let number = self.place(DataFile::written(file));
+            let mut dropped = RoaringBitmap::new();
+            let mut bulk = self.index.bulk()?;
+            for (part, keys) in keys.chunks(CHUNK_KEYS).enumerate() {
+                let found = self.find_all(keys)?;
+                let first = (part * CHUNK_KEYS) as u32;
+                for (row, (key, found)) in (first..).zip(keys.iter().zip(found)) {
+                    let deleted = self
+                        .deleted_keys
+                        .get(key)
+                        .is_some_and(|transaction| !(chunk.saw)(*transaction));
+                    if emptied || deleted || found.is_some() {
+                        dropped.insert(row);
+                    } else {
+                        bulk.push(*key, Location::new(number, row))?;
+                    }
                 }
             }
-            added += entries.len() as u64;
-            self.files.push(file);
-            let files = &self.files;
-            self.index.insert_all(entries, &|location| is_live(files, location));
+            added += keys.len() as u64 - dropped.len();
+            if let Some(file) = self.files.get_mut(number as usize) {
+                file.dirty = !dropped.is_empty();
+                file.deleted = dropped;
+            }
+            self.index.take(bulk)?;
         }
+        self.maintain_index()?;
         self.deleted_keys
             .retain(|_, transaction| !(chunk.all_saw)(*transaction));
         self.truncated_by.retain(|transaction| !(chunk.all_saw)(*transaction));
         self.staged.snapshot_rows += added;
-        added
+        Ok(added)
     }
 
-    fn delete(&mut self, key: Key, transaction: TxId) {
-        if let Some(location) = self.find(key) {
+    fn delete(&mut self, key: Key, location: Option<Location>, transaction: TxId) {
+        if let Some(location) = location {
             self.kill(location);
             self.staged.deletes += 1;
         }
@@ -222,31 +234,31 @@ impl DeltaTable {
     }
 
     /// Registers a staged file whose row `i` is the new version of `keys[i]`.
-    fn add_new_versions(&mut self, file: WrittenFile, keys: &[Key]) {
-        let number = self.files.len() as u32;
+    fn add_new_versions(&mut self, file: WrittenFile, keys: &[Key]) -> Result<()> {
         // In key order, look-ups and bits touch neighbouring memory.
         let mut ordered = keys.to_vec();
         ordered.sort_unstable();
-        for key in ordered {
-            if let Some(old) = self.find(key) {
-                self.kill(old);
+        for old in self.find_all(&ordered)?.into_iter().flatten() {
+            self.kill(old);
+        }
+        if !self.deleted_keys.is_empty() {
+            for key in keys {
+                self.deleted_keys.remove(key);
             }
-            self.deleted_keys.remove(&key);
         }
         self.staged.upserts += keys.len() as u64;
-        self.files.push(DataFile::written(file));
-        let files = &self.files;
+        let number = self.place(DataFile::written(file));
         for (row, key) in (0_u32..).zip(keys) {
-            self.index
-                .insert(*key, Location::new(number, row), &|location| is_live(files, location));
+            self.index.insert(*key, Location::new(number, row))?;
         }
+        self.maintain_index()
     }
 
     fn truncate(&mut self, transaction: TxId) {
         for file in &mut self.files {
             file.removed = true;
         }
-        self.index = KeyIndex::new(self.encoder.is_exact());
+        self.index.clear();
         if self.record.state == State::Snapshotting {
             self.deleted_keys = KeyMap::default();
             self.truncated_by.push(transaction);

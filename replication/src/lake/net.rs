@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use super::key_index::{KeyMap, Location};
 use crate::batch::{ChangeBatch, Op};
+use crate::error::Result;
 use crate::key::Key;
 
 /// The row that a row with unchanged cells was before its change.
@@ -61,7 +62,12 @@ pub enum Patched {
 
 impl<'a> NetChange<'a> {
     /// `find` looks a key up in the lake as it is before this batch.
-    pub fn of(batch: &'a ChangeBatch, keys: &[Key], find: impl Fn(Key) -> Option<LakeRow>) -> Self {
+    /// Errors: those of `find`.
+    pub fn of(batch: &'a ChangeBatch, keys: &[Key], find: impl Fn(Key) -> Result<Option<LakeRow>>) -> Result<Self> {
+        let base = |before: Option<u32>, key| {
+            let row = before.map(Base::Row);
+            row.map_or_else(|| Ok(Base::Lake(find(key)?)), Ok)
+        };
         let mut last = KeyMap::with_capacity_and_hasher(keys.len(), Default::default());
         let mut partial = HashMap::new();
         let mut patches = match batch.patches {
@@ -89,24 +95,23 @@ impl<'a> NetChange<'a> {
                     (Op::Move, Some((old_key, before))) => (old_key, before),
                     _ => (*key, last.get(key).copied()),
                 };
-                let base = before.map_or_else(|| Base::Lake(find(source)), Base::Row);
-                partial.insert(row, (start, cell, base));
+                partial.insert(row, (start, cell, base(before, source)?));
             }
             if patched.next_if_eq(&row).is_some() {
                 let before = last.get(key).copied();
                 patches[row as usize] = bases.len() as u32;
-                bases.push(before.map_or_else(|| Base::Lake(find(*key)), Base::Row));
+                bases.push(base(before, *key)?);
             }
             let before = last.insert(*key, row);
             deleted = (*op == Op::Delete).then_some((*key, before));
         }
-        Self {
+        Ok(Self {
             batch,
             last,
             partial,
             patches,
             bases,
-        }
+        })
     }
 
     /// Rows that are the last of their key, in the batch's order.
@@ -220,11 +225,12 @@ mod tests {
         let keys: Vec<Key> = changes.iter().map(|c| c.1).collect();
         // The lake has keys below 10; key 9 is provisional.
         let net = NetChange::of(&batch, &keys, |key| {
-            (key < 10).then_some(LakeRow {
+            Ok((key < 10).then_some(LakeRow {
                 location: LAKE_ROW,
                 provisional: key == 9,
-            })
-        });
+            }))
+        })
+        .expect("net change");
         assert_eq!(net.survivors(&keys).collect::<Vec<_>>(), survivors);
         for (row, origin) in origins {
             assert_eq!(net.origin(*row, 1), *origin, "row {row}");

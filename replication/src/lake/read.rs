@@ -15,10 +15,10 @@ use roaring::RoaringBitmap;
 use serde_json::Value;
 
 use super::deletion_vector::Descriptor;
-use super::key_index::{KeyIndex, Location};
+use super::key_index::Location;
 use super::log::LiveFile;
 use super::record::TableRecord;
-use super::{DataFile, DeltaTable, data_file, is_live, sorted};
+use super::{DataFile, DeltaTable, data_file, sorted};
 use crate::error::{Error, Result};
 use crate::key::Key;
 
@@ -234,11 +234,7 @@ impl DeltaTable {
             self.files.push(DataFile::live(&self.log, file).await?);
             new.push(number);
         }
-        let mut index = std::mem::replace(&mut self.index, KeyIndex::new(self.encoder.is_exact()));
-        for number in new {
-            self.index_file(number, &mut index).await?;
-        }
-        self.index = index;
+        self.index_files(&new).await?;
         Ok(Refreshed::Current)
     }
 
@@ -250,7 +246,7 @@ impl DeltaTable {
     }
 
     /// Where the row of a key is. Another version of the row is elsewhere.
-    pub fn locate(&self, key: Key) -> Option<Location> {
+    pub fn locate(&self, key: Key) -> Result<Option<Location>> {
         self.find(key)
     }
 
@@ -270,8 +266,9 @@ impl DeltaTable {
         let mut mismatch = Mismatch::default();
         let mut files: BTreeMap<u32, Vec<Pair>> = BTreeMap::new();
         for (number, batch) in batches.iter().enumerate() {
-            for (row, key) in self.encoder.keys(batch)?.into_iter().enumerate() {
-                match self.find(key) {
+            let found = self.find_all(&self.encoder.keys(batch)?)?;
+            for (row, found) in found.into_iter().enumerate() {
+                match found {
                     Some(location) => files.entry(location.file()).or_default().push(Pair {
                         lake_row: location.row(),
                         batch: number as u32,
@@ -375,16 +372,17 @@ impl DeltaTable {
             .encoder
             .keys_of(&key_columns.iter().collect::<Vec<_>>(), rows.len())?;
         let mut doubles = Vec::new();
-        for (i, (key, row)) in keys.into_iter().zip(rows).enumerate() {
+        let found = self.find_all(&keys)?;
+        for (i, ((key, row), found)) in keys.into_iter().zip(rows).zip(found).enumerate() {
             let location = Location::new(number as u32, row);
-            match self.find(key) {
+            match found {
                 Some(found) if found == location => {}
                 Some(_) => doubles.push(i),
                 // The index had forgotten it for a newer row of its key.
-                None => {
-                    let files = &self.files;
-                    self.index.insert(key, location, &|location| is_live(files, location));
-                }
+                None => match self.find(key)? {
+                    None => self.index.insert(key, location)?,
+                    Some(_) => doubles.push(i),
+                },
             }
         }
         let keys = RecordBatch::try_new(schema.into(), key_columns).map_err(arrow_bug)?;

@@ -365,6 +365,13 @@ impl<S: Source> Apply<S> {
         self.stream.confirm(&target, false).await?;
         info!(position = %target, "confirmed");
         self.stream.end().await;
+        // All is durable: the writers have their key indexes left to save.
+        for route in &mut self.routes {
+            route.close();
+        }
+        while let Some(joined) = self.writers.join_next().await {
+            drop(joined.map_err(panicked)??);
+        }
         Ok(())
     }
 

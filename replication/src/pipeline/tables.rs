@@ -132,7 +132,8 @@ impl<S: Source> Apply<S> {
             }
             info!(table = %table.id(), "creating lake table");
             let log = self.lake.table(table.id())?;
-            let lake_table = DeltaTable::create(log, table.schema().clone(), shape, record).await?;
+            let mut lake_table = DeltaTable::create(log, table.schema().clone(), shape, record).await?;
+            lake_table.open_index(self.lake.indexes()).await?;
             return self.follow(Arc::new(table), lake_table, place);
         };
         self.merge_fits(table.id(), &opened)?;
@@ -195,10 +196,10 @@ impl<S: Source> Apply<S> {
     async fn ready(&self, table: &S::Table, opened: Opened) -> Result<DeltaTable> {
         let started = Instant::now();
         let mut lake_table = DeltaTable::new(table.schema().clone(), opened);
-        let rows = lake_table.prepare().await?;
+        let indexed = lake_table.prepare(self.lake.indexes()).await?;
         let epoch = self.epoch;
         lake_table.commit("CLAIM", |record| record.epoch = epoch).await?;
-        info!(table = %table.id(), rows, watermark = %lake_table.record().watermark, index_bytes = lake_table.bytes(),
+        info!(table = %table.id(), rows = lake_table.rows(), indexed, watermark = %lake_table.record().watermark, index_bytes = lake_table.bytes(),
             elapsed_ms = started.elapsed().as_millis() as u64, "opened lake table");
         Ok(lake_table)
     }
@@ -264,6 +265,7 @@ impl<S: Source> Apply<S> {
             })
             .await?;
         if let Some(old) = old {
+            self.lake.indexes().forget(old.log.log_url());
             old.discard().await;
         }
         let Some((table, record)) = self.new_record(table).await? else {
@@ -272,7 +274,8 @@ impl<S: Source> Apply<S> {
         };
         let shape = opened.shape.replacing(table.schema(), &table.origin());
         let log = self.lake.copy(&table_path(table.id()), &copy)?;
-        let lake_table = DeltaTable::create(log, table.schema().clone(), shape, record).await?;
+        let mut lake_table = DeltaTable::create(log, table.schema().clone(), shape, record).await?;
+        lake_table.open_index(self.lake.indexes()).await?;
         self.follow(Arc::new(table), lake_table.replacing(opened), place)
     }
 
@@ -378,6 +381,7 @@ impl<S: Source> Apply<S> {
         }
         stop(&mut opened, self.epoch, state, &reason).await?;
         if let Some(copy) = copy {
+            self.lake.indexes().forget(copy.log.log_url());
             copy.discard().await;
         }
         if matches!(state, State::Dropped | State::Excluded) {

@@ -17,7 +17,7 @@
 //! if the same row of the lake is there before and after a reading without it.
 //! Everything else is in flight and is looked at again.
 //!
-//! Memory: the key index, a bitmap of rows seen, of the source one chunk for each
+//! Memory: a key index of its own (M/8 of `apply.memory`, the rest on disk), a bitmap of rows seen, of the source one chunk for each
 //! reader, one that waits and one that is compared, and of the lake small files up
 //! to a quarter of `apply.memory`.
 
@@ -34,7 +34,7 @@ use self::comparison::{Comparison, Stop};
 pub use self::report::{Difference, Differences, Keys, Outcome, Report, TableReport};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::lake::{DeltaTable, Lake, Opened, Shape, State, TableRecord};
+use crate::lake::{DeltaTable, IndexHome, Lake, Opened, Shape, State, TableRecord};
 use crate::metrics::Metrics;
 use crate::position::Position;
 use crate::schema::{TableId, TableSchema};
@@ -77,6 +77,8 @@ async fn verify_with<S: Source>(config: &Config, options: &VerifyOptions, metric
         throttle: Arc::new(Throttle::new(config.snapshot.max_bytes_per_s)),
         metrics,
         sample: options.sample.filter(|share| *share < 1.0),
+        // The sidecar's own may be in use.
+        indexes: IndexHome::beside(config.cache.dir.as_deref(), config.apply.memory / 8),
         cache_bytes: usize::try_from(config.apply.memory / 4).unwrap_or(usize::MAX),
         parallelism: config.snapshot.parallelism.max(1),
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
@@ -138,6 +140,7 @@ struct Verifier<S: Source> {
     seed: u64,
     parallelism: usize,
     cache_bytes: usize,
+    indexes: Arc<IndexHome>,
     /// Where the slot stood when waiting for it was given up, with nobody on it.
     stood_still_at: Option<Position>,
 }

@@ -97,7 +97,10 @@ impl Writer {
             tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(command) => self.carry_out(command).await?,
-                    None => return Ok((self.number, self.table)),
+                    None => {
+                        self.table.end_index();
+                        return Ok((self.number, self.table));
+                    }
                 },
                 Some(done) = self.upkeep.done(table) => match done {
                     Done::Compacted(done) => compacted = Some(done),
@@ -142,7 +145,7 @@ impl Writer {
                 watermark,
                 merged,
             } => {
-                let rows = self.table.stage_chunk(chunk);
+                let rows = self.table.stage_chunk(chunk)?;
                 self.commit("SNAPSHOT", watermark, Some((progress, rows)), started)
                     .await?;
                 // A snapshotter that is gone has no use for it.

@@ -146,7 +146,7 @@ impl<'a, S: Source> Comparison<'a, S> {
         }
         drop(batches);
         // The first chunks are read meanwhile.
-        self.lake.build_index().await?;
+        self.lake.open_index(&self.verifier.indexes).await?;
         debug!(table = %self.table.id(), version = self.lake.version(), rows = self.lake.rows(), "indexed lake table");
         while let Some(batches) = received.recv().await {
             self.part(batches).await?;
@@ -337,17 +337,18 @@ impl<'a, S: Source> Comparison<'a, S> {
             .chain(different.into_iter().map(|(at, columns)| (at, Some(columns))))
             .filter_map(|(at, columns)| Some((hash(at)?, columns)))
             .collect();
-        let kind = |hash: &Key| match versions.get(hash) {
-            Some(version) => unequal.get(hash).map(|columns| match columns {
-                Some(columns) => Kind::Different(version.clone(), columns.clone()),
-                None => Kind::Missing(version.clone()),
-            }),
-            None => self.lake.locate(*hash).map(Kind::Extra),
-        };
-        let keys = hashes.iter().enumerate();
-        Ok(keys
-            .filter_map(|(key, hash)| Some(Wrong { key, kind: kind(hash)? }))
-            .collect())
+        let mut wrong = Vec::new();
+        for (key, hash) in hashes.iter().enumerate() {
+            let kind = match versions.get(hash) {
+                Some(version) => unequal.get(hash).map(|columns| match columns {
+                    Some(columns) => Kind::Different(version.clone(), columns.clone()),
+                    None => Kind::Missing(version.clone()),
+                }),
+                None => self.lake.locate(*hash)?.map(Kind::Extra),
+            };
+            wrong.extend(kind.map(|kind| Wrong { key, kind }));
+        }
+        Ok(wrong)
     }
 
     /// Counts the rows that turned out to be equal; one that neither side has
