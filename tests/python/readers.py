@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import chdb
 import duckdb
@@ -19,6 +20,7 @@ import duckdb_extension_delta
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from deltalake import DeltaTable, QueryBuilder
 from deltalake import __version__ as deltalake_version
 
@@ -73,6 +75,10 @@ class Expected:
         self.root, self.key, self.version = root, key, snapshot.version
         self.types = {f["name"]: f["type"] for f in snapshot.columns()}
         self.has_vectors = any(add.get("deletionVector") for add in snapshot.files.values())
+        self.is_mapped = snapshot.is_mapped()
+        files = [pq.read_metadata(root / unquote(add["path"])) for add in snapshot.files.values()]
+        # Of the file that has the most.
+        self.row_groups = max((file.num_row_groups for file in files), default=0)
         self.rows = self.exact(table.read()).sort_by([(k, "ascending") for k in key]).combine_chunks()
 
     def exact(self, rows: pa.Table) -> pa.Table:
@@ -124,7 +130,7 @@ class Expected:
 
 
 class Deltalake:
-    name, version = "deltalake", deltalake_version
+    name, program, version = "deltalake", "deltalake", deltalake_version
 
     def select(self, root: Path, sql: str) -> pa.Table:
         builder = QueryBuilder().register("t", DeltaTable(str(root)))
@@ -148,14 +154,14 @@ class DeltalakePyarrow(Deltalake):
 
 
 class Polars:
-    name, version = "polars", pl.__version__
+    name, program, version = "Polars", "Polars", pl.__version__
 
     def select(self, root: Path, sql: str) -> pa.Table:
         return pl.SQLContext(t=pl.scan_delta(str(root))).execute(sql.format(t="t")).collect().to_arrow()
 
 
 class DuckDb:
-    name, version = "duckdb", duckdb.__version__
+    name, program, version = "DuckDB", "DuckDB", duckdb.__version__
 
     def __init__(self):
         self.connection = duckdb.connect()
@@ -168,9 +174,11 @@ class DuckDb:
 
 
 class ChDb:
-    name, version = "chdb", f"{chdb.__version__} (ClickHouse {chdb.query('select version()').data().strip().strip(chr(34))})"
+    name, program, version = "chDB", "chDB", chdb.__version__
 
     def select(self, root: Path, sql: str) -> pa.Table:
+        # It reads nothing that is not below the working directory.
+        os.chdir(root.parent)
         # As text, what is no UTF-8 could not be told.
         settings = " SETTINGS output_format_arrow_string_as_string = 0"
         found = chdb.query(sql.format(t=f"deltaLakeLocal('{root}')") + settings, "Arrow")
@@ -268,14 +276,15 @@ def main() -> None:
     readers = [Deltalake(), DeltalakeCount(), DeltalakePyarrow(), Polars(), DuckDb(), ChDb()]
     for table in arguments.table:
         folder, key = table.rsplit("=", 1)
-        expected = Expected(Path(folder), key.split(","))
+        expected = Expected(Path(folder).absolute(), key.split(","))
         for reader in readers:
             if arguments.reader and reader.name not in arguments.reader:
                 continue
             verdict = Verdict(expected).judge(reader)
             print(json.dumps({
                 "table": Path(folder).name, "version": expected.version, "rows": len(expected.rows),
-                "reader": reader.name, "release": reader.version,
+                "vectors": expected.has_vectors, "mapped": expected.is_mapped, "row_groups": expected.row_groups,
+                "reader": reader.name, "program": reader.program, "release": reader.version,
                 "wrong": verdict.wrong, "details": verdict.details[:20],
             }, default=str), flush=True)
 
