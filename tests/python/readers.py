@@ -31,7 +31,7 @@ from compare import differences
 INTEGERS = ("short", "integer", "long")
 # A part of the rows in the order of the key, from and to; also one row.
 RANGES = [(0, 0.01), (0.333, 0.34), (0.499, 0.501), (0.75, 0.75), (0.93, 1)]
-# How much of a reader's refusal is told.
+# How much of a reader's error is told.
 MESSAGE_MAX = 400
 
 
@@ -130,63 +130,80 @@ class Expected:
 
 
 class Deltalake:
+    """A reader: it opens a table, then selects from `{t}`."""
+
     name, program, version = "deltalake", "deltalake", deltalake_version
 
-    def select(self, root: Path, sql: str) -> pa.Table:
-        builder = QueryBuilder().register("t", DeltaTable(str(root)))
-        return pa.table(builder.execute(sql.format(t="t")).read_all())
+    def open(self, root: Path) -> None:
+        self.table = DeltaTable(str(root))
+        self.builder = QueryBuilder().register("t", self.table)
+
+    def select(self, sql: str) -> pa.Table:
+        return pa.table(self.builder.execute(sql.format(t="t")).read_all())
 
 
 class DeltalakeCount(Deltalake):
-    """Has nothing but `DeltaTable.count()`."""
-
     name = "DeltaTable.count"
-
-    def count(self, root: Path) -> int:
-        return DeltaTable(str(root)).count()
 
 
 class DeltalakePyarrow(Deltalake):
     name = "DeltaTable.to_pyarrow_table"
 
-    def read(self, root: Path) -> pa.Table:
-        return DeltaTable(str(root)).to_pyarrow_table()
-
 
 class Polars:
     name, program, version = "Polars", "Polars", pl.__version__
 
-    def select(self, root: Path, sql: str) -> pa.Table:
-        return pl.SQLContext(t=pl.scan_delta(str(root))).execute(sql.format(t="t")).collect().to_arrow()
+    def open(self, root: Path) -> None:
+        self.context = pl.SQLContext(t=pl.scan_delta(str(root)))
+
+    def select(self, sql: str) -> pa.Table:
+        return self.context.execute(sql.format(t="t")).collect().to_arrow()
 
 
 class DuckDb:
     name, program, version = "DuckDB", "DuckDB", duckdb.__version__
 
-    def __init__(self):
-        self.connection = duckdb.connect()
+    def open(self, root: Path) -> None:
+        self.root, self.connection = root, duckdb.connect()
         folder = Path(duckdb_extension_delta.__file__).parent / "extensions" / f"v{duckdb.__version__}"
         self.connection.execute(f"LOAD '{folder}/delta.duckdb_extension'")
         self.connection.execute("SET TimeZone = 'UTC'")
 
-    def select(self, root: Path, sql: str) -> pa.Table:
-        return self.connection.execute(sql.format(t=f"delta_scan('{root}')")).to_arrow_table()
+    def select(self, sql: str) -> pa.Table:
+        return self.connection.execute(sql.format(t=f"delta_scan('{self.root}')")).to_arrow_table()
 
 
 class ChDb:
     name, program, version = "chDB", "chDB", chdb.__version__
 
-    def select(self, root: Path, sql: str) -> pa.Table:
+    def open(self, root: Path) -> None:
         # It reads nothing that is not below the working directory.
         os.chdir(root.parent)
+        self.root = root
+
+    def select(self, sql: str) -> pa.Table:
         # As text, what is no UTF-8 could not be told.
         settings = " SETTINGS output_format_arrow_string_as_string = 0"
-        found = chdb.query(sql.format(t=f"deltaLakeLocal('{root}')") + settings, "Arrow")
+        found = chdb.query(sql.format(t=f"deltaLakeLocal('{self.root}')") + settings, "Arrow")
         return pa.ipc.open_file(pa.BufferReader(found.bytes())).read_all()
 
 
-def refusal(error: BaseException) -> str:
+class Refusal(Exception):
+    """A reader's own error."""
+
+
+def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:MESSAGE_MAX]
+
+
+def asked(call):
+    try:
+        return call()
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    # A panic in Polars is no Exception.
+    except BaseException as error:
+        raise Refusal(told(error)) from error
 
 
 class Verdict:
@@ -202,22 +219,20 @@ class Verdict:
 
     def judge(self, reader) -> "Verdict":
         try:
+            asked(lambda: reader.open(self.expected.root))
             if isinstance(reader, DeltalakeCount):
-                self.compare_count("count()", reader.count(self.expected.root))
+                self.compare_count("count()", asked(reader.table.count))
             elif isinstance(reader, DeltalakePyarrow):
-                self.compare_rows(reader.read(self.expected.root))
+                self.compare_rows(asked(reader.table.to_pyarrow_table))
             else:
                 self.judge_sql(reader)
-        # chDB and Polars have errors that are no Exceptions.
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            self.report("refuses", refusal(error))
+        except Refusal as refusal:
+            self.report("refuses", refusal)
         return self
 
     def judge_sql(self, reader) -> None:
         def select(what, condition=""):
-            return reader.select(self.expected.root, f"SELECT {what} FROM {{t}}{condition}")
+            return asked(lambda: reader.select(f"SELECT {what} FROM {{t}}{condition}"))
 
         def row(what):
             return [value for [value] in select(what).to_pydict().values()]
@@ -232,7 +247,7 @@ class Verdict:
             found = value.decode() if isinstance(value, bytes) else value
             if found != wanted[sql]:
                 self.report("aggregate", f"{sql} is {wanted[sql]!r}, found {found!r}")
-        right = [name for name in names if f"column {name}" not in self.wrong]
+        right = [name for name in names if f"column {name}" not in self.wrong or name in self.expected.key]
         for condition in self.expected.ranges():
             sql = " AND ".join(f"{quoted(k)} >= {literal(a)} AND {quoted(k)} <= {literal(z)}" for k, (a, z) in condition.items())
             found = select(", ".join(map(quoted, right)), f" WHERE {sql}")
@@ -250,7 +265,7 @@ class Verdict:
             try:
                 columns.append(self.expected.exact(found.select([name]))[name])
             except (pa.ArrowException, NotImplementedError) as error:
-                self.report(f"column {name}", f"{found.schema.field(name).type}: {refusal(error)}")
+                self.report(f"column {name}", f"{found.schema.field(name).type}: {told(error)}")
         if len(columns) == len(self.expected.types):
             names = list(self.expected.types)
         else:
