@@ -51,6 +51,8 @@ mod mysql_types;
 mod object_store;
 /// Roots or leaves, some columns, some rows, generated columns: as the publication has them.
 mod publication_forms;
+/// Every outside reader sees the same rows at every age of a table.
+mod readers;
 /// Exactly once through kills of the program, loss of its cache, and crashes of the server.
 mod recovery;
 /// Changes of columns, in order with the data: each kind on its own, and at random together with kills.

@@ -312,6 +312,8 @@ def audit(root) -> list[str]:
         # What was staged before the commit that begins to map is found by name.
         if was_mapped:
             for path in {p for p, _ in added} - {p for p, _ in before}:
+                if path not in live and not (table.root / path).exists():
+                    continue
                 found = field_ids(table.root / path)
                 if wrong := {n: i for n, i in mapped_names(snapshot).items() if n in found and found[n] != i}:
                     report(f"{path} lacks the field ids {wrong}")
