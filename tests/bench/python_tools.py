@@ -6,6 +6,9 @@ time and peak memory can be measured from outside. Prints one JSON object.
     python_tools.py merge      URL TABLE DESTINATION REPEATS ROWS
         DeltaTable.merge of ROWS random updated rows, REPEATS times; DESTINATION is
         a table that `adbc` wrote
+    python_tools.py scan       URL COLUMN REPEATS DESTINATION...
+        the sum of a column of Delta tables that have the same rows: by deltalake's SQL, and by DuckDB; medians
+        of REPEATS after one to warm up, in turns; the server is not asked
     python_tools.py replication SOCKET FILE:OFFSET      mysql-replication: every row of MySQL's binlog from there on,
         to its end
     python_tools.py mongo-find URL COLLECTION [raw | batches]
@@ -64,6 +67,35 @@ def merge(url, table, destination, repeats, rows):
             times_ms.append((time.perf_counter() - started) * 1000)
             assert result["num_target_rows_updated"] == int(rows), result
     return {"times_ms": times_ms}
+
+
+def scan(_url, column, repeats, *destinations):
+    import pathlib
+    import statistics
+
+    import duckdb
+    import duckdb_extension_delta
+    from deltalake import DeltaTable, QueryBuilder
+
+    connection = duckdb.connect(config={"allow_unsigned_extensions": True})
+    extension = pathlib.Path(duckdb_extension_delta.__file__).parent / f"extensions/v{duckdb.__version__}/delta.duckdb_extension"
+    connection.execute(f"LOAD '{extension}'")
+    times = [{"open_ms": [], "scan_ms": [], "duckdb_ms": []} for _ in destinations]
+    sums = set()
+    for _ in range(int(repeats) + 1):
+        for destination, found in zip(destinations, times):
+            moments = [time.perf_counter()]
+            table = DeltaTable(destination)
+            moments.append(time.perf_counter())
+            batch = QueryBuilder().register("t", table).execute(f"SELECT sum({column}) AS s FROM t").read_all()
+            sums.add(int(batch["s"][0].as_py()))
+            moments.append(time.perf_counter())
+            sums.add(int(connection.execute(f"SELECT sum({column}) FROM delta_scan('{destination}')").fetchone()[0]))
+            moments.append(time.perf_counter())
+            for name, begin, end in zip(found, moments, moments[1:]):
+                found[name].append((end - begin) * 1000)
+    assert len(sums) == 1, sums
+    return {"lakes": [{name: statistics.median(all[1:]) for name, all in found.items()} for found in times]}
 
 
 def replication(socket, place):
@@ -133,5 +165,5 @@ def mongo_stream(url, name, place, mark, kind):
     return {"seconds": time.perf_counter() - started, "events": events, "bytes": size}
 
 
-JOBS = {"adbc": adbc, "connectorx": connectorx, "merge": merge, "replication": replication, "mongo-find": mongo_find, "mongo-stream": mongo_stream}
+JOBS = {"adbc": adbc, "connectorx": connectorx, "merge": merge, "scan": scan, "replication": replication, "mongo-find": mongo_find, "mongo-stream": mongo_stream}
 print(json.dumps(JOBS[sys.argv[1]](*sys.argv[2:])))
