@@ -7,8 +7,9 @@ time and peak memory can be measured from outside. Prints one JSON object.
         DeltaTable.merge of ROWS random updated rows, REPEATS times; DESTINATION is
         a table that `adbc` wrote
     python_tools.py scan       URL COLUMN REPEATS DESTINATION...
-        the sum of a column of Delta tables that have the same rows: by deltalake's SQL, and by DuckDB; medians
-        of REPEATS after one to warm up, in turns; the server is not asked
+        opening Delta tables that have the same rows, and the sum of a column: by deltalake's SQL, and by DuckDB;
+        medians of REPEATS after one to warm up, in turns; milliseconds, and those of a processor; the server is
+        not asked
     python_tools.py replication SOCKET FILE:OFFSET      mysql-replication: every row of MySQL's binlog from there on,
         to its end
     python_tools.py mongo-find URL COLLECTION [raw | batches]
@@ -80,22 +81,37 @@ def scan(_url, column, repeats, *destinations):
     connection = duckdb.connect(config={"allow_unsigned_extensions": True})
     extension = pathlib.Path(duckdb_extension_delta.__file__).parent / f"extensions/v{duckdb.__version__}/delta.duckdb_extension"
     connection.execute(f"LOAD '{extension}'")
-    times = [{"open_ms": [], "scan_ms": [], "duckdb_ms": []} for _ in destinations]
-    sums = set()
+    def deltalake_open(destination):
+        return QueryBuilder().register("t", DeltaTable(destination))
+
+    def deltalake_scan(table):
+        return table.execute(f"SELECT sum({column}) AS s FROM t").read_all()["s"][0].as_py()
+
+    def duckdb_open(destination):
+        connection.execute(f"ATTACH '{destination}' AS t (TYPE delta, PIN_SNAPSHOT)")
+        # The first query opens it.
+        connection.execute(f"SELECT {column} FROM t LIMIT 0").fetchall()
+
+    def duckdb_scan(_):
+        return connection.execute(f"SELECT sum({column}) FROM t").fetchone()[0]
+
+    readers = {"deltalake": (deltalake_open, deltalake_scan), "duckdb": (duckdb_open, duckdb_scan)}
+    times, sums = {}, set()
     for _ in range(int(repeats) + 1):
-        for destination, found in zip(destinations, times):
-            moments = [time.perf_counter()]
-            table = DeltaTable(destination)
-            moments.append(time.perf_counter())
-            batch = QueryBuilder().register("t", table).execute(f"SELECT sum({column}) AS s FROM t").read_all()
-            sums.add(int(batch["s"][0].as_py()))
-            moments.append(time.perf_counter())
-            sums.add(int(connection.execute(f"SELECT sum({column}) FROM delta_scan('{destination}')").fetchone()[0]))
-            moments.append(time.perf_counter())
-            for name, begin, end in zip(found, moments, moments[1:]):
-                found[name].append((end - begin) * 1000)
+        for destination in destinations:
+            for reader, (open_table, scan_table) in readers.items():
+                moments = [(time.perf_counter(), time.process_time())]
+                table = open_table(destination)
+                moments.append((time.perf_counter(), time.process_time()))
+                sums.add(int(scan_table(table)))
+                moments.append((time.perf_counter(), time.process_time()))
+                for what, begin, end in zip(("open", "scan"), moments, moments[1:]):
+                    for unit, one, other in zip(("ms", "cpu_ms"), begin, end):
+                        times.setdefault((destination, f"{reader}_{what}_{unit}"), []).append((other - one) * 1000)
+            connection.execute("DETACH t")
     assert len(sums) == 1, sums
-    return {"lakes": [{name: statistics.median(all[1:]) for name, all in found.items()} for found in times]}
+    medians = {key: statistics.median(all[1:]) for key, all in times.items()}
+    return {"lakes": [{name: value for (of, name), value in medians.items() if of == destination} for destination in destinations]}
 
 
 def replication(socket, place):
