@@ -198,7 +198,7 @@ fn age(folder: &Path, by: Duration) {
 #[test]
 fn every_reader_sees_the_same_rows_at_every_age_of_a_table() {
     let mut case = Case::new(Server::shared(POSTGRES), "readers");
-    case.more = "[maintenance]\nenabled = false";
+    case.sections = "[maintenance]\nenabled = false".to_owned();
     case.max_latency = "1ms";
     case.sql(DEFINITIONS);
     case.catch_up();
@@ -219,7 +219,7 @@ fn every_reader_sees_the_same_rows_at_every_age_of_a_table() {
     assert_eq!(readers_agree(&case, "with deletion vectors"), all());
 
     // More than a fifth of the large files is dead, and the writer makes many small ones.
-    case.more = "";
+    case.sections.clear();
     let mut sidecar = case.start();
     let writer = Writer::paced(&case, 300, 5, &[CHANGES]);
     wait_for("checkpoints and compactions", || {

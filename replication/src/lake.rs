@@ -71,8 +71,8 @@ use crate::schema::{TableId, TableSchema};
 
 /// Commits between two checkpoints.
 const CHECKPOINT_COMMITS: u64 = 100;
-/// How long a checkpoint tells of files that are gone, in milliseconds: two days.
-const TOMBSTONES_MS: i64 = 2 * 24 * 3600 * 1000;
+/// How long a checkpoint tells of files that are gone, in milliseconds: an hour.
+const TOMBSTONES_MS: i64 = 3600 * 1000;
 /// What the log says of a file that gets another deletion vector: a `remove`
 /// and an `add` with statistics.
 const TOUCH_BYTES: u64 = 1 << 10;

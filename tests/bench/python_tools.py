@@ -6,6 +6,10 @@ time and peak memory can be measured from outside. Prints one JSON object.
     python_tools.py merge      URL TABLE DESTINATION REPEATS ROWS
         DeltaTable.merge of ROWS random updated rows, REPEATS times; DESTINATION is
         a table that `adbc` wrote
+    python_tools.py scan       URL COLUMN REPEATS DESTINATION...
+        opening Delta tables that have the same rows, and the sum of a column: by deltalake's SQL, and by DuckDB;
+        medians of REPEATS after one to warm up, in turns; milliseconds, and those of a processor; the server is
+        not asked
     python_tools.py replication SOCKET FILE:OFFSET      mysql-replication: every row of MySQL's binlog from there on,
         to its end
     python_tools.py mongo-find URL COLLECTION [raw | batches]
@@ -64,6 +68,50 @@ def merge(url, table, destination, repeats, rows):
             times_ms.append((time.perf_counter() - started) * 1000)
             assert result["num_target_rows_updated"] == int(rows), result
     return {"times_ms": times_ms}
+
+
+def scan(_url, column, repeats, *destinations):
+    import pathlib
+    import statistics
+
+    import duckdb
+    import duckdb_extension_delta
+    from deltalake import DeltaTable, QueryBuilder
+
+    connection = duckdb.connect(config={"allow_unsigned_extensions": True})
+    extension = pathlib.Path(duckdb_extension_delta.__file__).parent / f"extensions/v{duckdb.__version__}/delta.duckdb_extension"
+    connection.execute(f"LOAD '{extension}'")
+    def deltalake_open(destination):
+        return QueryBuilder().register("t", DeltaTable(destination))
+
+    def deltalake_scan(table):
+        return table.execute(f"SELECT sum({column}) AS s FROM t").read_all()["s"][0].as_py()
+
+    def duckdb_open(destination):
+        connection.execute(f"ATTACH '{destination}' AS t (TYPE delta, PIN_SNAPSHOT)")
+        # The first query opens it.
+        connection.execute(f"SELECT {column} FROM t LIMIT 0").fetchall()
+
+    def duckdb_scan(_):
+        return connection.execute(f"SELECT sum({column}) FROM t").fetchone()[0]
+
+    readers = {"deltalake": (deltalake_open, deltalake_scan), "duckdb": (duckdb_open, duckdb_scan)}
+    times, sums = {}, set()
+    for _ in range(int(repeats) + 1):
+        for destination in destinations:
+            for reader, (open_table, scan_table) in readers.items():
+                moments = [(time.perf_counter(), time.process_time())]
+                table = open_table(destination)
+                moments.append((time.perf_counter(), time.process_time()))
+                sums.add(int(scan_table(table)))
+                moments.append((time.perf_counter(), time.process_time()))
+                for what, begin, end in zip(("open", "scan"), moments, moments[1:]):
+                    for unit, one, other in zip(("ms", "cpu_ms"), begin, end):
+                        times.setdefault((destination, f"{reader}_{what}_{unit}"), []).append((other - one) * 1000)
+            connection.execute("DETACH t")
+    assert len(sums) == 1, sums
+    medians = {key: statistics.median(all[1:]) for key, all in times.items()}
+    return {"lakes": [{name: value for (of, name), value in medians.items() if of == destination} for destination in destinations]}
 
 
 def replication(socket, place):
@@ -133,5 +181,5 @@ def mongo_stream(url, name, place, mark, kind):
     return {"seconds": time.perf_counter() - started, "events": events, "bytes": size}
 
 
-JOBS = {"adbc": adbc, "connectorx": connectorx, "merge": merge, "replication": replication, "mongo-find": mongo_find, "mongo-stream": mongo_stream}
+JOBS = {"adbc": adbc, "connectorx": connectorx, "merge": merge, "scan": scan, "replication": replication, "mongo-find": mongo_find, "mongo-stream": mongo_stream}
 print(json.dumps(JOBS[sys.argv[1]](*sys.argv[2:])))

@@ -25,7 +25,9 @@ const FAN_IN: usize = 8;
 /// What one compaction reads at most, but for the last file, in bytes.
 const INPUT_BYTES: u64 = 128 << 20;
 /// The share of a file's rows that is dead before the file is written anew.
-const DEAD_SHARE: f64 = 0.2;
+/// With a fifth, `deltalake` reads such a file in twice the time; with a tenth,
+/// what is written in all is about the same, for vectors stay smaller.
+const DEAD_SHARE: f64 = 0.1;
 /// A file of at least this size is left alone while its rows live; in large
 /// tables it is more, so that their files stay countable.
 const FULL_BYTES: u64 = 16 << 20;
@@ -330,10 +332,10 @@ mod tests {
 
     #[test]
     fn worn_files_are_written_anew() {
-        check(&[(40 * MIB, 1000, 199), (40 * MIB, 1000, 100)], None);
-        check(&[(40 * MIB, 1000, 200), (40 * MIB, 1000, 100)], Some(&[0]));
+        check(&[(40 * MIB, 1000, 99), (40 * MIB, 1000, 50)], None);
+        check(&[(40 * MIB, 1000, 100), (40 * MIB, 1000, 50)], Some(&[0]));
         // The most worn first, and no more than fits.
-        let mut files = vec![(100 * MIB, 1000, 200); 3];
+        let mut files = vec![(100 * MIB, 1000, 100); 3];
         files.push((100 * MIB, 1000, 900));
         check(&files, Some(&[0, 1, 3]));
         // Small ones wait for others of their size.

@@ -256,9 +256,10 @@ impl Log {
 
     /// Writes a checkpoint of a version. Blocking work on its own thread.
     ///
-    /// `live` has the version's files. Of what was removed, only files that
-    /// are gone for good and not for longer than `tombstones_ms` are told: with
-    /// a new vector for each file in each commit, the rest would outgrow the table.
+    /// `live` has the version's files. Of what was removed, only files that are
+    /// gone for good are told, once each, and not those that went before
+    /// `tombstones_ms`: with a new vector for each file in each commit, the rest
+    /// would outgrow the table.
     pub async fn checkpoint(&self, version: Version, live: HashSet<String>, tombstones_ms: i64) -> Result<()> {
         let failed = || Error::transient(format!("cannot write a checkpoint of {}", self.url));
         let (engine, url) = (self.engine.clone(), self.log_url.clone());
@@ -291,9 +292,11 @@ fn checkpoint(
     let writer = snapshot.create_checkpoint_writer(engine)?;
     let (actions, adds) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let counts = (actions.clone(), adds.clone());
+    // The paths that no remove is to be told of any more.
+    let mut told = live;
     let data = writer.checkpoint_data(engine)?.map(move |batch| {
         let data = ArrowEngineData::try_from_engine_data(batch?.apply_selection_vector()?)?;
-        let kept = without_tombstones(data.record_batch(), &live, tombstones_ms)?;
+        let kept = without_tombstones(data.record_batch(), &mut told, tombstones_ms)?;
         counts.0.fetch_add(kept.num_rows() as u64, Ordering::Relaxed);
         let added = kept.column_by_name("add").map_or(0, |add| add.len() - add.null_count());
         counts.1.fetch_add(added as u64, Ordering::Relaxed);
@@ -313,7 +316,7 @@ fn checkpoint(
 /// Rows of a checkpoint without the removes that nobody needs.
 fn without_tombstones(
     rows: &RecordBatch,
-    live: &HashSet<String>,
+    told: &mut HashSet<String>,
     tombstones_ms: i64,
 ) -> Result<RecordBatch, delta_kernel::KernelError> {
     let Some(removes) = rows.column_by_name("remove").and_then(|column| column.as_struct_opt()) else {
@@ -327,7 +330,7 @@ fn without_tombstones(
     };
     let keep = (0..rows.num_rows()).map(|row| {
         let recent = times.is_valid(row) && times.value(row) >= tombstones_ms;
-        !removes.is_valid(row) || (recent && !live.contains(paths.value(row)))
+        !removes.is_valid(row) || (recent && told.insert(paths.value(row).to_owned()))
     });
     Ok(filter_record_batch(rows, &keep.collect::<Vec<bool>>().into())?)
 }

@@ -159,7 +159,8 @@ impl Writer {
         match self.table.take_compacted(&done).await {
             Ok(version) => {
                 upkeep::tell(&self.table.record().table, &Done::Compacted(done), Some(version));
-                Ok(())
+                // Cuts name the newest version, which stays longest.
+                self.tell(&Committed::default(), false)
             }
             Err(error) => self.fail(error),
         }
