@@ -60,8 +60,9 @@ impl Keys {
 
     /// A key that no row has.
     fn missing(&self, i: u64) -> u128 {
+        let i = i % self.count;
         match self.exact {
-            true => u128::from(2 * (i % self.count) + 1),
+            true => u128::from(2 * i + 1),
             false => u128::from(mix(2 * i + 1)) << 64 | u128::from(mix(!(2 * i + 1))),
         }
     }

@@ -57,7 +57,7 @@ impl Filter {
     }
 
     fn block(&self, hash: u64) -> usize {
-        (u128::from(hash) * self.blocks.len() as u128 >> 64) as usize
+        ((u128::from(hash) * self.blocks.len() as u128) >> 64) as usize
     }
 }
 
