@@ -328,6 +328,19 @@ fn a_long_outage_is_waited_out_in_bounded_memory() {
 }
 
 #[test]
+fn a_log_that_cannot_be_read_now_is_read_later() {
+    let (case, proxy) = behind_proxy("bucket_unreadable");
+    case.catch_up();
+    case.sql("UPDATE t SET v = 1 WHERE id < 10");
+    proxy.set(json!([{"match": r"^GET \S+/\d{20}\.json", "do": "answer", "status": 500}]));
+    let sidecar = case.start();
+    sidecar.wait_for_log("interrupted; trying again");
+    assert!(sidecar.whole_log().contains("the store fails"), "{}", sidecar.log());
+    proxy.set(json!([]));
+    assert_whole(&case, sidecar);
+}
+
+#[test]
 fn a_run_that_is_to_end_does_not_wait_for_a_store_that_is_out() {
     let (case, proxy) = behind_proxy("bucket_out");
     case.catch_up();
