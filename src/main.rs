@@ -6,6 +6,7 @@ mod progress;
 mod report;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -24,10 +25,12 @@ fn main() -> ExitCode {
     let result = match runtime {
         // On a worker: a future that `block_on` itself polls is woken through
         // another thread for every read from the socket.
-        Ok(runtime) => match runtime.block_on(runtime.spawn(commands::dispatch(cli, bars))) {
-            Ok(result) => result,
-            Err(error) => Err(error.into()),
-        },
+        Ok(runtime) => {
+            let result = runtime.block_on(runtime.spawn(commands::dispatch(cli, bars)));
+            // A thread that reads a log waits as long as its store lets it.
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            result.unwrap_or_else(|error| Err(error.into()))
+        }
         Err(error) => Err(error.into()),
     };
     match result {

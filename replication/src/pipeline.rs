@@ -75,6 +75,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// How long a slot may stay in use after a restart: the server notices that
 /// the old connection is gone when it next writes to it.
 const SLOT_RELEASE_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the end may take: a store that is out keeps a commit waiting. What
+/// is not committed comes again.
+const STOP_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// Replicates until `shutdown` turns true; with `once`, until everything that
 /// was in the source at the start is in the lake.
@@ -207,7 +210,13 @@ async fn attempt<S: Source>(
     beside.spawn(snapshotter.run());
     beside.spawn(recorder.run());
     let watch = beside.spawn(watch.run());
-    let result = supervise(apply, &mut beside).await;
+    let result = tokio::select! {
+        result = supervise(apply, &mut beside) => result,
+        () = out_of_time(stop) => {
+            warn!("the lake does not answer; stopping without the last changes, which come again");
+            Ok(())
+        }
+    };
     watch.abort();
     if result.is_ok() {
         // The snapshotter ends with the stream's loop; what is complete, it tells.
@@ -219,6 +228,15 @@ async fn attempt<S: Source>(
     }
     beside.shutdown().await;
     result
+}
+
+/// Waits until it has been time to stop for too long.
+async fn out_of_time(mut stop: Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        // Nobody is left who could say so.
+        return std::future::pending().await;
+    }
+    tokio::time::sleep(STOP_TIMEOUT).await;
 }
 
 /// Everything opened, nothing running but the source's stream and the writers.

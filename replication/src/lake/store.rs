@@ -31,11 +31,14 @@ const REQUEST_TIMEOUT: &str = "30s";
 const CONNECT_TIMEOUT: &str = "5s";
 /// How long the store's failures are ridden out before the pipeline starts
 /// over, which means to read every table's keys again.
-const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
+const RETRY_TIMEOUT: Duration = Duration::from_secs(45);
 /// More than fit into that time: the pauses are at random below their bounds.
 const RETRIES_MAX: usize = 200;
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(100);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+const KEYS_HINT: &str = "set the access key in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
+     GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_KEY, …) or in [lake.options]";
 
 /// What keys of `[lake.options]` are about, by store; others of the crate are
 /// taken as well.
@@ -262,8 +265,11 @@ fn not_configured(url: &Url, options: &StoreOptions, error: &StoreError) -> Erro
             text = text.replace(value, &format!("<{key}>"));
         }
     }
-    Error::operator(format!("cannot use the store of {url}: {text}"))
-        .with_hint("correct [lake.options] or the environment: the README lists the options of each store")
+    let hint = match text.contains("Missing") {
+        true => KEYS_HINT,
+        false => "correct [lake.options] or the environment: the README lists the options of each store",
+    };
+    Error::operator(format!("cannot use the store of {url}: {text}")).with_hint(hint)
 }
 
 /// The root's key in its store.
@@ -339,8 +345,6 @@ pub fn error(what: &str, url: &Url, error: &StoreError) -> Error {
     let text = cause(error);
     let says = |codes: &[&str]| codes.iter().any(|code| text.contains(code));
     let message = |reason: &str| format!("{what} {url}: {reason}");
-    let keys = "set the access key in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
-                GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_KEY, …) or in [lake.options]";
     let operator = |reason: &str, hint: &str| Error::operator(message(reason)).with_hint(hint);
     let found = if says(&["RequestTimeTooSkewed"]) {
         operator(
@@ -355,7 +359,7 @@ pub fn error(what: &str, url: &Url, error: &StoreError) -> Error {
         "AuthenticationFailed",
     ]) || matches!(error, StoreError::Unauthenticated { .. })
     {
-        operator("the store does not accept the credentials", keys)
+        operator("the store does not accept the credentials", KEYS_HINT)
     } else if matches!(error, StoreError::PermissionDenied { .. }) {
         operator(
             "access denied",
@@ -392,7 +396,7 @@ pub fn error(what: &str, url: &Url, error: &StoreError) -> Error {
         "metadata.google.internal",
         "/metadata/identity",
     ]) {
-        operator("there are no credentials", keys)
+        operator("there are no credentials", KEYS_HINT)
     } else {
         let reason = match http_error(error) {
             Some(_) => "the store can't be reached",
@@ -569,7 +573,7 @@ mod tests {
                 "aws_secret_access_key",
                 "verysecret",
                 "cannot use the store",
-                "README",
+                "AWS_ACCESS_KEY_ID",
             ),
         ] {
             let error = open(url, &options(&[(key, value)])).map(|_| ()).expect_err(key);
