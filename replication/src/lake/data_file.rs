@@ -113,6 +113,11 @@ impl FileWriter {
 /// Parquet wraps the store's error; unwrap it so that a full disk reads as one.
 fn parquet_error(what: &str, log: &Log, error: ParquetError) -> Error {
     match error {
+        // What writes a file wraps the error of its upload once more.
+        ParquetError::External(inner) if inner.is::<ParquetError>() => match inner.downcast::<ParquetError>() {
+            Ok(nested) => parquet_error(what, log, *nested),
+            Err(inner) => Error::transient(format!("{what} {}", log.url())).with_source(inner),
+        },
         ParquetError::External(inner) => match inner.downcast::<object_store::Error>() {
             Ok(store) => store_error(what, log.url(), *store),
             Err(inner) => match inner.downcast::<std::io::Error>() {
