@@ -10,6 +10,23 @@ import sys
 
 import source
 
+# The server asks to begin again: another transaction or a change of the table came between.
+AGAIN = {1020, 1205, 1213, 1412}
+
+
+def transact(connection, statements):
+    while True:
+        connection.execute("BEGIN")
+        try:
+            for statement in statements:
+                connection.execute(statement)
+            connection.execute("COMMIT")
+            return
+        except Exception as error:
+            if not error.args or error.args[0] not in AGAIN:
+                raise
+            connection.execute("ROLLBACK")
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
@@ -24,10 +41,7 @@ def main():
         i += 1
         k = random.randint(1, arguments.keys)
         for text in arguments.transactions:
-            connection.execute("BEGIN")
-            for statement in filter(str.strip, text.format(i=i, k=k).split(";")):
-                connection.execute(statement)
-            connection.execute("COMMIT")
+            transact(connection, list(filter(str.strip, text.format(i=i, k=k).split(";"))))
         if i == 1:
             print("ready", flush=True)
         readable, _, _ = select.select([sys.stdin], [], [], arguments.pause_ms / 1000)

@@ -157,12 +157,10 @@ fn first_needed(files: &[LogFile], cutoff_ms: i64) -> Option<u64> {
 /// Whether a file of the folder holds rows or vectors: nothing hidden, and
 /// nothing that others may have put there.
 fn is_content(folder: &Path, path: &Path) -> bool {
-    let Some(parts) = path.prefix_match(folder) else {
+    let Some(mut parts) = path.prefix_match(folder) else {
         return false;
     };
-    let hidden = parts
-        .map(|part| part.as_ref().starts_with(['_', '.']))
-        .fold(false, |any, one| any || one);
+    let hidden = parts.any(|part| part.as_ref().starts_with(['_', '.']));
     let kind = path.extension().is_some_and(|end| end == "parquet" || end == "bin");
     kind && !hidden
 }

@@ -59,7 +59,7 @@ impl Folder {
         let live: Vec<u32> = (0..file.rows).filter(|row| !file.deleted.contains(*row)).collect();
         let dead: Vec<u32> = live
             .into_iter()
-            .filter(|row| (u64::from(*row) + seed) % 3 == 0)
+            .filter(|row| (u64::from(*row) + seed).is_multiple_of(3))
             .collect();
         let columns = table.columns_schema(&[1]).expect("columns");
         let ids = data_file::read_rows(&table.log, &file.stored(), &columns, &dead)
