@@ -263,7 +263,8 @@ fn another_configuration_means_a_copy(kind: Kind) {
     case.catch_up();
     case.catch_up();
     assert!(replacements(&table).is_empty());
-    let settings: [(&[&str], &[&str], &[(&str, &str)], &str, &str); 4] = [
+    type Setting<'a> = (&'a [&'a str], &'a [&'a str], &'a [(&'a str, &'a str)], &'a str, &'a str);
+    let settings: [Setting; 4] = [
         // More is left out; less is hashed.
         (
             &["SSN", "raw_*", "p*o"],
