@@ -81,14 +81,14 @@ pub fn record(commit: &[Value]) -> Option<Value> {
     serde_json::from_str(domain["configuration"].as_str()?).ok()
 }
 
-/// Rows of all data files that a commit brings, not those of files that only change their deletion vector.
+/// Rows of all data files that commits bring, not those of files that only change their deletion vector or are compacted.
 pub fn rows_written(commits: &[Vec<Value>]) -> u64 {
     let mut known = std::collections::HashSet::new();
     commits
         .iter()
         .flatten()
         .map(|action| &action["add"])
-        .filter(|add| add["path"].is_string() && known.insert(add["path"].to_string()))
+        .filter(|add| add["dataChange"] == true && known.insert(add["path"].to_string()))
         .map(|add| {
             serde_json::from_str::<Value>(add["stats"].as_str().unwrap()).unwrap()["numRecords"]
                 .as_u64()
