@@ -58,7 +58,8 @@ fn start(case: &Case, round: u32) -> Sidecar {
 #[test]
 fn kept_lost_damaged_and_old_indexes_give_the_same_lake() {
     let server = Server::start(POSTGRES, &[]);
-    let case = Case::new(&server, "key_index");
+    let mut case = Case::new(&server, "key_index");
+    case.tables = vec!["public.ints".to_owned(), "public.texts".to_owned()];
     case.sql(&format!(
         "CREATE TABLE ints (k int PRIMARY KEY, n int, v text);
          INSERT INTO ints SELECT i, i, 'first' FROM generate_series(1, {ROWS}) i;
