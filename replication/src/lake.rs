@@ -71,8 +71,6 @@ use crate::schema::{TableId, TableSchema};
 
 /// Commits between two checkpoints.
 const CHECKPOINT_COMMITS: u64 = 100;
-/// How long a checkpoint tells of files that are gone, in milliseconds: an hour.
-const TOMBSTONES_MS: i64 = 3600 * 1000;
 /// What the log says of a file that gets another deletion vector: a `remove`
 /// and an `add` with statistics.
 const TOUCH_BYTES: u64 = 1 << 10;
@@ -498,7 +496,7 @@ impl Opened {
             self.reload().await?;
         }
         self.version += 1;
-        checkpoint_if_due(&self.log, self.version, &record.table, &self.files);
+        checkpoint_if_due(&self.log, self.version, &record.table);
         self.record = record;
         Ok(())
     }
@@ -805,7 +803,7 @@ impl DeltaTable {
         }
         self.has_staged = false;
         self.save_index();
-        checkpoint_if_due(&self.log, self.version, &self.record.table, &self.files);
+        checkpoint_if_due(&self.log, self.version, &self.record.table);
     }
 
     /// Puts the vectors of files that keep some rows, by file number.
@@ -861,7 +859,7 @@ impl DeltaTable {
             self.record = record;
             self.index.rename(self.log.log_url());
             self.end_index();
-            checkpoint_if_due(&self.log, self.version, &self.record.table, &self.files);
+            checkpoint_if_due(&self.log, self.version, &self.record.table);
             copy.discard([]).await;
             return Ok(Some(self.version));
         }
@@ -878,14 +876,13 @@ impl DeltaTable {
     }
 }
 
-fn checkpoint_if_due(log: &Log, version: u64, table: &str, files: &[DataFile]) {
+fn checkpoint_if_due(log: &Log, version: u64, table: &str) {
     if !version.is_multiple_of(CHECKPOINT_COMMITS) {
         return;
     }
-    let live = files.iter().filter(|file| file.committed).map(|file| file.path.clone());
-    let (log, table, live) = (log.clone(), table.to_owned(), live.collect());
+    let (log, table) = (log.clone(), table.to_owned());
     tokio::spawn(async move {
-        match log.checkpoint(version, live, now_ms() - TOMBSTONES_MS).await {
+        match log.checkpoint(version).await {
             Ok(()) => tracing::info!(%table, version, "wrote checkpoint"),
             // The log is whole without it; the next one makes up for it.
             Err(error) => tracing::warn!(%table, version, %error, "checkpoint failed"),

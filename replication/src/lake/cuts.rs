@@ -406,10 +406,7 @@ impl CutLog {
             Commit::Committed => {
                 self.version = version;
                 if version.is_multiple_of(CHECKPOINT_COMMITS) {
-                    let live = self.files.iter().map(|file| file.data.path.clone()).collect();
-                    self.log
-                        .checkpoint(version, live, now_ms() - GRACE.as_millis() as i64)
-                        .await?;
+                    self.log.checkpoint(version).await?;
                 }
                 Ok(true)
             }

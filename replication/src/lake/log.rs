@@ -4,13 +4,12 @@
 //! since one commit carries data, `txn` and `domainMetadata` under our own
 //! conflict rules. Spec: Delta protocol, "Delta Log Entries" and "Actions".
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::compute::filter_record_batch;
+use arrow::compute::{filter_record_batch, is_null};
 use arrow::datatypes::{Int32Type, Int64Type};
 use delta_kernel::actions::deletion_vector::DeletionVectorDescriptor;
 use delta_kernel::engine::arrow_data::ArrowEngineData;
@@ -256,14 +255,12 @@ impl Log {
 
     /// Writes a checkpoint of a version. Blocking work on its own thread.
     ///
-    /// `live` has the version's files. Of what was removed, only files that are
-    /// gone for good are told, once each, and not those that went before
-    /// `tombstones_ms`: with a new vector for each file in each commit, the rest
-    /// would outgrow the table.
-    pub async fn checkpoint(&self, version: Version, live: HashSet<String>, tombstones_ms: i64) -> Result<()> {
+    /// It tells nothing of what was removed: with a new vector for each file in
+    /// each commit, that would outgrow the table, and readers have no use for it.
+    pub async fn checkpoint(&self, version: Version) -> Result<()> {
         let failed = || Error::transient(format!("cannot write a checkpoint of {}", self.url));
         let (engine, url) = (self.engine.clone(), self.log_url.clone());
-        let written = tokio::task::spawn_blocking(move || checkpoint(&engine, &url, version, live, tombstones_ms));
+        let written = tokio::task::spawn_blocking(move || checkpoint(&engine, &url, version));
         let hint = written
             .await
             .map_err(|e| Error::bug("writing a checkpoint panicked").with_source(e))?
@@ -278,13 +275,7 @@ impl Log {
 }
 
 /// Returns what is to be the log's hint, unless the checkpoint is there.
-fn checkpoint(
-    engine: &KernelEngine,
-    url: &Url,
-    version: Version,
-    live: HashSet<String>,
-    tombstones_ms: i64,
-) -> Result<Option<Value>, delta_kernel::KernelError> {
+fn checkpoint(engine: &KernelEngine, url: &Url, version: Version) -> Result<Option<Value>, KernelError> {
     let snapshot = Snapshot::builder_for(url.as_str()).at_version(version).build(engine)?;
     if snapshot.log_segment().checkpoint_version == Some(version) {
         return Ok(None);
@@ -292,11 +283,9 @@ fn checkpoint(
     let writer = snapshot.create_checkpoint_writer(engine)?;
     let (actions, adds) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let counts = (actions.clone(), adds.clone());
-    // The paths that no remove is to be told of any more.
-    let mut told = live;
     let data = writer.checkpoint_data(engine)?.map(move |batch| {
         let data = ArrowEngineData::try_from_engine_data(batch?.apply_selection_vector()?)?;
-        let kept = without_tombstones(data.record_batch(), &mut told, tombstones_ms)?;
+        let kept = without_removes(data.record_batch())?;
         counts.0.fetch_add(kept.num_rows() as u64, Ordering::Relaxed);
         let added = kept.column_by_name("add").map_or(0, |add| add.len() - add.null_count());
         counts.1.fetch_add(added as u64, Ordering::Relaxed);
@@ -313,26 +302,12 @@ fn checkpoint(
     })))
 }
 
-/// Rows of a checkpoint without the removes that nobody needs.
-fn without_tombstones(
-    rows: &RecordBatch,
-    told: &mut HashSet<String>,
-    tombstones_ms: i64,
-) -> Result<RecordBatch, delta_kernel::KernelError> {
-    let Some(removes) = rows.column_by_name("remove").and_then(|column| column.as_struct_opt()) else {
+/// Rows of a checkpoint but those that are removes.
+fn without_removes(rows: &RecordBatch) -> Result<RecordBatch, KernelError> {
+    let Some(removes) = rows.column_by_name("remove") else {
         return Ok(rows.clone());
     };
-    let paths = removes.column_by_name("path").and_then(|c| c.as_string_opt::<i32>());
-    let times = removes.column_by_name("deletionTimestamp");
-    let times = times.and_then(|c| c.as_primitive_opt::<Int64Type>());
-    let (Some(paths), Some(times)) = (paths, times) else {
-        return Ok(rows.clone());
-    };
-    let keep = (0..rows.num_rows()).map(|row| {
-        let recent = times.is_valid(row) && times.value(row) >= tombstones_ms;
-        !removes.is_valid(row) || (recent && told.insert(paths.value(row).to_owned()))
-    });
-    Ok(filter_record_batch(rows, &keep.collect::<Vec<bool>>().into())?)
+    Ok(filter_record_batch(rows, &is_null(removes)?)?)
 }
 
 pub fn now_ms() -> i64 {

@@ -4,7 +4,7 @@
 //! It is a Delta table without rows, so that it has put-if-absent commits and
 //! readable history like every other table.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use serde_json::json;
 
@@ -154,7 +154,7 @@ impl Control {
                 self.version = version;
                 self.record = record;
                 if version.is_multiple_of(CHECKPOINT_COMMITS) {
-                    self.log.checkpoint(version, HashSet::new(), 0).await?;
+                    self.log.checkpoint(version).await?;
                     self.log.trim(now_ms() - KEPT_MS).await?;
                 }
                 Ok(())

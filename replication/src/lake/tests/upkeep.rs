@@ -222,8 +222,7 @@ async fn whatever_comes_between_our_commits_no_row_is_lost_or_doubled() {
                 assert_eq!(rows(&table).await, model, "reopened in round {round}, seed {seed}");
             }
             if round % 40 == 39 {
-                let live = table.files.iter().map(|file| file.path.clone()).collect();
-                table.log.checkpoint(table.version, live, 0).await.expect("checkpoint");
+                table.log.checkpoint(table.version).await.expect("checkpoint");
             }
         }
     }
@@ -373,8 +372,7 @@ async fn a_clean_up_leaves_what_kept_versions_need() {
             table.stage(changes.batch(), &NoSource).await.expect("stage");
             commit(table, round + 1).await.expect("commit");
         }
-        let live = table.files.iter().map(|file| file.path.clone()).collect();
-        table.log.checkpoint(table.version, live, 0).await.expect("checkpoint");
+        table.log.checkpoint(table.version).await.expect("checkpoint");
     };
     let cutoff = |hours: i64| now_ms() - hours * 3600 * 1000;
     // What a killed run left, long ago.
@@ -441,8 +439,7 @@ async fn a_checkpoint_forgets_vectors_that_were_replaced() {
         table.stage(changes.batch(), &NoSource).await.expect("stage");
         commit(&mut table, 3).await.expect("commit");
     }
-    let live = table.files.iter().map(|file| file.path.clone()).collect();
-    table.log.checkpoint(table.version, live, 0).await.expect("checkpoint");
+    table.log.checkpoint(table.version).await.expect("checkpoint");
     let hint = std::fs::read(folder.0.join("public/t/_delta_log/_last_checkpoint")).expect("a hint");
     let hint: Value = serde_json::from_slice(&hint).expect("JSON");
     // protocol, metaData, txn, two domains, and one file.
