@@ -51,7 +51,7 @@ pub use self::compaction::{Compacted, Compaction};
 pub use self::cuts::{Added, Cut, CutLog, CutTable, Cuts, as_time, shown_time};
 pub use self::data_file::{FileWriter, WrittenFile};
 pub use self::key_index::{DAMAGED, IndexHome, KeyIndex, Live, Location};
-pub use self::log::{Commit, Log, now_ms};
+pub use self::log::{Commit, Log, checkpoint_is_due, now_ms};
 pub use self::read::{FileCache, Mismatch, Normal, Place, Refreshed, Seen, Unseen};
 pub use self::record::{PartProgress, PipelineRecord, SnapshotProgress, State, TableRecord};
 pub use self::requests::Request;
@@ -69,8 +69,6 @@ use crate::key::{Key, KeyEncoder};
 use crate::position::Position;
 use crate::schema::{TableId, TableSchema};
 
-/// Commits between two checkpoints.
-const CHECKPOINT_COMMITS: u64 = 100;
 /// What the log says of a file that gets another deletion vector: a `remove`
 /// and an `add` with statistics.
 const TOUCH_BYTES: u64 = 1 << 10;
@@ -630,6 +628,15 @@ impl DeltaTable {
         Ok(())
     }
 
+    /// The key columns as files have them, in the table's order, and where among
+    /// these each of the key is.
+    fn key_columns(&self) -> Result<(SchemaRef, Vec<usize>)> {
+        let columns = sorted(self.encoder.columns());
+        let place = |column| columns.binary_search(column).unwrap_or_default();
+        let order = self.encoder.columns().iter().map(place).collect();
+        Ok((self.columns_schema(&columns)?, order))
+    }
+
     /// Some columns as files have them.
     fn columns_schema(&self, columns: &[usize]) -> Result<SchemaRef> {
         let schema = self.read_schema.project(columns);
@@ -877,7 +884,7 @@ impl DeltaTable {
 }
 
 fn checkpoint_if_due(log: &Log, version: u64, table: &str) {
-    if !version.is_multiple_of(CHECKPOINT_COMMITS) {
+    if !log::checkpoint_is_due(version) {
         return;
     }
     let (log, table) = (log.clone(), table.to_owned());
@@ -894,6 +901,11 @@ fn is_live(files: &[DataFile], location: Location) -> bool {
     files
         .get(location.file() as usize)
         .is_some_and(|file| !file.removed && !file.deleted.contains(location.row()))
+}
+
+/// The rows of a file that are not deleted.
+fn undeleted(rows: u32, deleted: &RoaringBitmap) -> Vec<u32> {
+    (0..rows).filter(|row| !deleted.contains(*row)).collect()
 }
 
 fn sorted(columns: &[usize]) -> Vec<usize> {

@@ -17,7 +17,7 @@ use roaring::RoaringBitmap;
 
 use super::data_file::{self, Stored, WrittenFile};
 use super::log::{Commit, Log};
-use super::{DataFile, DeltaTable, FileFormat};
+use super::{DataFile, DeltaTable, FileFormat, undeleted};
 use crate::error::{Error, Result};
 
 /// Files of a like size that are worth becoming one.
@@ -134,8 +134,7 @@ impl Compaction {
                 path: &input.path,
                 size: input.size,
             };
-            let live: Option<Vec<u32>> = (!input.deleted.is_empty())
-                .then(|| (0..input.rows).filter(|row| !input.deleted.contains(*row)).collect());
+            let live = (!input.deleted.is_empty()).then(|| undeleted(input.rows, &input.deleted));
             let expected = live.as_ref().map_or(input.rows as usize, Vec::len);
             let go_on = || !cancelled.load(Ordering::Relaxed);
             let copied = data_file::copy_rows(&self.log, &stored, &self.columns, live.as_deref(), &mut writer, go_on);

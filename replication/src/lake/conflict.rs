@@ -22,7 +22,7 @@ use super::deletion_vector::Descriptor;
 use super::key_index::{IndexHome, Location};
 use super::log::LiveFile;
 use super::record::TableRecord;
-use super::{DataFile, DeltaTable, UNREADABLE, data_file, sorted};
+use super::{DataFile, DeltaTable, UNREADABLE, data_file, undeleted};
 use crate::error::{Error, Result};
 use crate::key::Key;
 
@@ -60,30 +60,6 @@ fn record_of(entry: &[Value]) -> Option<TableRecord> {
     entry
         .iter()
         .find_map(|action| TableRecord::from_action(&action["domainMetadata"]))
-}
-
-/// An `add` of a log entry.
-struct Added {
-    path: String,
-    size: i64,
-    modification_time: i64,
-    stats: Option<String>,
-    vector: Option<Descriptor>,
-}
-
-impl Added {
-    fn of(add: &Value) -> Option<Self> {
-        Some(Self {
-            path: add["path"].as_str()?.to_owned(),
-            size: add["size"].as_i64()?,
-            modification_time: add["modificationTime"].as_i64().unwrap_or_default(),
-            stats: add["stats"].as_str().map(str::to_owned),
-            vector: match &add["deletionVector"] {
-                Value::Null => None,
-                vector => Some(serde_json::from_value(vector.clone()).ok()?),
-            },
-        })
-    }
 }
 
 impl DeltaTable {
@@ -168,8 +144,8 @@ impl DeltaTable {
     }
 
     async fn take_in(&mut self, entry: &[Value]) -> Result<()> {
-        let added = |action: &Value| action["add"].is_object().then(|| Added::of(&action["add"]));
-        let added = entry.iter().filter_map(added).collect::<Option<Vec<Added>>>();
+        let added = |action: &Value| action["add"].is_object().then(|| LiveFile::of(&action["add"]));
+        let added = entry.iter().filter_map(added).collect::<Option<Vec<LiveFile>>>();
         let added = added.ok_or_else(|| self.unfit("has an add that can't be read"))?;
         let numbers: HashMap<&str, usize> = self
             .files
@@ -198,34 +174,26 @@ impl DeltaTable {
             let staged = self.staged_deletes(number).await?;
             // A staged truncation empties whatever comes in its place.
             emptied |= self.files[number].removed;
-            deleted_keys.extend(self.keys_at(number, &staged).await?);
+            deleted_keys.extend(self.keys_at(number, &staged.iter().collect::<Vec<u32>>()).await?);
             self.files[number] = DataFile::gone();
         }
         emptied |= self.files.iter().any(|file| file.removed && file.committed);
         for (number, add) in grown {
-            let theirs = self.vector_rows(add.vector.clone()).await?;
-            let before = self.vector_rows(self.files[number].vector.clone()).await?;
+            let theirs = self.vector_rows(add.deletion_vector.as_ref()).await?;
+            let before = self.vector_rows(self.files[number].vector.as_ref()).await?;
             if !before.is_subset(&theirs) {
                 return Err(self.unfit("has rows again that were deleted"));
             }
             let file = &mut self.files[number];
-            file.vector = add.vector;
+            file.vector = add.deletion_vector;
             if !file.removed {
                 file.dirty = !file.deleted.is_subset(&theirs);
                 file.deleted |= theirs;
             }
         }
-        for add in new {
-            let deleted = self.vector_rows(add.vector.clone()).await?;
-            let file = LiveFile {
-                path: add.path,
-                size: add.size,
-                modification_time: add.modification_time,
-                stats: add.stats,
-                deletion_vector: add.vector,
-                deleted,
-            };
-            let mut file = DataFile::live(&self.log, file).await?;
+        for mut add in new {
+            add.deleted = self.vector_rows(add.deletion_vector.as_ref()).await?;
+            let mut file = DataFile::live(&self.log, add).await?;
             file.removed = emptied;
             let number = self.place(file) as usize;
             if !emptied && self.indexed {
@@ -237,9 +205,11 @@ impl DeltaTable {
 
     /// Indexes a file that another writer has added. Its rows die where we have
     /// one of their key, or have deleted it.
-    pub(super) async fn take_rows(&mut self, number: usize, deleted_keys: &HashSet<Key>) -> Result<()> {
+    async fn take_rows(&mut self, number: usize, deleted_keys: &HashSet<Key>) -> Result<()> {
         let mut dead = RoaringBitmap::new();
-        for (row, key) in self.keys_of_file(number).await? {
+        let file = &self.files[number];
+        let rows = undeleted(file.rows, &file.deleted);
+        for (key, row) in self.keys_at(number, &rows).await?.into_iter().zip(rows) {
             if deleted_keys.contains(&key) || self.find(key)?.is_some() {
                 dead.insert(row);
             } else {
@@ -258,59 +228,35 @@ impl DeltaTable {
         Ok(())
     }
 
-    /// The live rows of a file with their keys.
-    async fn keys_of_file(&self, number: usize) -> Result<Vec<(u32, Key)>> {
-        let rows: Vec<u32> = self.files.get(number).map_or_else(Vec::new, |file| {
-            (0..file.rows).filter(|row| !file.deleted.contains(*row)).collect()
-        });
-        let keys = self.keys_at_rows(number, &rows).await?;
-        Ok(rows.into_iter().zip(keys).collect())
-    }
-
     /// The rows that staged changes deleted in a file.
     async fn staged_deletes(&self, number: usize) -> Result<RoaringBitmap> {
         let file = &self.files[number];
         if !file.dirty || file.removed {
             return Ok(RoaringBitmap::new());
         }
-        Ok(&file.deleted - &self.vector_rows(file.vector.clone()).await?)
+        Ok(&file.deleted - &self.vector_rows(file.vector.as_ref()).await?)
     }
 
-    async fn keys_at(&self, number: usize, rows: &RoaringBitmap) -> Result<Vec<Key>> {
-        self.keys_at_rows(number, &rows.iter().collect::<Vec<u32>>()).await
-    }
-
-    async fn keys_at_rows(&self, number: usize, rows: &[u32]) -> Result<Vec<Key>> {
+    /// The keys of some rows of a file.
+    async fn keys_at(&self, number: usize, rows: &[u32]) -> Result<Vec<Key>> {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let columns = sorted(self.encoder.columns());
-        let order = self
-            .encoder
-            .columns()
-            .iter()
-            .map(|c| columns.binary_search(c).unwrap_or(0));
-        let order: Vec<usize> = order.collect();
-        let file = &self.files[number];
+        let (columns, order) = self.key_columns()?;
+        let stored = self.files[number].stored();
         let mut keys = Vec::with_capacity(rows.len());
-        data_file::scan_rows(
-            &self.log,
-            &file.stored(),
-            &self.columns_schema(&columns)?,
-            rows,
-            |batch| {
-                let columns: Vec<&ArrayRef> = order.iter().map(|c| batch.column(*c)).collect();
-                keys.extend(self.encoder.keys_of(&columns, batch.num_rows())?);
-                Ok(())
-            },
-        )
+        data_file::scan_rows(&self.log, &stored, &columns, rows, |batch| {
+            let columns: Vec<&ArrayRef> = order.iter().map(|c| batch.column(*c)).collect();
+            keys.extend(self.encoder.keys_of(&columns, batch.num_rows())?);
+            Ok(())
+        })
         .await?;
         Ok(keys)
     }
 
-    async fn vector_rows(&self, vector: Option<Descriptor>) -> Result<RoaringBitmap> {
+    async fn vector_rows(&self, vector: Option<&Descriptor>) -> Result<RoaringBitmap> {
         match vector {
-            Some(vector) => Ok(self.log.vectors(vec![vector]).await?.pop().unwrap_or_default()),
+            Some(vector) => Ok(self.log.vectors(vec![vector.clone()]).await?.pop().unwrap_or_default()),
             None => Ok(RoaringBitmap::new()),
         }
     }

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::data_file::{self, FileWriter, WrittenFile};
-use super::log::{Commit, DOMAIN, Log, LogState, now_ms, store_error};
+use super::log::{Commit, DOMAIN, Log, LogState, checkpoint_is_due, now_ms, store_error};
 use super::record::PipelineRecord;
 use super::{DataFile, Lake, shown};
 use crate::error::{Error, Result};
@@ -30,8 +30,6 @@ use crate::position::Position;
 /// The record form that this program reads and writes.
 const FORMAT: u32 = 1;
 const FOLDER: &str = "_tributary/cuts";
-/// Commits between two checkpoints.
-const CHECKPOINT_COMMITS: u64 = 100;
 /// Small files at the end that are put together.
 const FAN_IN: usize = 64;
 /// Rows of a file that is put together no more: what is read at a time.
@@ -405,7 +403,7 @@ impl CutLog {
             Commit::Conflict => Ok(false),
             Commit::Committed => {
                 self.version = version;
-                if version.is_multiple_of(CHECKPOINT_COMMITS) {
+                if checkpoint_is_due(version) {
                     self.log.checkpoint(version).await?;
                 }
                 Ok(true)

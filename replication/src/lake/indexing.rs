@@ -15,7 +15,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tracing::{info, warn};
 
 use super::key_index::{Identity, IndexHome, KeyIndex, Live, Location, Manifest};
-use super::{DataFile, DeltaTable, INDEX_MEMORY, data_file, sorted};
+use super::{DataFile, DeltaTable, INDEX_MEMORY, data_file};
 use crate::error::{Error, Result};
 
 /// How often a long reading of keys tells how far it is.
@@ -160,14 +160,7 @@ impl DeltaTable {
         }
         let files = numbers.iter().filter_map(|number| self.files.get(*number));
         let total: u64 = files.map(|file| u64::from(file.rows)).sum();
-        let columns = sorted(self.encoder.columns());
-        let order: Vec<usize> = self
-            .encoder
-            .columns()
-            .iter()
-            .filter_map(|c| columns.binary_search(c).ok())
-            .collect();
-        let key_schema = self.columns_schema(&columns)?;
+        let (key_schema, order) = self.key_columns()?;
         let encoder = &self.encoder;
         let mut bulk = self.index.bulk()?;
         let (mut read, mut live) = (0_u64, 0_u64);

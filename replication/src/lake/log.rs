@@ -49,6 +49,32 @@ pub struct LiveFile {
     pub deleted: RoaringBitmap,
 }
 
+impl LiveFile {
+    /// The file that an `add` names, with what its vector says still to be read;
+    /// `None` if the action can't be understood.
+    pub fn of(add: &Value) -> Option<Self> {
+        Some(Self {
+            path: add["path"].as_str()?.to_owned(),
+            size: add["size"].as_i64()?,
+            modification_time: add["modificationTime"].as_i64().unwrap_or_default(),
+            stats: add["stats"].as_str().map(str::to_owned),
+            deletion_vector: match &add["deletionVector"] {
+                Value::Null => None,
+                vector => Some(serde_json::from_value(vector.clone()).ok()?),
+            },
+            deleted: RoaringBitmap::new(),
+        })
+    }
+}
+
+/// Commits between two checkpoints of a log.
+const CHECKPOINT_COMMITS: u64 = 100;
+
+/// Whether a version is one that gets a checkpoint.
+pub fn checkpoint_is_due(version: Version) -> bool {
+    version.is_multiple_of(CHECKPOINT_COMMITS)
+}
+
 /// Table features that this program keeps when it writes.
 pub const FEATURES: [&str; 4] = ["columnMapping", "deletionVectors", "domainMetadata", "timestampNtz"];
 

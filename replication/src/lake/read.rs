@@ -14,11 +14,10 @@ use arrow::error::ArrowError;
 use roaring::RoaringBitmap;
 use serde_json::Value;
 
-use super::deletion_vector::Descriptor;
 use super::key_index::Location;
 use super::log::LiveFile;
 use super::record::TableRecord;
-use super::{DataFile, DeltaTable, data_file, sorted};
+use super::{DataFile, DeltaTable, data_file};
 use crate::error::{Error, Result};
 use crate::key::Key;
 
@@ -189,49 +188,32 @@ impl DeltaTable {
                 "another program wrote it; `tributary snapshot {table}` copies the table anew"
             ))
         };
-        let vector = |add: &Value| match &add["deletionVector"] {
-            Value::Null => Ok(None),
-            vector => serde_json::from_value::<Descriptor>(vector.clone())
-                .map(Some)
-                .map_err(|e| malformed().with_source(e)),
-        };
-        let descriptors = adds.iter().map(|add| vector(add)).collect::<Result<Vec<_>>>()?;
-        let mut vectors = self
-            .log
-            .vectors(descriptors.iter().flatten().cloned().collect())
-            .await?
-            .into_iter();
+        let files = adds
+            .into_iter()
+            .map(LiveFile::of)
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(malformed)?;
+        let descriptors = files.iter().filter_map(|file| file.deletion_vector.clone());
+        let mut vectors = self.log.vectors(descriptors.collect()).await?.into_iter();
         let mut new = Vec::new();
-        for (add, descriptor) in adds.into_iter().zip(descriptors) {
-            let deleted = match descriptor {
-                Some(_) => vectors.next().unwrap_or_default(),
-                None => RoaringBitmap::new(),
-            };
-            let (Some(path), Some(size)) = (add["path"].as_str(), add["size"].as_i64()) else {
-                return Err(malformed());
-            };
-            if let Some(file) = numbers.get(path).and_then(|number| self.files.get_mut(*number)) {
-                if file.deleted.is_subset(&deleted) {
-                    file.deleted = deleted;
-                    file.vector = descriptor;
+        for mut add in files {
+            if add.deletion_vector.is_some() {
+                add.deleted = vectors.next().unwrap_or_default();
+            }
+            if let Some(file) = numbers.get(&add.path).and_then(|number| self.files.get_mut(*number)) {
+                if file.deleted.is_subset(&add.deleted) {
+                    file.deleted = add.deleted;
+                    file.vector = add.deletion_vector;
                     continue;
                 }
                 // Rows came back: as good as another file.
-                if let Some(number) = numbers.remove(path) {
+                if let Some(number) = numbers.remove(&add.path) {
                     self.forget(number);
                 }
             }
             let number = self.files.len();
-            numbers.insert(path.to_owned(), number);
-            let file = LiveFile {
-                path: path.to_owned(),
-                size,
-                modification_time: add["modificationTime"].as_i64().unwrap_or_default(),
-                stats: add["stats"].as_str().map(str::to_owned),
-                deletion_vector: descriptor,
-                deleted,
-            };
-            self.files.push(DataFile::live(&self.log, file).await?);
+            numbers.insert(add.path.clone(), number);
+            self.files.push(DataFile::live(&self.log, add).await?);
             new.push(number);
         }
         self.index_files(&new).await?;
@@ -357,17 +339,10 @@ impl DeltaTable {
             .collect();
         let Some(last) = rows.last() else { return Ok(None) };
         *from = last + 1;
-        let columns = sorted(self.encoder.columns());
-        let read = data_file::read_rows(&self.log, &file.stored(), &self.columns_schema(&columns)?, &rows).await?;
+        let (columns, order) = self.key_columns()?;
+        let read = data_file::read_rows(&self.log, &file.stored(), &columns, &rows).await?;
         let schema = self.arrow.project(self.encoder.columns()).map_err(arrow_bug)?;
-        let places = self
-            .encoder
-            .columns()
-            .iter()
-            .map(|column| columns.binary_search(column));
-        let key_columns: Vec<ArrayRef> = places
-            .map(|place| read.column(place.unwrap_or_default()).clone())
-            .collect();
+        let key_columns: Vec<ArrayRef> = order.iter().map(|place| read.column(*place).clone()).collect();
         let keys = self
             .encoder
             .keys_of(&key_columns.iter().collect::<Vec<_>>(), rows.len())?;

@@ -12,11 +12,12 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt};
 use serde_json::Value;
+use url::Url;
 
-use super::DeltaTable;
 use super::deletion_vector::Descriptor;
 use super::log::{Log, store_error};
-use crate::error::{Error, Result};
+use super::{DeltaTable, store};
+use crate::error::Result;
 
 /// Objects removed at a time.
 const REMOVALS: usize = 16;
@@ -78,31 +79,21 @@ impl Log {
     /// Removes the entries that only versions need which were replaced before
     /// `cutoff_ms`. Returns how many.
     pub async fn trim(&self, cutoff_ms: i64) -> Result<u64> {
-        let files = self.log_files().await?;
+        self.trim_of(self.log_files().await?, cutoff_ms).await
+    }
+
+    async fn trim_of(&self, files: Vec<LogFile>, cutoff_ms: i64) -> Result<u64> {
         let Some(base) = first_needed(&files, cutoff_ms) else {
             return Ok(0);
         };
         let old = files.into_iter().filter(|file| file.version < base);
-        self.remove(old.map(|file| file.path).collect()).await
-    }
-
-    async fn remove(&self, paths: Vec<Path>) -> Result<u64> {
-        let count = paths.len() as u64;
-        let mut removals = futures::stream::iter(paths)
-            .map(|path| async move { self.store().delete(&path).await })
-            .buffered(REMOVALS);
-        while let Some(removed) = removals.next().await {
-            match removed {
-                Ok(()) | Err(StoreError::NotFound { .. }) => {}
-                Err(e) => return Err(store_error("cannot remove old files of", self.url(), e)),
-            }
-        }
-        Ok(count)
+        remove(self.store().as_ref(), self.url(), old.map(|file| file.path).collect()).await
     }
 
     /// Removes the data files and vectors that no version needs which is kept.
-    /// `live` has those of the newest version, and what is on its way.
-    async fn remove_unused(&self, live: &HashSet<String>, cutoff_ms: i64) -> Result<(u64, u64)> {
+    /// `live` has those of the newest version, and what is on its way; `entries`
+    /// is the log.
+    async fn remove_unused(&self, live: &HashSet<String>, entries: &[LogFile], cutoff_ms: i64) -> Result<(u64, u64)> {
         let folder = self.file("");
         let listed: Vec<ObjectMeta> = self
             .store()
@@ -121,7 +112,7 @@ impl Log {
             .map(|meta| (meta.location, meta.size))
             .collect();
         // Versions that are kept still have what was removed since.
-        for entry in self.log_files().await? {
+        for entry in entries {
             if unused.is_empty() {
                 break;
             }
@@ -135,8 +126,24 @@ impl Log {
             }
         }
         let bytes = unused.values().sum();
-        Ok((self.remove(unused.into_keys().collect()).await?, bytes))
+        let removed = remove(self.store().as_ref(), self.url(), unused.into_keys().collect()).await?;
+        Ok((removed, bytes))
     }
+}
+
+/// Removes objects, some at a time, in their order. Returns how many.
+async fn remove(store: &dyn ObjectStore, url: &Url, paths: Vec<Path>) -> Result<u64> {
+    let count = paths.len() as u64;
+    let mut removals = futures::stream::iter(paths)
+        .map(|path| async move { store.delete(&path).await })
+        .buffered(REMOVALS);
+    while let Some(removed) = removals.next().await {
+        match removed {
+            Ok(()) | Err(StoreError::NotFound { .. }) => {}
+            Err(e) => return Err(store_error("cannot remove old files of", url, e)),
+        }
+    }
+    Ok(count)
 }
 
 /// The checkpoint that the oldest kept version is read from, if there is one:
@@ -214,8 +221,9 @@ impl Cleaning {
 
     /// Files first: the entries tell which are needed.
     pub async fn run(self, cutoff_ms: i64) -> Result<Cleaned> {
-        let (files, bytes) = self.log.remove_unused(&self.needed, cutoff_ms).await?;
-        let log_entries = self.log.trim(cutoff_ms).await?;
+        let entries = self.log.log_files().await?;
+        let (files, bytes) = self.log.remove_unused(&self.needed, &entries, cutoff_ms).await?;
+        let log_entries = self.log.trim_of(entries, cutoff_ms).await?;
         Ok(Cleaned {
             log_entries,
             files,
@@ -228,8 +236,7 @@ impl super::Lake {
     /// Removes what is left of copies that no table's record names. Returns
     /// how many objects.
     pub async fn remove_stray_copies(&self, named: &HashSet<String>, cutoff_ms: i64) -> Result<u64> {
-        let root = Path::from_url_path(self.url("_tributary/copies")?.path())
-            .map_err(|e| Error::operator("lake.url is not a usable path").with_source(e))?;
+        let root = store::root_path(&self.url("_tributary/copies")?)?;
         let unreadable = |e| store_error("cannot list the copies of", &self.root, e);
         let stray: Vec<Path> = self
             .store
@@ -243,13 +250,7 @@ impl super::Lake {
             .try_collect()
             .await
             .map_err(unreadable)?;
-        for path in &stray {
-            match self.store.delete(path).await {
-                Ok(()) | Err(StoreError::NotFound { .. }) => {}
-                Err(e) => return Err(store_error("cannot remove a stray copy of", &self.root, e)),
-            }
-        }
-        Ok(stray.len() as u64)
+        remove(self.store.as_ref(), &self.root, stray).await
     }
 }
 

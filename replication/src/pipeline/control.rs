@@ -9,11 +9,9 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use crate::error::{Error, Result};
-use crate::lake::{Commit, Log, PipelineRecord, now_ms};
+use crate::lake::{Commit, Log, PipelineRecord, checkpoint_is_due, now_ms};
 use crate::position::Position;
 
-/// Commits between two checkpoints of the record.
-const CHECKPOINT_COMMITS: u64 = 100;
 /// How long old versions of the record are kept, in milliseconds: a day.
 const KEPT_MS: i64 = 24 * 3600 * 1000;
 
@@ -26,22 +24,17 @@ pub struct Control {
 impl Control {
     /// Reads the record, or `None` in a new lake.
     pub async fn open(log: Log, pipeline: &str) -> Result<Option<Self>> {
-        let Some(state) = log.load(pipeline).await? else {
+        let Some(control) = Self::any(log).await? else {
             return Ok(None);
         };
-        let record = PipelineRecord::from_log(&log, state.domain.as_deref())?;
-        if record.pipeline != pipeline {
+        if control.record.pipeline != pipeline {
             return Err(Error::operator(format!(
                 "the lake belongs to the pipeline {}, not to {pipeline}",
-                record.pipeline
+                control.record.pipeline
             ))
             .with_hint("set another lake.url: one lake folder takes one source and slot"));
         }
-        Ok(Some(Self {
-            log,
-            version: state.version,
-            record,
-        }))
+        Ok(Some(control))
     }
 
     /// Reads the record, whosever it is; `None` in a new lake.
@@ -153,7 +146,7 @@ impl Control {
             Commit::Committed => {
                 self.version = version;
                 self.record = record;
-                if version.is_multiple_of(CHECKPOINT_COMMITS) {
+                if checkpoint_is_due(version) {
                     self.log.checkpoint(version).await?;
                     self.log.trim(now_ms() - KEPT_MS).await?;
                 }

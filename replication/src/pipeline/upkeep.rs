@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::control::Control;
 use crate::config::{Config, MaintenanceConfig};
-use crate::error::{Error, Result};
+use crate::error::{Class, Error, Result};
 use crate::lake::{Cleaned, Cleaning, Compacted, Compaction, DeltaTable, Lake, Opened, State};
 
 /// How often a table's folder is cleaned.
@@ -207,7 +207,7 @@ async fn maintain_table(lake: &Lake, folder: &str, opened: Opened, config: &Main
         // Another writer's commit in between: rows may have died in it.
         while let Err(error) = table.take_compacted(&compacted).await {
             tries += 1;
-            if tries == TRIES {
+            if tries == TRIES || error.class() != Class::Transient {
                 return Err(error);
             }
             let newest = Opened::read(lake.log(folder)?, &pipeline).await?;
