@@ -211,6 +211,12 @@ async fn commit(table: &mut DeltaTable, lsn: u64) -> Result<Committed> {
     table.commit("MERGE", |record| record.watermark = position(lsn)).await
 }
 
+/// Stages changes of which the lake has every value, and commits them.
+async fn apply(table: &mut DeltaTable, changes: Changes, lsn: u64) -> Committed {
+    table.stage(changes.batch(), &NoSource).await.expect("stage");
+    commit(table, lsn).await.expect("commit")
+}
+
 fn streaming(record: &mut TableRecord) {
     record.state = State::Streaming;
 }
@@ -296,13 +302,11 @@ async fn a_remove_carries_the_vector_of_the_add_before() {
     for id in 0..10 {
         first.upsert(&mut model, id, "a", Some("b"));
     }
-    table.stage(first.batch(), &NoSource).await.expect("stage");
-    commit(&mut table, 2).await.expect("commit");
+    apply(&mut table, first, 2).await;
     for id in 0..3 {
         let mut changes = Changes::default();
         changes.delete(&mut model, id);
-        table.stage(changes.batch(), &NoSource).await.expect("stage");
-        commit(&mut table, 3).await.expect("commit");
+        apply(&mut table, changes, 3).await;
     }
     let mut before = Value::Null;
     for version in 1..=4 {
@@ -445,12 +449,10 @@ async fn checkpoints_keep_records_and_vectors() {
     for id in 0..5 {
         changes.upsert(&mut model, id, "a", Some("b"));
     }
-    table.stage(changes.batch(), &NoSource).await.expect("stage");
-    commit(&mut table, 2).await.expect("commit");
+    apply(&mut table, changes, 2).await;
     let mut changes = Changes::default();
     changes.delete(&mut model, 3);
-    table.stage(changes.batch(), &NoSource).await.expect("stage");
-    commit(&mut table, 3).await.expect("commit");
+    apply(&mut table, changes, 3).await;
     table.log.checkpoint(2).await.expect("checkpoint");
     for version in 0..=2 {
         let entry = folder.0.join(format!("public/t/_delta_log/{version:020}.json"));
@@ -544,8 +546,7 @@ async fn a_copy_takes_the_place_of_all_content_at_once() {
     for id in 1..100 {
         changes.upsert(&mut old, id, "old", Some("old"));
     }
-    table.stage(changes.batch(), &NoSource).await.expect("stage");
-    commit(&mut table, 2).await.expect("commit");
+    apply(&mut table, changes, 2).await;
     let lake = Lake::open(&folder.0.display().to_string(), &StoreOptions::default()).expect("lake");
     let id = TableId::new("public", "t");
     let read = || async {
@@ -565,12 +566,10 @@ async fn a_copy_takes_the_place_of_all_content_at_once() {
     for id in 50..60 {
         changes.upsert(&mut new, id, "new", Some("new"));
     }
-    copy.stage(changes.batch(), &NoSource).await.expect("stage");
-    commit(&mut copy, 4).await.expect("commit");
+    apply(&mut copy, changes, 4).await;
     let mut changes = Changes::default();
     changes.delete(&mut new, 50);
-    copy.stage(changes.batch(), &NoSource).await.expect("stage");
-    commit(&mut copy, 5).await.expect("commit");
+    apply(&mut copy, changes, 5).await;
     // Readers see nothing of it yet.
     assert_eq!(rows(&folder.reopen().await).await, old);
     assert_eq!(copy.replace().await.expect("replace"), Some(2));
@@ -584,8 +583,7 @@ async fn a_copy_takes_the_place_of_all_content_at_once() {
     // It goes on as any table.
     let mut changes = Changes::default();
     changes.upsert(&mut new, 51, "newer", None);
-    copy.stage(changes.batch(), &NoSource).await.expect("stage");
-    commit(&mut copy, 6).await.expect("commit");
+    apply(&mut copy, changes, 6).await;
     assert_eq!(rows(&folder.reopen().await).await, new);
 }
 
@@ -614,8 +612,7 @@ async fn a_reader_follows_the_log() {
             changes.truncate(&mut model);
             changes.upsert(&mut model, 5, &v, Some(&big));
         }
-        table.stage(changes.batch(), &NoSource).await.expect("stage");
-        commit(&mut table, round as u64 + 2).await.expect("commit");
+        apply(&mut table, changes, round as u64 + 2).await;
         if round % 3 != 0 && round != 40 {
             continue;
         }

@@ -291,8 +291,7 @@ async fn two_processes_have_two_indexes() {
     let mut model = Model::new();
     let mut changes = Changes::default();
     (0..100).for_each(|id| changes.upsert(&mut model, id, "v", Some("b")));
-    table.stage(changes.batch(), &NoSource).await.expect("stage");
-    commit(&mut table, 2).await.expect("commit");
+    apply(&mut table, changes, 2).await;
     table.end_index();
     let files = cache.files();
     // `verify` reads beside it, and a second sidecar waits in vain.
@@ -315,14 +314,12 @@ async fn rows_that_came_back_are_read_again() {
     let mut model = Model::new();
     let mut changes = Changes::default();
     (0..100).for_each(|id| changes.upsert(&mut model, id, "v", Some("b")));
-    table.stage(changes.batch(), &NoSource).await.expect("stage");
-    commit(&mut table, 2).await.expect("commit");
+    apply(&mut table, changes, 2).await;
     let restored = model.clone();
     let before = (table.files[0].add_action(None, true), table.version());
     let mut changes = Changes::default();
     (0..50).for_each(|id| changes.delete(&mut model, id));
-    table.stage(changes.batch(), &NoSource).await.expect("stage");
-    commit(&mut table, 3).await.expect("commit");
+    apply(&mut table, changes, 3).await;
     table.end_index();
     // Another program restores the version before.
     let actions = vec![table.files[0].remove_action(true), before.0];
@@ -349,8 +346,7 @@ async fn numbers_of_files_that_are_gone_are_given_again() {
         for id in 0..3 {
             changes.upsert(&mut model, id, &format!("v{round}"), Some("b"));
         }
-        table.stage(changes.batch(), &NoSource).await.expect("stage");
-        commit(&mut table, round + 2).await.expect("commit");
+        apply(&mut table, changes, round + 2).await;
     }
     assert!(table.files.len() < 400, "{} numbers", table.files.len());
     assert_eq!(rows(&table).await, model);
@@ -371,8 +367,7 @@ async fn the_index_of_a_copy_becomes_the_tables() {
     let mut old = Model::new();
     let mut changes = Changes::default();
     (0..100).for_each(|id| changes.upsert(&mut old, id, "old", Some("old")));
-    table.stage(changes.batch(), &NoSource).await.expect("stage");
-    commit(&mut table, 2).await.expect("commit");
+    apply(&mut table, changes, 2).await;
     table.end_index();
     let main = table.retire(PIPELINE).await.expect("retire");
     let lake = Lake::open(&folder.0.display().to_string(), &Default::default()).expect("lake");
@@ -385,8 +380,7 @@ async fn the_index_of_a_copy_becomes_the_tables() {
     let mut new = Model::new();
     let mut changes = Changes::default();
     (50..160).for_each(|id| changes.upsert(&mut new, id, "new", Some("new")));
-    copy.stage(changes.batch(), &NoSource).await.expect("stage");
-    commit(&mut copy, 4).await.expect("commit");
+    apply(&mut copy, changes, 4).await;
     copy.end_index();
     let folders = |cache: &Cache| {
         let entries = fs::read_dir(cache.dir.join("keys")).expect("keys").flatten();
@@ -397,8 +391,7 @@ async fn the_index_of_a_copy_becomes_the_tables() {
     assert_eq!(folders(&cache), 1);
     let mut changes = Changes::default();
     (155..170).for_each(|id| changes.upsert(&mut new, id, "newer", Some("new")));
-    copy.stage(changes.batch(), &NoSource).await.expect("stage");
-    commit(&mut copy, 6).await.expect("commit");
+    apply(&mut copy, changes, 6).await;
     check_index(&copy, &new).expect("found");
     copy.end_index();
     drop(copy);
@@ -417,8 +410,7 @@ async fn a_folder_that_goes_while_it_is_used_is_made_again() {
     let mut model = Model::new();
     let mut changes = Changes::default();
     (0..100).for_each(|id| changes.upsert(&mut model, id, "v", Some("b")));
-    table.stage(changes.batch(), &NoSource).await.expect("stage");
-    commit(&mut table, 2).await.expect("commit");
+    apply(&mut table, changes, 2).await;
     table.end_index();
     fs::remove_dir_all(&cache.dir).expect("remove");
     check_index(&table, &model).expect("the files are open still");

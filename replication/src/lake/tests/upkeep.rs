@@ -247,8 +247,7 @@ async fn a_compaction_keeps_what_died_meanwhile_dead() {
         // Rows that are dead when the compaction begins.
         changes.push(Op::Delete, round * 10 - 3, None, None);
         model.remove(&(round * 10 - 3));
-        table.stage(changes.batch(), &NoSource).await.expect("stage");
-        commit(&mut table, 2).await.expect("commit");
+        apply(&mut table, changes, 2).await;
     }
     assert_eq!(table.files.iter().filter(|file| !file.removed).count(), 8);
     let done = run(table.compaction().expect("eight small files")).await;
@@ -286,8 +285,7 @@ async fn a_compaction_keeps_what_died_meanwhile_dead() {
     for id in model.keys().copied().collect::<Vec<_>>() {
         changes.upsert(&mut model, id, "again", None);
     }
-    table.stage(changes.batch(), &NoSource).await.expect("stage");
-    commit(&mut table, 4).await.expect("commit");
+    apply(&mut table, changes, 4).await;
     assert_eq!(rows(&table).await, model);
     assert_eq!(rows(&folder.reopen().await).await, model);
 }
@@ -301,14 +299,12 @@ async fn a_compaction_of_rows_that_are_all_gone_adds_nothing() {
     for round in 0..8 {
         let mut changes = Changes::default();
         changes.upsert(&mut Model::new(), round, "v", Some("b"));
-        table.stage(changes.batch(), &NoSource).await.expect("stage");
-        commit(&mut table, 2).await.expect("commit");
+        apply(&mut table, changes, 2).await;
     }
     let done = run(table.compaction().expect("eight small files")).await;
     let mut changes = Changes::default();
     changes.truncate(&mut Model::new());
-    table.stage(changes.batch(), &NoSource).await.expect("stage");
-    commit(&mut table, 3).await.expect("commit");
+    apply(&mut table, changes, 3).await;
     table.take_compacted(&done).await.expect("compacted");
     assert_eq!(rows(&folder.reopen().await).await, Model::new());
 }
@@ -335,12 +331,10 @@ async fn rows_that_others_bring_back_mean_a_new_copy() {
     for id in 0..5 {
         changes.upsert(&mut model, id, "v", Some("b"));
     }
-    table.stage(changes.batch(), &NoSource).await.expect("stage");
-    commit(&mut table, 2).await.expect("commit");
+    apply(&mut table, changes, 2).await;
     let mut changes = Changes::default();
     changes.delete(&mut model, 3);
-    table.stage(changes.batch(), &NoSource).await.expect("stage");
-    commit(&mut table, 3).await.expect("commit");
+    apply(&mut table, changes, 3).await;
     let other = folder.other().await;
     let file = other.files.iter().find(|file| file.vector.is_some()).expect("a vector");
     folder
@@ -369,8 +363,7 @@ async fn a_clean_up_leaves_what_kept_versions_need() {
                     _ => {}
                 }
             }
-            table.stage(changes.batch(), &NoSource).await.expect("stage");
-            commit(table, round + 1).await.expect("commit");
+            apply(table, changes, round + 1).await;
         }
         table.log.checkpoint(table.version).await.expect("checkpoint");
     };
@@ -431,13 +424,11 @@ async fn a_checkpoint_forgets_vectors_that_were_replaced() {
     for id in 0..100 {
         changes.upsert(&mut model, id, "v", Some("b"));
     }
-    table.stage(changes.batch(), &NoSource).await.expect("stage");
-    commit(&mut table, 2).await.expect("commit");
+    apply(&mut table, changes, 2).await;
     for id in 0..50 {
         let mut changes = Changes::default();
         changes.delete(&mut model, id);
-        table.stage(changes.batch(), &NoSource).await.expect("stage");
-        commit(&mut table, 3).await.expect("commit");
+        apply(&mut table, changes, 3).await;
     }
     table.log.checkpoint(table.version).await.expect("checkpoint");
     let hint = std::fs::read(folder.0.join("public/t/_delta_log/_last_checkpoint")).expect("a hint");
