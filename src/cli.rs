@@ -23,7 +23,8 @@ pub enum Command {
     ///
     /// SIGTERM and Ctrl-C commit what is complete, confirm it to the source
     /// and exit with 0. SIGHUP reads the configuration again: source.tables,
-    /// source.on_gap, [snapshot] and [maintenance] take effect at once.
+    /// source.on_gap, [snapshot] and [maintenance] but its threads take effect at
+    /// once.
     Run(Run),
     /// Copy tables anew, each replaced in one commit once its copy is whole.
     ///

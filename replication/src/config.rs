@@ -38,7 +38,7 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
     /// `postgres://user:password@host:port/database?sslmode=verify-full`.
-    pub url: SecretUrl,
+    pub url: Secret,
     /// Globs over `schema.table`; `!` in front excludes. Default: all user tables.
     #[serde(default)]
     pub tables: Vec<String>,
@@ -405,23 +405,6 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A URL whose password never shows.
-#[derive(Clone, Deserialize)]
-#[serde(transparent)]
-pub struct SecretUrl(String);
-
-impl SecretUrl {
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for SecretUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("<url>")
-    }
-}
-
 fn default_name() -> String {
     "tributary".to_owned()
 }
@@ -526,7 +509,7 @@ impl Config {
     /// Whether `new` differs in anything else.
     pub fn needs_restart(&self, new: &Self) -> bool {
         let (a, b) = (&self.source, &new.source);
-        a.url.expose() != b.url.expose()
+        a.url != b.url
             || a.slot != b.slot
             || a.publication != b.publication
             || a.server_id != b.server_id
@@ -559,10 +542,7 @@ impl Config {
                 );
             }
         };
-        Self::parse(&text, |name| std::env::var(name).ok()).map_err(|e| match e.hint().map(str::to_owned) {
-            Some(hint) => Error::operator(format!("{}: {e}", path.display())).with_hint(hint),
-            None => Error::operator(format!("{}: {e}", path.display())),
-        })
+        Self::parse(&text, |name| std::env::var(name).ok()).map_err(|e| e.within(path.display()))
     }
 
     /// Parses TOML text with overrides from `env`.
@@ -670,13 +650,18 @@ fn reject_unknown(root: &toml::Table) -> Result<()> {
     Ok(())
 }
 
-/// What may be meant by a key that nobody knows.
+/// Names that a hint lists at most.
+const NAMED: usize = 20;
+
+/// What may be meant by a name that nobody knows.
 pub(crate) fn did_you_mean(known: &[&str], given: &str) -> String {
-    let near = known.iter().min_by_key(|k| distance(k, given)).copied().unwrap_or("");
-    if distance(near, given) <= 3 {
-        format!("did you mean {near:?}?")
-    } else {
-        format!("known here: {}", known.join(", "))
+    let near = known.iter().map(|name| (distance(name, given), *name)).min();
+    match near {
+        Some((steps, near)) if steps <= 3 => format!("did you mean {near:?}?"),
+        _ => {
+            let named: Vec<&str> = known.iter().take(NAMED).copied().collect();
+            format!("known here: {}", named.join(", "))
+        }
     }
 }
 

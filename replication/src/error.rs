@@ -70,6 +70,12 @@ impl Error {
         self
     }
 
+    /// Says where it was.
+    pub fn within(mut self, place: impl fmt::Display) -> Self {
+        self.0.message = format!("{place}: {}", self.0.message);
+        self
+    }
+
     pub fn code(&self) -> Option<&str> {
         self.0.code.as_deref()
     }

@@ -160,6 +160,11 @@ async fn check_lake<S: Source>(
         Err(_) => (None, false),
     };
     let Standing { entries, gaps, .. } = Standing::read(source, slot, &lake, discovery, pipeline).await?;
+    for entry in &entries {
+        if let Some(opened) = &entry.opened {
+            tables::merge_fits(config.table(entry.table.id()).merge, opened)?;
+        }
+    }
     let copies = entries.iter().filter_map(|entry| {
         let opened = entry.opened.as_ref().filter(|opened| opened.record.state.is_live())?;
         let reason = source.reason_to_copy(&entry.table, &opened.shape)?;
@@ -333,7 +338,7 @@ async fn prepare<S: Source>(
         pipeline: identity.pipeline.clone(),
         epoch,
         config: config.cuts.clone(),
-        retention: config.maintenance.retention,
+        updates: updates.clone(),
         newest: newest_cut,
     };
     let watching = S::connect(config).await?;

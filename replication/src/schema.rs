@@ -217,3 +217,26 @@ impl TableSchema {
         self.key.iter().filter_map(attribute).collect()
     }
 }
+
+/// The year, month and day of a day counted from 1970-01-01; the year 0 is 1 BC.
+/// For days that are far from where the arithmetic would overflow.
+pub fn civil(days: i64) -> (i64, i64, i64) {
+    // Proleptic Gregorian calendar in 400-year eras that begin on 1 March:
+    // https://howardhinnant.github.io/date_algorithms.html#civil_from_days
+    const MARCH_OF_YEAR_0: i64 = 719_468;
+    const ERA_DAYS: i64 = 146_097;
+
+    let days = days.saturating_add(MARCH_OF_YEAR_0);
+    let era = days.div_euclid(ERA_DAYS);
+    let day_of_era = days.rem_euclid(ERA_DAYS);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}

@@ -161,7 +161,9 @@ pub trait SourceTable: Clone + Debug + Send + Sync + 'static {
     fn with_parts(&self, parts: Vec<Part>) -> Self;
     /// The table with columns, by attribute, of which nobody wants the values:
     /// in changes they are NULL, and rows that are read do not have them.
-    fn without_values(self, columns: BTreeSet<i32>) -> Self;
+    fn without_values(self, _columns: BTreeSet<i32>) -> Self {
+        self
+    }
     /// Whether changes of both are decoded the same way.
     fn decodes_like(&self, other: &Self) -> bool;
     /// Judges the columns that the catalogue has now. The stream must have

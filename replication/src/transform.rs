@@ -26,7 +26,7 @@ use crate::batch::{ChangeBatch, UnchangedCell};
 use crate::config::{Config, TableConfig};
 use crate::error::{Error, Result};
 use crate::lake::delta_type;
-use crate::schema::{Column, LakeType, SourceType, TableId, TableSchema};
+use crate::schema::{Column, LakeType, SourceType, TableId, TableSchema, civil};
 use crate::source::{Refusal, glob};
 
 /// Hex digits of a hash.
@@ -286,12 +286,6 @@ impl Transform {
             columns: kept,
         };
         let hashes = actions.contains(&Action::Hash);
-        if hashes && rules.key.is_none() {
-            return Err(refused(
-                "can't be replicated: columns are to be hashed, but there is no key".to_owned(),
-                "set TRIBUTARY_TRANSFORM_KEY or transform.key_file",
-            ));
-        }
         let form = Form {
             key: rules.key.as_ref().filter(|_| hashes).map(|key| key.fingerprint.clone()),
             columns: schema.columns.iter().zip(actions).map(form_column).collect(),
@@ -441,7 +435,9 @@ impl Texts {
     fn new(rows: usize, bytes: usize) -> Result<Self> {
         let all = rows.saturating_mul(bytes);
         if i32::try_from(all).is_err() {
-            return Err(Error::operator("the hashes of a batch are larger than 2 GiB").with_hint("lower apply.memory"));
+            return Err(
+                Error::operator("the hashes or masks of a batch are larger than 2 GiB").with_hint("lower apply.memory")
+            );
         }
         Ok(Self(StringBuilder::with_capacity(rows, all)))
     }
@@ -528,17 +524,7 @@ fn decimal(value: i128, scale: usize, out: &mut String) {
 /// `2024-02-29`. Years have four digits, or more; the year 0 is 1 BC.
 /// Spec: ISO 8601, proleptic Gregorian.
 fn date(days: i64, out: &mut String) {
-    const CYCLE_DAYS: i64 = 146_097;
-    // Counted from the first of March of the year 0, months of the year begin with it.
-    let days = days + 719_468;
-    let (cycle, day) = (days.div_euclid(CYCLE_DAYS), days.rem_euclid(CYCLE_DAYS));
-    let leap_days = day / 1_460 - day / 36_524 + day / 146_096;
-    let year = (day - leap_days) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    let year = cycle * 400 + year + next;
+    let (year, month, day) = civil(days);
     let sign = if year < 0 { "-" } else { "" };
     out.push_str(&format!("{sign}{:04}-{month:02}-{day:02}", year.unsigned_abs()));
 }

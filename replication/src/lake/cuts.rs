@@ -303,11 +303,10 @@ impl CutLog {
         )))
     }
 
-    /// Puts small files together and drops cuts that are older than `retention`,
-    /// where that is due.
-    pub async fn tidy(&mut self, retention: Duration) -> Result<()> {
+    /// Puts small files together and drops cuts from before `oldest`, in
+    /// milliseconds since 1970, where that is due.
+    pub async fn tidy(&mut self, oldest: i64) -> Result<()> {
         let now = now_ms();
-        let oldest = now - retention.as_millis() as i64;
         // Of an idle source, the last cut stands however old it is.
         let settled = self.files.len().saturating_sub(1);
         let expired = self.files[..settled]

@@ -19,7 +19,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -199,8 +198,8 @@ pub struct Recorder {
     pub pipeline: String,
     pub epoch: u64,
     pub config: CutsConfig,
-    /// How long versions can be read.
-    pub retention: Duration,
+    /// Tells how long versions can be read.
+    pub updates: watch::Receiver<Config>,
     pub newest: watch::Receiver<Option<Arc<Cut>>>,
 }
 
@@ -245,7 +244,8 @@ impl Recorder {
         let Some(log) = log else { return Ok(Added::Nothing) };
         let added = log.add(cut).await?;
         if let Added::Cut { .. } = added {
-            log.tidy(self.retention).await?;
+            let cutoff_ms = self.updates.borrow().maintenance.cutoff_ms();
+            log.tidy(cutoff_ms).await?;
         }
         Ok(added)
     }

@@ -103,6 +103,22 @@ impl<T: SourceTable> Entry<T> {
     }
 }
 
+/// A table keeps how its rows change: features never go.
+pub fn merge_fits(merge: Merge, opened: &Opened) -> Result<()> {
+    let (is, name) = match opened.shape.has_vectors() {
+        true => (Merge::DeletionVectors, "deletion-vectors"),
+        false => (Merge::CopyOnWrite, "copy-on-write"),
+    };
+    if merge == is {
+        return Ok(());
+    }
+    let table = &opened.record.table;
+    Err(
+        Error::operator(format!("the lake table of {table} was made with merge = \"{name}\""))
+            .with_hint("set it back, or move the table's folder away and run again: it is copied anew"),
+    )
+}
+
 /// What happens to a closed table once its writer has finished.
 pub enum Ending {
     /// It stays as it is, in a state that says why.
@@ -136,7 +152,7 @@ impl<S: Source> Apply<S> {
             lake_table.open_index(self.lake.indexes()).await?;
             return self.follow(Arc::new(table), lake_table, place);
         };
-        self.merge_fits(table.id(), &opened)?;
+        merge_fits(self.merge_of(table.id()), &opened)?;
         let record = &opened.record;
         let why = match record.state {
             _ if why.is_some() => why,
@@ -163,22 +179,6 @@ impl<S: Source> Apply<S> {
 
     fn merge_of(&self, id: &TableId) -> Merge {
         self.config.borrow().table(id).merge
-    }
-
-    /// A table keeps how its rows change: features never go.
-    fn merge_fits(&self, id: &TableId, opened: &Opened) -> Result<()> {
-        let (is, other) = match opened.shape.has_vectors() {
-            true => (Merge::DeletionVectors, "deletion-vectors"),
-            false => (Merge::CopyOnWrite, "copy-on-write"),
-        };
-        if self.merge_of(id) == is {
-            return Ok(());
-        }
-        let table = &opened.record.table;
-        Err(
-            Error::operator(format!("the lake table of {table} was made with merge = \"{other}\""))
-                .with_hint("set it back, or move the table's folder away and run again: it is copied anew"),
-        )
     }
 
     /// The record of a table that needs no change from before now, with the

@@ -32,9 +32,6 @@ use crate::position::Position;
 use crate::schema::{TableId, TableSchema};
 use crate::transform::{Action, Form, FormColumn, HashKey, Rules, Transform};
 
-/// Names that a hint lists at most.
-const NAMED: usize = 20;
-
 pub struct Transformed<S> {
     source: S,
     config: Config,
@@ -105,7 +102,7 @@ fn unmatched<T: SourceTable>(entry: &TableEntry, discovery: &Discovery<Table<T>>
 }
 
 fn hint(known: &[String], given: &str) -> String {
-    let known: Vec<&str> = known.iter().map(String::as_str).take(NAMED).collect();
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
     did_you_mean(&known, given)
 }
 
@@ -465,13 +462,6 @@ impl<T: SourceTable> SourceTable for Table<T> {
         }
     }
 
-    fn without_values(self, columns: BTreeSet<i32>) -> Self {
-        Self {
-            source: self.source.without_values(columns),
-            ..self
-        }
-    }
-
     fn decodes_like(&self, other: &Self) -> bool {
         self.source.decodes_like(&other.source) && self.form() == other.form()
     }
@@ -521,11 +511,15 @@ impl<C: ChangeStream> Changes<C> {
 
     fn note_growth(&mut self, number: usize) {
         self.growing.retain(|(other, _)| *other != number);
-        let transform = self.tables.get(number).and_then(|table| table.transform.as_ref());
-        let growth = transform.map_or(1, |transform| transform.growth());
+        let growth = self.growth(number);
         if growth > 1 {
             self.growing.push((number, growth));
         }
+    }
+
+    fn growth(&self, number: usize) -> usize {
+        let transform = self.tables.get(number).and_then(|table| table.transform.as_ref());
+        transform.map_or(1, |transform| transform.growth())
     }
 }
 
@@ -588,9 +582,7 @@ impl<C: ChangeStream> ChangeStream for Changes<C> {
     }
 
     fn bytes(&self, table: usize) -> usize {
-        let growth = self.growing.iter().find(|(number, _)| *number == table);
-        let bytes = self.stream.bytes(table);
-        bytes.saturating_mul(growth.map_or(1, |(_, growth)| *growth))
+        self.stream.bytes(table).saturating_mul(self.growth(table))
     }
 
     async fn fill(&mut self) -> Result<()> {

@@ -242,9 +242,10 @@ impl Reader {
         let mut seen = 0;
         while let Some(mut batch) = batches.next().await? {
             while let Some(document) = batch.document() {
+                let document = document?;
                 seen += 1;
                 if bounds.len() as u64 + 1 < blocks && seen * blocks >= (bounds.len() as u64 + 1) * samples {
-                    let id = raw::field(document?, "_id").map_err(malformed)?;
+                    let id = raw::field(document, "_id").map_err(malformed)?;
                     let bound = id.map(bound_text).transpose()?.unwrap_or_default();
                     if bounds.last() != Some(&bound) {
                         bounds.push(bound);

@@ -1,6 +1,6 @@
 //! A collection as a table.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
@@ -331,11 +331,6 @@ impl crate::source::SourceTable for SourceTable {
 
     fn with_parts(&self, parts: Vec<Part>) -> Self {
         Self { parts, ..self.clone() }
-    }
-
-    /// The configuration asks for no such thing of a collection.
-    fn without_values(self, _: BTreeSet<i32>) -> Self {
-        self
     }
 
     fn decodes_like(&self, other: &Self) -> bool {

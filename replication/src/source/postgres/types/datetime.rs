@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use super::wire::{Reader, fixed};
 use super::{DecodeError, Infinity};
+use crate::schema::civil;
 
 /// 1970-01-01 to 2000-01-01.
 const EPOCH_DAYS: i32 = 10_957;
@@ -182,25 +183,7 @@ fn write_fraction(micros: u64, out: &mut String) -> Result<(), DecodeError> {
 /// `days` counts from 2000-01-01 and comes from an i32 or a day of i64
 /// microseconds, far from where the arithmetic would overflow.
 fn write_day(days: i64, out: &mut String) -> Result<&'static str, DecodeError> {
-    // Proleptic Gregorian calendar in 400-year eras that begin on 1 March:
-    // https://howardhinnant.github.io/date_algorithms.html#civil_from_days
-    const MARCH_OF_YEAR_0: i64 = 730_425;
-    const ERA_DAYS: i64 = 146_097;
-
-    let days = days.saturating_add(MARCH_OF_YEAR_0);
-    let era = days.div_euclid(ERA_DAYS);
-    let day_of_era = days.rem_euclid(ERA_DAYS);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-
+    let (year, month, day) = civil(days.saturating_add(i64::from(EPOCH_DAYS)));
     if year > 0 {
         write!(out, "{year:04}-{month:02}-{day:02}")?;
         Ok("")
