@@ -51,11 +51,11 @@ pub use self::compaction::{Compacted, Compaction};
 pub use self::cuts::{Added, Cut, CutLog, CutTable, Cuts, as_time, shown_time};
 pub use self::data_file::{FileWriter, WrittenFile};
 pub use self::key_index::{DAMAGED, IndexHome, KeyIndex, Live, Location};
-pub use self::log::{Commit, Log, checkpoint_is_due, now_ms};
+pub use self::log::{Commit, Log, checkpoint_is_due, creation, now_ms};
 pub use self::read::{FileCache, Mismatch, Normal, Place, Refreshed, Seen, Unseen};
 pub use self::record::{PartProgress, PipelineRecord, SnapshotProgress, State, TableRecord};
 pub use self::requests::Request;
-pub use self::shape::{Origin, Shape, ShapeColumn, delta_type};
+pub use self::shape::{Origin, Shape, ShapeColumn, delta_field, delta_type};
 pub use self::vacuum::{Cleaned, Cleaning};
 
 use self::conflict::{Others, judge};
@@ -99,6 +99,16 @@ impl Lake {
 
     pub fn indexes(&self) -> &Arc<IndexHome> {
         &self.indexes
+    }
+
+    /// A folder's name in the store.
+    pub fn key(&self, folder: &str) -> String {
+        store::key(&self.root, folder).into_owned()
+    }
+
+    /// The lake's place, as a person would type it.
+    pub fn shown(&self) -> String {
+        shown(&self.root)
     }
 
     /// Whether it is on local disk, where a request costs nothing.

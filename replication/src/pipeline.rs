@@ -337,8 +337,7 @@ async fn prepare<S: Source>(
         lake: lake.clone(),
         pipeline: identity.pipeline.clone(),
         epoch,
-        config: config.cuts.clone(),
-        updates: updates.clone(),
+        config: updates.clone(),
         newest: newest_cut,
     };
     let watching = S::connect(config).await?;

@@ -15,14 +15,14 @@ use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray, Timesta
 use arrow::compute::{filter_record_batch, kernels::cmp};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use arrow::temporal_conversions::timestamp_us_to_datetime;
-use futures::TryStreamExt;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::ObjectStoreExt;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::data_file::{self, FileWriter, WrittenFile};
-use super::log::{Commit, DOMAIN, Log, LogState, checkpoint_is_due, now_ms, store_error};
-use super::record::PipelineRecord;
+use super::log::{Commit, DOMAIN, Log, LogState, checkpoint_is_due, creation, now_ms};
+use super::shape::delta_field;
+use super::vacuum::Cleaning;
 use super::{DataFile, Lake, shown};
 use crate::error::{Error, Result};
 use crate::position::Position;
@@ -177,8 +177,6 @@ pub struct CutLog {
     /// The oldest first.
     files: Vec<CutFile>,
     last: Option<Cut>,
-    /// Files that no version needs from now on, and since when.
-    unused: Vec<(String, i64)>,
     /// A newer epoch has added cuts.
     fenced: bool,
 }
@@ -199,7 +197,6 @@ impl CutLog {
             record,
             files: Vec::new(),
             last: None,
-            unused: Vec::new(),
             fenced: false,
         };
         if !cuts.load().await? {
@@ -207,7 +204,6 @@ impl CutLog {
             cuts.log.commit(0, "CREATE TABLE", cuts.creation()).await?;
             cuts.load().await?;
         }
-        cuts.unused = cuts.unnamed().await?;
         Ok(cuts)
     }
 
@@ -218,25 +214,12 @@ impl CutLog {
                 DataType::Timestamp(..) => "timestamp",
                 _ => "string",
             };
-            json!({"name": field.name(), "type": kind, "nullable": true, "metadata": {}})
+            delta_field(field.name(), None, json!(kind))
         };
-        let fields: Vec<Value> = self.schema.fields().iter().map(field).collect();
-        vec![
-            // The feature keeps others from vacuuming what they don't know.
-            json!({"protocol": {
-                "minReaderVersion": 1, "minWriterVersion": 7, "writerFeatures": ["domainMetadata"],
-            }}),
-            json!({"metaData": {
-                "id": uuid::Uuid::new_v4().to_string(),
-                "name": "cuts",
-                "format": {"provider": "parquet", "options": {}},
-                "schemaString": json!({"type": "struct", "fields": fields}).to_string(),
-                "partitionColumns": [],
-                "configuration": {},
-                "createdTime": now_ms(),
-            }}),
-            self.domain_action(),
-        ]
+        let fields = self.schema.fields().iter().map(field).collect();
+        let mut actions = creation("cuts", fields);
+        actions.push(self.domain_action());
+        actions
     }
 
     fn domain_action(&self) -> Value {
@@ -306,7 +289,6 @@ impl CutLog {
     /// Puts small files together and drops cuts from before `oldest`, in
     /// milliseconds since 1970, where that is due.
     pub async fn tidy(&mut self, oldest: i64) -> Result<()> {
-        let now = now_ms();
         // Of an idle source, the last cut stands however old it is.
         let settled = self.files.len().saturating_sub(1);
         let expired = self.files[..settled]
@@ -318,16 +300,14 @@ impl CutLog {
         if expired == 0 && !merged {
             return Ok(());
         }
-        let mut removed: Vec<CutFile> = self.files.drain(..expired).collect();
-        let mut actions = Vec::new();
-        actions.extend(removed.iter().map(|file| file.data.remove_action(true)));
+        let removed = self.files.drain(..expired);
+        let mut actions: Vec<Value> = removed.map(|file| file.data.remove_action(true)).collect();
         let mut whole = None;
         if merged {
             let inputs = self.files.split_off(small - expired);
             let (file, dropped) = self.merge(&inputs, oldest * 1000).await?;
             actions.extend(inputs.iter().map(|file| file.data.remove_action(dropped)));
             actions.push(file.data.add_action(None, dropped));
-            removed.extend(inputs);
             whole = Some(file);
         }
         actions.push(self.domain_action());
@@ -340,9 +320,7 @@ impl CutLog {
             return Ok(());
         }
         self.files.extend(whole);
-        self.unused
-            .extend(removed.into_iter().map(|file| (file.data.path, now)));
-        self.clean_up().await
+        self.clean_up(now_ms() - GRACE.as_millis() as i64).await
     }
 
     /// Where the files at the end begin that make one of [`FILE_ROWS`], or of
@@ -410,25 +388,15 @@ impl CutLog {
         }
     }
 
-    /// Removes what no reader can need any more: files that are long out of
-    /// the table, and entries from long before a checkpoint.
-    async fn clean_up(&mut self) -> Result<()> {
-        let before = now_ms() - GRACE.as_millis() as i64;
-        if self.unused.iter().any(|(_, since)| *since < before) {
-            // What is in use, a newer sidecar may have decided.
-            self.load().await?;
-            if self.fenced {
-                return Ok(());
-            }
-            let is_old = |(_, since): &mut (String, i64)| *since < before;
-            let old: Vec<(String, i64)> = self.unused.extract_if(.., is_old).collect();
-            for (path, _) in old {
-                if !self.files.iter().any(|file| file.data.path == path) {
-                    self.remove(&path).await;
-                }
-            }
-        }
-        self.log.trim(before).await.map(|_| ())
+    /// Removes what no reader can need any more: what was out of the table
+    /// before `before_ms`.
+    async fn clean_up(&self, before_ms: i64) -> Result<()> {
+        let needed = self.files.iter().map(|file| file.data.path.clone()).collect();
+        let cleaning = Cleaning {
+            log: self.log.clone(),
+            needed,
+        };
+        cleaning.run(before_ms).await.map(|_| ())
     }
 
     /// Removes a file. One that can't be removed is only litter.
@@ -436,23 +404,6 @@ impl CutLog {
         if let Err(error) = self.log.store().delete(&self.log.file(path)).await {
             tracing::debug!(path, %error, "cannot remove a file that is not used any more");
         }
-    }
-
-    /// Data files that the log does not name, as of now.
-    async fn unnamed(&self) -> Result<Vec<(String, i64)>> {
-        let listed: Vec<_> = self
-            .log
-            .store()
-            .list(Some(self.log.folder()))
-            .try_collect()
-            .await
-            .map_err(|e| store_error("cannot list", self.log.url(), e))?;
-        let names = listed.iter().filter_map(|meta| meta.location.filename());
-        let is_data = |name: &&str| name.starts_with("part-");
-        let is_named = |name: &&str| self.files.iter().any(|file| file.data.path == *name);
-        let now = now_ms();
-        let unnamed = names.filter(is_data).filter(|name| !is_named(name));
-        Ok(unnamed.map(|name| (name.to_owned(), now)).collect())
     }
 }
 
@@ -536,8 +487,11 @@ async fn read(log: &Log, file: &CutFile) -> Result<Vec<Cut>> {
                 let position = serde_json::from_value(json!(positions.value(row)));
                 cuts.push(Cut {
                     number,
-                    position: position
-                        .map_err(|e| Error::operator(format!("cut {number} has no position")).with_source(e))?,
+                    position: position.map_err(|e| {
+                        Error::operator(format!("cut {number} has no position"))
+                            .with_hint(format!("remove the folder {FOLDER} from the lake; cuts begin anew"))
+                            .with_source(e)
+                    })?,
                     committed_at: committed.value(row),
                     recorded_at: recorded.value(row),
                     tables: Vec::new(),
@@ -555,21 +509,4 @@ async fn read(log: &Log, file: &CutFile) -> Result<Vec<Cut>> {
     };
     data_file::scan(log, &file.data.stored(), &schema(), each).await?;
     Ok(cuts)
-}
-
-impl Lake {
-    /// Its place as a person would type it.
-    pub fn shown(&self) -> String {
-        shown(&self.root)
-    }
-
-    /// Folders of the tables that are replicated.
-    pub async fn followed(&self) -> Result<Vec<String>> {
-        let log = self.pipeline()?;
-        let Some(state) = log.load("").await? else {
-            return Ok(Vec::new());
-        };
-        let record = PipelineRecord::from_log(&log, state.domain.as_deref())?;
-        Ok(record.tables.into_keys().collect())
-    }
 }

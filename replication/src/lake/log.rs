@@ -122,15 +122,11 @@ impl Log {
         let engine = DefaultEngineBuilder::new(store.clone())
             .with_task_executor(Arc::new(executor))
             .build();
-        let path = |url: &Url| {
-            Path::from_url_path(url.path())
-                .map_err(|e| Error::operator(format!("{url} is not a usable path")).with_source(e))
-        };
         Ok(Self {
             store,
             engine: Arc::new(engine),
-            root: path(&url)?,
-            log_root: path(&log_url)?,
+            root: store::root_path(&url)?,
+            log_root: store::root_path(&log_url)?,
             url,
             log_url,
         })
@@ -336,6 +332,25 @@ fn without_removes(rows: &RecordBatch) -> Result<RecordBatch, KernelError> {
     Ok(filter_record_batch(rows, &is_null(removes)?)?)
 }
 
+/// What a table without deletion vectors begins with, but for its domains. The
+/// feature keeps others from vacuuming what they don't know.
+pub fn creation(name: &str, fields: Vec<Value>) -> Vec<Value> {
+    vec![
+        json!({"protocol": {
+            "minReaderVersion": 1, "minWriterVersion": 7, "writerFeatures": ["domainMetadata"],
+        }}),
+        json!({"metaData": {
+            "id": Uuid::new_v4().to_string(),
+            "name": name,
+            "format": {"provider": "parquet", "options": {}},
+            "schemaString": json!({"type": "struct", "fields": fields}).to_string(),
+            "partitionColumns": [],
+            "configuration": {},
+            "createdTime": now_ms(),
+        }}),
+    ]
+}
+
 pub fn now_ms() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -357,10 +372,7 @@ pub fn store_error(what: &str, url: &Url, error: StoreError) -> Error {
         }
         cause = e.source();
     }
-    let shown = url
-        .to_file_path()
-        .map_or_else(|()| url.to_string(), |p| p.display().to_string());
-    let message = format!("{what} {shown}");
+    let message = format!("{what} {}", shown(url));
     match kind {
         Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
             Error::transient(format!("{message}: no space left"))
@@ -384,7 +396,11 @@ pub fn store_error(what: &str, url: &Url, error: StoreError) -> Error {
 fn kernel_error(what: &str, url: &Url, error: KernelError) -> Error {
     match store::of_kernel(&error) {
         Some(found) if !store::is_local(url) => store::error(what, url, found),
-        _ => Error::operator(format!("{what} {url}")).with_source(error),
+        _ => Error::operator(format!("{what} {url}"))
+            .with_hint(
+                "restore the table's _delta_log, or move the table's folder away and run again: it is copied anew",
+            )
+            .with_source(error),
     }
 }
 

@@ -301,7 +301,7 @@ impl Shape {
     }
 }
 
-fn delta_field(name: &str, mapping: Option<(&str, i32)>, ty: Value) -> Value {
+pub fn delta_field(name: &str, mapping: Option<(&str, i32)>, ty: Value) -> Value {
     let metadata = mapping.map_or_else(
         || json!({}),
         |(physical, id)| json!({"delta.columnMapping.id": id, "delta.columnMapping.physicalName": physical}),

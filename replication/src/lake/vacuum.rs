@@ -94,7 +94,7 @@ impl Log {
     /// `live` has those of the newest version, and what is on its way; `entries`
     /// is the log.
     async fn remove_unused(&self, live: &HashSet<String>, entries: &[LogFile], cutoff_ms: i64) -> Result<(u64, u64)> {
-        let folder = self.file("");
+        let folder = self.folder().clone();
         let listed: Vec<ObjectMeta> = self
             .store()
             .list(Some(&folder))
@@ -209,16 +209,11 @@ impl DeltaTable {
 
 /// A clean-up of one table's folder and log.
 pub struct Cleaning {
-    log: Log,
-    needed: HashSet<String>,
+    pub(super) log: Log,
+    pub(super) needed: HashSet<String>,
 }
 
 impl Cleaning {
-    #[cfg(test)]
-    pub fn needed(&self) -> &HashSet<String> {
-        &self.needed
-    }
-
     /// Files first: the entries tell which are needed.
     pub async fn run(self, cutoff_ms: i64) -> Result<Cleaned> {
         let entries = self.log.log_files().await?;

@@ -32,7 +32,7 @@ use crate::batch::ChangeBatch;
 use crate::config::{Config, OnGap};
 use crate::error::{Error, Result};
 use crate::key::KeyEncoder;
-use crate::lake::{DeltaTable, FileFormat, Lake, Request, Shape, SnapshotProgress, State, table_path};
+use crate::lake::{DeltaTable, FileFormat, Lake, Request, Shape, SnapshotProgress, State};
 use crate::metrics::Metrics;
 use crate::position::Position;
 use crate::schema::TableId;
@@ -113,12 +113,13 @@ impl Route {
         table: &impl SourceTable,
         commands: mpsc::Sender<Command>,
         place: String,
+        path: String,
         lake_table: &DeltaTable,
     ) -> Self {
         let record = lake_table.record();
         Self {
             id: table.id().clone(),
-            path: table_path(table.id()),
+            path,
             relation: table.relation(),
             commands: Some(commands),
             place,

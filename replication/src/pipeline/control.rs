@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
+use tracing::warn;
 
 use crate::error::{Error, Result};
-use crate::lake::{Commit, Log, PipelineRecord, checkpoint_is_due, now_ms};
+use crate::lake::{Commit, Log, PipelineRecord, checkpoint_is_due, creation, delta_field, now_ms};
 use crate::position::Position;
 
 /// How long old versions of the record are kept, in milliseconds: a day.
@@ -49,23 +50,9 @@ impl Control {
 
     /// Creates the record.
     pub async fn create(log: Log, record: PipelineRecord) -> Result<Self> {
-        let actions = vec![
-            json!({"protocol": {
-                "minReaderVersion": 1, "minWriterVersion": 7, "writerFeatures": ["domainMetadata"],
-            }}),
-            json!({"metaData": {
-                "id": uuid::Uuid::new_v4().to_string(),
-                "name": "pipeline",
-                "format": {"provider": "parquet", "options": {}},
-                "schemaString": json!({"type": "struct", "fields": [
-                    {"name": "pipeline", "type": "string", "nullable": true, "metadata": {}},
-                ]}).to_string(),
-                "partitionColumns": [],
-                "configuration": {},
-                "createdTime": now_ms(),
-            }}),
-            record.domain_action(),
-        ];
+        let fields = vec![delta_field("pipeline", None, json!("string"))];
+        let mut actions = creation("pipeline", fields);
+        actions.push(record.domain_action());
         match log.commit(0, "CREATE TABLE", actions).await? {
             Commit::Committed => Ok(Self {
                 log,
@@ -148,7 +135,9 @@ impl Control {
                 self.record = record;
                 if checkpoint_is_due(version) {
                     self.log.checkpoint(version).await?;
-                    self.log.trim(now_ms() - KEPT_MS).await?;
+                    if let Err(error) = self.log.trim(now_ms() - KEPT_MS).await {
+                        warn!(%error, cause = error.cause(), hint = error.hint(), "cannot remove old entries of the pipeline's record");
+                    }
                 }
                 Ok(())
             }

@@ -24,8 +24,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::control::Control;
 use super::writer::Durable;
-use crate::config::{Config, CutsConfig};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::lake::{Added, CutLog, Cuts, Lake, State, now_ms};
 pub use crate::lake::{Cut, CutTable, shown_time};
@@ -197,9 +198,7 @@ pub struct Recorder {
     pub lake: Lake,
     pub pipeline: String,
     pub epoch: u64,
-    pub config: CutsConfig,
-    /// Tells how long versions can be read.
-    pub updates: watch::Receiver<Config>,
+    pub config: watch::Receiver<Config>,
     pub newest: watch::Receiver<Option<Arc<Cut>>>,
 }
 
@@ -207,9 +206,8 @@ impl Recorder {
     /// Runs until the stream ends, and writes the last cut then. What goes
     /// wrong here never stops the stream.
     pub async fn run(mut self) -> Result<()> {
-        let Some(interval) = self.config.interval else {
-            return Ok(());
-        };
+        let interval = self.config.borrow().cuts.interval;
+        let Some(interval) = interval else { return Ok(()) };
         let mut log = None;
         let mut last: Option<Instant> = None;
         while self.newest.changed().await.is_ok() {
@@ -241,11 +239,14 @@ impl Recorder {
         if log.is_none() {
             *log = Some(CutLog::open(&self.lake, &self.pipeline, self.epoch).await?);
         }
-        let Some(log) = log else { return Ok(Added::Nothing) };
-        let added = log.add(cut).await?;
-        if let Added::Cut { .. } = added {
-            let cutoff_ms = self.updates.borrow().maintenance.cutoff_ms();
-            log.tidy(cutoff_ms).await?;
+        let Some(open) = log else { return Ok(Added::Nothing) };
+        let added = open.add(cut).await?;
+        let cutoff_ms = self.config.borrow().maintenance.cutoff_ms();
+        if let Added::Cut { .. } = added
+            && let Err(error) = open.tidy(cutoff_ms).await
+        {
+            warn!(%error, cause = error.cause(), hint = error.hint(), "cannot tidy the list of cuts");
+            *log = None;
         }
         Ok(added)
     }
@@ -316,7 +317,9 @@ pub async fn cuts(config: &Config, options: &CutsOptions) -> Result<CutList> {
             )),
         );
     };
-    let followed = lake.followed().await?;
+    let control = Control::any(lake.pipeline()?).await?;
+    let followed = control.map(|control| control.record().tables.keys().map(|folder| lake.key(folder)).collect());
+    let followed: Vec<String> = followed.unwrap_or_default();
     let in_it = |path: &String| first.tables.iter().any(|table| table.path == *path);
     Ok(CutList {
         lake: lake.shown(),

@@ -289,8 +289,9 @@ impl<S: Source> Apply<S> {
         let (commands, receiver) = mpsc::channel(2);
         let table_source = self.source.table_source(table.clone(), self.throttle.clone());
         let snapshotting = record.state == State::Snapshotting;
+        let path = self.lake.key(&table_path(table.id()));
         self.routes
-            .push(Route::new(table.as_ref(), commands, place, &lake_table));
+            .push(Route::new(table.as_ref(), commands, place, path, &lake_table));
         let writer = Writer {
             number,
             table: lake_table,

@@ -83,7 +83,12 @@ impl Upkeep {
         if self.running.is_some() || !self.config.borrow().maintenance.enabled {
             return now + CLEANING_INTERVAL;
         }
-        self.next_cleaning.max(now + CLEANING_DELAY)
+        let next = self.next_cleaning.max(now + CLEANING_DELAY);
+        // What failed is tried again then.
+        match self.next_compaction > now {
+            true => next.min(self.next_compaction),
+            false => next,
+        }
     }
 
     /// Waits for the running job; for ever if there is none. A job that failed

@@ -102,9 +102,10 @@ impl Writer {
                         return Ok((self.number, self.table));
                     }
                 },
-                Some(done) = self.upkeep.done(table) => match done {
-                    Done::Compacted(done) => compacted = Some(done),
-                    done => upkeep::tell(table, &done, None),
+                done = self.upkeep.done(table) => match done {
+                    Some(Done::Compacted(done)) => compacted = Some(done),
+                    Some(done) => upkeep::tell(table, &done, None),
+                    None => {}
                 },
                 () = tokio::time::sleep_until(wake) => {}
             }

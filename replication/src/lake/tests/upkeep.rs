@@ -407,7 +407,7 @@ async fn a_clean_up_leaves_what_kept_versions_need() {
     folder.age(100);
     table.cleaning().expect("alone").run(cutoff(50)).await.expect("clean");
     let cleaning = table.cleaning().expect("alone");
-    assert_eq!(folder.content(), cleaning.needed().iter().cloned().collect());
+    assert_eq!(folder.content(), cleaning.needed.iter().cloned().collect());
     assert_eq!(folder.log_entries(), 1);
     let mut table = folder.reopen().await;
     assert_eq!(rows(&table).await, model);
