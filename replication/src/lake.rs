@@ -565,7 +565,7 @@ impl DeltaTable {
     }
 
     /// A table for writing, with `schema` as the table's columns. The key
-    /// index is empty until [`DeltaTable::build_index`].
+    /// index is empty until [`DeltaTable::open_index`].
     pub fn new(schema: Arc<TableSchema>, opened: Opened) -> Self {
         let seed = uuid::Uuid::new_v4().as_u64_pair().0;
         let encoder = KeyEncoder::new(&schema, seed);

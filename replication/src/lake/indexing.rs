@@ -11,11 +11,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::ArrayRef;
+use roaring::RoaringBitmap;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tracing::{info, warn};
 
 use super::key_index::{Identity, IndexHome, KeyIndex, Live, Location, Manifest};
-use super::{DataFile, DeltaTable, INDEX_MEMORY, data_file};
+use super::{DataFile, DeltaTable, data_file};
 use crate::error::{Error, Result};
 
 /// How often a long reading of keys tells how far it is.
@@ -44,12 +45,6 @@ pub fn blocking<T>(keys: usize, work: impl FnOnce() -> T) -> T {
 }
 
 impl DeltaTable {
-    /// Builds an index that goes with the table, by reading all keys. Returns
-    /// the rows read.
-    pub async fn build_index(&mut self) -> Result<u64> {
-        self.open_index(&IndexHome::private(INDEX_MEMORY)).await
-    }
-
     /// Opens the table's index, and reads the keys of files that it does not
     /// know. Returns the rows read. Hashes of keys are others from now on.
     pub async fn open_index(&mut self, home: &Arc<IndexHome>) -> Result<u64> {
@@ -202,8 +197,8 @@ impl DeltaTable {
 
     /// Lets runs of the index be merged.
     pub(super) fn maintain_index(&mut self) -> Result<()> {
-        let files = &self.files;
-        self.index.maintain(|names| {
+        let (files, index) = (&self.files, &mut self.index);
+        let live = |names: &RoaringBitmap| {
             let mut live = Live::default();
             for number in names {
                 if let Some(file) = files.get(number as usize).filter(|file| !file.removed) {
@@ -211,7 +206,9 @@ impl DeltaTable {
                 }
             }
             live
-        })
+        };
+        let wait = if index.is_crowded() { usize::MAX } else { 0 };
+        blocking(wait, || index.maintain(live))
     }
 
     /// Saves the index if that is due. Everything staged is committed, and that

@@ -27,6 +27,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -37,12 +38,12 @@ use tracing::{debug, info, warn};
 
 pub use self::bulk::Bulk;
 pub use self::home::{Folder, IndexHome};
-pub use self::manifest::{FileEntry, Identity, Manifest};
+pub use self::manifest::{Identity, Manifest};
 pub use self::merge::Live;
 
 use self::bulk::Gathered;
 use self::home::{Memory, unwritable};
-use self::manifest::RunEntry;
+use self::manifest::{FileEntry, RunEntry};
 use self::merge::{Merged, merge};
 use self::run::{Fault, Probe, Run, RunWriter};
 use crate::error::{Error, Result};
@@ -119,6 +120,11 @@ impl Hasher for KeyHasher {
 
 pub type KeyMap<V> = HashMap<Key, V, BuildHasherDefault<KeyHasher>>;
 
+/// The numbers of files that entries of runs name.
+fn names_of(runs: &[Arc<Run>]) -> RoaringBitmap {
+    runs.iter().fold(RoaringBitmap::new(), |names, run| names | &run.names)
+}
+
 /// A run's id, which no other run ever has.
 fn new_id() -> u64 {
     uuid::Uuid::new_v4().as_u64_pair().0
@@ -145,7 +151,8 @@ pub struct KeyIndex {
     /// Runs that are not used any more, but the manifest names them.
     former: Vec<u64>,
     merge: Option<Merge>,
-    save: Option<JoinHandle<()>>,
+    /// Gives back the runs that have to stay, if it fails.
+    save: Option<JoinHandle<Vec<u64>>>,
     /// The runs of the newest manifest, and its time.
     saved: Vec<u64>,
     saved_at: Instant,
@@ -198,10 +205,8 @@ impl KeyIndex {
 
     /// Errors: why the folder is of no use.
     fn read(&mut self, folder: &Folder, identity: &Identity, version: u64) -> Result<Option<Manifest>, String> {
-        let manifest = match Manifest::read(folder) {
-            Ok(Some(read)) => read.map_err(str::to_owned)?,
-            Ok(None) => return Ok(None),
-            Err(error) => return Err(format!("its manifest can't be read: {error}")),
+        let Some(manifest) = Manifest::read(folder)? else {
+            return Ok(None);
         };
         if manifest.identity != *identity {
             return Err("it is of another table or key".to_owned());
@@ -229,6 +234,11 @@ impl KeyIndex {
 
     fn memory(&self) -> &Arc<Memory> {
         self.home.memory()
+    }
+
+    /// The folder, if it outlives this.
+    fn kept(&self) -> Option<&Arc<Folder>> {
+        self.folder.as_ref().filter(|folder| folder.is_kept())
     }
 
     fn folder(&mut self) -> Result<Arc<Folder>> {
@@ -315,15 +325,6 @@ impl KeyIndex {
         Ok(())
     }
 
-    /// Adds many entries of different keys, newer than all before.
-    pub fn insert_all(&mut self, entries: Vec<(Key, Location)>) -> Result<()> {
-        let mut bulk = self.bulk()?;
-        for (key, location) in entries {
-            bulk.push(key, location)?;
-        }
-        self.take(bulk)
-    }
-
     /// Starts to gather many entries; they count once [`KeyIndex::take`] has them.
     pub fn bulk(&mut self) -> Result<Bulk> {
         Ok(Bulk::new(self.folder()?, self.memory().clone(), self.exact))
@@ -381,12 +382,16 @@ impl KeyIndex {
         self.recent_bytes = now;
     }
 
+    /// Whether the next look after runs waits for a merge.
+    pub fn is_crowded(&self) -> bool {
+        self.runs.len() > RUNS_MAX
+    }
+
     /// Looks after runs: takes over what a merge has made, and begins one that
     /// is due. `live` tells what rows of some files are live now.
     pub fn maintain(&mut self, live: impl FnOnce(&RoaringBitmap) -> Live) -> Result<()> {
         self.note_recent();
-        let waits = self.runs.len() > RUNS_MAX;
-        self.take_merged(waits)?;
+        self.take_merged(self.is_crowded())?;
         let sizes: Vec<u64> = self.runs.iter().map(|run| run.entries).collect();
         let (None, Some(from)) = (&self.merge, due(&sizes)) else {
             return Ok(());
@@ -397,9 +402,7 @@ impl KeyIndex {
             return Ok(());
         };
         let inputs = self.runs[from..].to_vec();
-        let names = inputs
-            .iter()
-            .fold(RoaringBitmap::new(), |names, run| names | &run.names);
+        let names = names_of(&inputs);
         let (live, exact, id) = (live(&names), self.exact, new_id());
         let cancel = Arc::new(AtomicBool::new(false));
         let (ids, cancelled) = (inputs.iter().map(|run| run.id).collect(), cancel.clone());
@@ -435,8 +438,10 @@ impl KeyIndex {
             Ok(Merged::Nothing) => None,
             Err(fault @ Fault::Damaged(_)) => return Err(self.damaged(&merge.inputs, &fault)),
             // The inputs are there still.
-            Err(Fault::Io(error)) => {
-                warn!(%error, "cannot merge runs of a key index; it is tried again");
+            Err(fault @ Fault::Io(_)) => {
+                let dir = self.folder.as_ref().map_or(Path::new(""), |folder| folder.dir());
+                let error = unwritable(dir, fault);
+                warn!(%error, cause = error.cause(), hint = error.hint(), "cannot merge runs of a key index; it is tried again");
                 return Ok(());
             }
         };
@@ -479,14 +484,13 @@ impl KeyIndex {
 
     /// The numbers of files that entries name.
     pub fn names(&self) -> RoaringBitmap {
-        let recent = self.recent_files.clone();
-        self.runs.iter().fold(recent, |names, run| names | &run.names)
+        names_of(&self.runs) | &self.recent_files
     }
 
     /// Whether a manifest is due: the runs are others than its, and some time
     /// has passed.
     pub fn wants_save(&mut self) -> Result<bool> {
-        if !self.folder.as_ref().is_some_and(|folder| folder.is_kept()) {
+        if self.kept().is_none() {
             return Ok(false);
         }
         if self.recent_files.len() >= RECENT_FILES_MAX {
@@ -498,7 +502,7 @@ impl KeyIndex {
 
     /// Whether a manifest is worth while as soon as all is committed.
     pub fn wants_save_now(&self) -> bool {
-        self.folder.as_ref().is_some_and(|folder| folder.is_kept()) && !self.is_saved()
+        self.kept().is_some() && !self.is_saved()
     }
 
     fn is_saved(&self) -> bool {
@@ -516,16 +520,12 @@ impl KeyIndex {
         files: impl Iterator<Item = (u32, &'a str, &'a RoaringBitmap)>,
     ) -> Result<()> {
         self.end_save();
-        let Some(folder) = self.folder.clone().filter(|folder| folder.is_kept()) else {
+        let Some(folder) = self.kept().cloned() else {
             return Ok(());
         };
-        let names = self
-            .runs
-            .iter()
-            .fold(RoaringBitmap::new(), |names, run| names | &run.names);
+        let names = names_of(&self.runs);
         let entry = |run: &Arc<Run>| RunEntry {
             id: run.id,
-            entries: run.entries,
             places: run.places,
         };
         let manifest = Manifest {
@@ -551,10 +551,15 @@ impl KeyIndex {
                 manifest::write(&folder, &bytes)
             });
             match written {
-                Ok(()) => former.into_iter().for_each(|id| folder.remove_run(id)),
+                Ok(()) => {
+                    former.into_iter().for_each(|id| folder.remove_run(id));
+                    Vec::new()
+                }
                 // The one before stays, and so do its runs.
                 Err(error) => {
-                    warn!(dir = %folder.dir().display(), %error, "cannot save the key index; more of it is read again at the next start");
+                    let error = unwritable(folder.dir(), Fault::Io(error));
+                    warn!(%error, cause = error.cause(), hint = error.hint(), "cannot save the key index; more of it is read again at the next start");
+                    former
                 }
             }
         };
@@ -565,15 +570,15 @@ impl KeyIndex {
 
     /// Waits until the last manifest is durable.
     pub fn end_save(&mut self) {
-        if let Some(save) = self.save.take() {
-            let _ = save.join();
+        if let Some(Ok(former)) = self.save.take().map(JoinHandle::join) {
+            self.former.extend(former);
         }
     }
 
     /// Brings all that is in memory to disk, for a manifest that is to be the last.
     pub fn settle(&mut self) -> Result<bool> {
         self.end_merge();
-        let kept = self.folder.as_ref().is_some_and(|folder| folder.is_kept());
+        let kept = self.kept().is_some();
         if kept {
             self.freeze()?;
         }

@@ -8,6 +8,7 @@ use arrow::error::ArrowError;
 use roaring::RoaringBitmap;
 
 use super::data_file::{self, WrittenFile};
+use super::indexing::blocking;
 use super::key_index::{KeyMap, Location};
 use super::net::{self, LakeRow, NetChange, Origin};
 use super::record::State;
@@ -110,13 +111,15 @@ impl DeltaTable {
             return Ok(None);
         }
         let keys = self.encoder.keys(&batch.rows)?;
-        let net = NetChange::of(&batch, &keys, |key| {
+        let find = |key| {
             let found = self.find(key)?;
             Ok(found.map(|location| LakeRow {
                 location,
                 provisional: self.is_provisional(key),
             }))
-        })?;
+        };
+        let traced = batch.unchanged.len() + batch.patches.as_ref().map_or(0, |patches| patches.rows.len());
+        let net = blocking(traced, || NetChange::of(&batch, &keys, find))?;
         let (mut plain, mut patches, mut deletes) = (Vec::new(), Vec::new(), Vec::new());
         let mut changed = Vec::new();
         for row in net.survivors(&keys) {
@@ -213,7 +216,8 @@ impl DeltaTable {
                 file.dirty = !dropped.is_empty();
                 file.deleted = dropped;
             }
-            self.index.take(bulk)?;
+            let index = &mut self.index;
+            blocking(keys.len(), || index.take(bulk))?;
         }
         self.maintain_index()?;
         self.deleted_keys

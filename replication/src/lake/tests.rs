@@ -21,6 +21,16 @@ const PIPELINE: &str = "test";
 
 type Model = BTreeMap<i64, (String, String)>;
 
+/// The next numbers of a sequence that looks random.
+fn numbers(mut seed: u64) -> impl FnMut(u64) -> u64 {
+    move |below| {
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    }
+}
+
 /// A lake in a folder that goes with it.
 struct Folder(PathBuf);
 
@@ -51,6 +61,13 @@ impl Folder {
         let mut table = DeltaTable::new(schema(), opened.expect("a table"));
         table.prepare(&IndexHome::private(INDEX_MEMORY)).await.expect("index");
         table
+    }
+}
+
+impl DeltaTable {
+    /// Builds an index that goes with the table.
+    async fn build_index(&mut self) -> Result<u64> {
+        self.open_index(&IndexHome::private(INDEX_MEMORY)).await
     }
 }
 
@@ -239,13 +256,7 @@ async fn any_sequence_of_batches_equals_a_map_without_vectors() {
 }
 
 async fn check_sequence(folder: &Folder, shape: Shape) -> DeltaTable {
-    let mut seed = 7_u64;
-    let mut random = move |below: u64| {
-        seed = seed
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (seed >> 33) % below
-    };
+    let mut random = numbers(7);
     let mut table = folder.create_as(shape).await;
     table.build_index().await.expect("index");
     table.commit("START", streaming).await.expect("start");

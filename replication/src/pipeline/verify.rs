@@ -17,9 +17,10 @@
 //! if the same row of the lake is there before and after a reading without it.
 //! Everything else is in flight and is looked at again.
 //!
-//! Memory: a key index of its own (M/8 of `apply.memory`, the rest on disk), a bitmap of rows seen, of the source one chunk for each
-//! reader, one that waits and one that is compared, and of the lake small files up
-//! to a quarter of `apply.memory`.
+//! Memory: a key index of its own (an eighth of `apply.memory`, the rest on disk),
+//! a bitmap of rows seen, of the source one chunk for each reader, one that waits
+//! and one that is compared, and of the lake small files up to a quarter of
+//! `apply.memory`.
 
 mod comparison;
 mod report;

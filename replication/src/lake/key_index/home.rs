@@ -147,11 +147,6 @@ impl BlockCache {
             *slot = Some((run, place, block));
         }
     }
-
-    fn bytes(&self) -> usize {
-        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.iter().flatten().count() * BLOCK
-    }
 }
 
 /// The folder of all key indexes, and the memory that they share.
@@ -175,13 +170,13 @@ impl IndexHome {
             None => (default_dir(), false),
         };
         let Some(dir) = chosen else {
-            return Ok(Self::private(memory));
+            return Ok(Self::temporary(memory));
         };
         let root = std::path::absolute(&dir).unwrap_or(dir).join("keys");
         if let Err(error) = prepare(&root) {
             if !given {
                 warn!(dir = %root.display(), %error, "no folder for key indexes there; they go to a temporary one");
-                return Ok(Self::private(memory));
+                return Ok(Self::temporary(memory));
             }
             return Err(Error::operator(format!("cannot write to cache.dir {}", root.display()))
                 .with_hint(
@@ -189,8 +184,14 @@ impl IndexHome {
                 )
                 .with_source(error));
         }
-        sweep(&root);
+        sweep(&root, true);
         Ok(Self::at(root, memory, true))
+    }
+
+    /// As [`IndexHome::private`], without what processes left that were killed.
+    fn temporary(memory: u64) -> Arc<Self> {
+        sweep(&std::env::temp_dir(), false);
+        Self::private(memory)
     }
 
     /// Indexes that go with who opens them; they disturb no kept ones.
@@ -234,11 +235,7 @@ impl IndexHome {
                 continue;
             };
             prepare(&dir).map_err(|e| folder_error(&dir, e))?;
-            return Ok(Arc::new(Folder {
-                dir,
-                kept: false,
-                _lock: lock,
-            }));
+            return Ok(Arc::new(Folder { dir, kept: false, lock }));
         }
     }
 
@@ -253,11 +250,8 @@ impl IndexHome {
             match lock(&dir) {
                 Ok(Some(lock)) => {
                     prepare(&dir).map_err(|e| folder_error(&dir, e))?;
-                    return Ok(Arc::new(Folder {
-                        dir,
-                        kept: true,
-                        _lock: lock,
-                    }));
+                    note_use(&lock);
+                    return Ok(Arc::new(Folder { dir, kept: true, lock }));
                 }
                 Ok(None) if Instant::now() < self.patience => tokio::time::sleep(POLL).await,
                 Ok(None) => {
@@ -287,11 +281,7 @@ impl IndexHome {
         match moved {
             Ok(lock) => {
                 let _ = fs::remove_file(lock_path(&from.dir));
-                Some(Arc::new(Folder {
-                    dir,
-                    kept: true,
-                    _lock: lock,
-                }))
+                Some(Arc::new(Folder { dir, kept: true, lock }))
             }
             Err(error) => {
                 warn!(dir = %dir.display(), %error, "cannot keep the key index of a copy; it is built anew at the next start");
@@ -306,17 +296,13 @@ impl IndexHome {
             discard(&self.kept_dir(log));
         }
     }
-
-    pub fn bytes(&self) -> usize {
-        self.memory.index_blocks.bytes() + self.memory.data_blocks.bytes()
-    }
 }
 
 /// A folder that is ours alone.
 pub struct Folder {
     dir: PathBuf,
     kept: bool,
-    _lock: File,
+    lock: File,
 }
 
 impl Folder {
@@ -359,7 +345,9 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if !self.kept {
+        if self.kept {
+            note_use(&self.lock);
+        } else {
             let _ = fs::remove_dir_all(&self.dir);
             let _ = fs::remove_file(lock_path(&self.dir));
         }
@@ -393,6 +381,12 @@ fn default_dir() -> Option<PathBuf> {
 /// hashed keys can choose keys that collide.
 fn prepare(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// Notes on a folder's lock that the folder is in use now. Where that is not
+/// possible, it seems unused a little earlier.
+fn note_use(lock: &File) {
+    let _ = lock.set_modified(SystemTime::now());
 }
 
 fn lock_path(dir: &Path) -> PathBuf {
@@ -437,23 +431,22 @@ fn discard(dir: &Path) {
     }
 }
 
-/// Removes what processes left that were killed, and what was not used for long.
-fn sweep(root: &Path) {
+/// Removes what processes left that were killed, and, where folders are `kept`,
+/// what was not used for long.
+fn sweep(root: &Path, kept: bool) {
     for path in fs::read_dir(root).into_iter().flatten().flatten().map(|e| e.path()) {
         let Some(name) = path.file_stem().and_then(|name| name.to_str()) else {
             continue;
         };
         let is_private = name.starts_with(PRIVATE);
         let is_lock = path.extension().is_some_and(|extension| extension == "lock");
-        // Its folder tells how old it is.
+        // Its folder comes by itself.
         if is_lock && !is_private && path.with_extension("").exists() {
             continue;
         }
-        let written = [path.join("manifest"), path.clone()]
-            .iter()
-            .find_map(|path| path.metadata().and_then(|m| m.modified()).ok());
-        let age = written.and_then(|written| SystemTime::now().duration_since(written).ok());
-        if is_private || age.is_some_and(|age| age > UNUSED_MAX) {
+        let used = lock_path(&path).metadata().and_then(|lock| lock.modified()).ok();
+        let age = used.and_then(|used| SystemTime::now().duration_since(used).ok());
+        if is_private || kept && age.is_some_and(|age| age > UNUSED_MAX) {
             discard(&path.with_extension(""));
         }
     }
@@ -497,6 +490,22 @@ mod tests {
         IndexHome::open(Some(&dir), 1 << 20).expect("home");
         assert!(!left.exists() && !lock_path(&left).exists());
         assert!(used.dir().exists() && home.kept_dir(&log).exists());
+        // A folder is as old as its last use, not as what is in it.
+        let lock = File::options()
+            .append(true)
+            .open(lock_path(&home.kept_dir(&log)))
+            .expect("lock");
+        let long_ago = SystemTime::now() - UNUSED_MAX - UNUSED_MAX;
+        lock.set_modified(long_ago).expect("older");
+        drop(other.folder(&log).await.expect("folder"));
+        IndexHome::open(Some(&dir), 1 << 20).expect("home");
+        assert!(home.kept_dir(&log).exists());
+        lock.set_modified(long_ago).expect("older");
+        sweep(&home.root, false);
+        assert!(home.kept_dir(&log).exists());
+        IndexHome::open(Some(&dir), 1 << 20).expect("home");
+        assert!(!home.kept_dir(&log).exists());
+        drop(other.folder(&log).await.expect("folder"));
         home.forget(&log);
         assert!(!home.kept_dir(&log).exists());
         drop(used);

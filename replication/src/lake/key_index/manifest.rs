@@ -42,7 +42,6 @@ pub struct Identity {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunEntry {
     pub id: u64,
-    pub entries: u64,
     /// The file's length in blocks.
     pub places: u64,
 }
@@ -130,11 +129,13 @@ impl Manifest {
     }
 
     /// Reads a folder's manifest, if it has one.
-    pub fn read(folder: &Folder) -> io::Result<Option<Result<Self, &'static str>>> {
+    ///
+    /// Errors: why it is of no use.
+    pub fn read(folder: &Folder) -> Result<Option<Self>, String> {
         match fs::read(folder.manifest()) {
-            Ok(bytes) => Ok(Some(Self::decode(&bytes))),
+            Ok(bytes) => Self::decode(&bytes).map(Some).map_err(str::to_owned),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
+            Err(error) => Err(format!("its manifest can't be read: {error}")),
         }
     }
 }
@@ -164,11 +165,7 @@ mod tests {
             key: "1:long".into(),
             exact: true,
         };
-        let run = RunEntry {
-            id: 7,
-            entries: 10,
-            places: 3,
-        };
+        let run = RunEntry { id: 7, places: 3 };
         let file = |number: u32| FileEntry {
             number,
             path: format!("part-{number}"),

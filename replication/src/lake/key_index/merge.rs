@@ -103,7 +103,7 @@ fn merge_into(
     live: Option<&Live>,
     cancel: &AtomicBool,
 ) -> Result<Merged, Fault> {
-    let mut cursors: Vec<Cursor> = inputs.iter().cloned().map(Cursor::new).collect();
+    let mut cursors: Vec<Cursor> = inputs.iter().map(|run| Cursor::new(run)).collect();
     let mut heads = BinaryHeap::with_capacity(cursors.len());
     for (input, cursor) in cursors.iter_mut().enumerate() {
         if let Some((key, location)) = cursor.next()? {

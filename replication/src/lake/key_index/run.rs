@@ -538,15 +538,11 @@ impl Run {
             run.tops.push(index_key(&index, 0, exact));
         }
         if let Some(mut filter) = Filter::for_entries(run.entries, memory) {
-            let run = Arc::new(run);
-            let mut cursor = Cursor::new(run.clone());
+            let mut cursor = Cursor::new(&run);
             while let Some((key, _)) = cursor.next()? {
                 filter.insert(key);
             }
-            drop(cursor);
-            let mut run = Arc::into_inner(run).ok_or(Fault::Damaged("it is in use"))?;
             run.filter = Some(filter);
-            return Ok(run);
         }
         Ok(run)
     }
@@ -575,7 +571,7 @@ impl Run {
     }
 
     /// Whether the run can have a key, as far as memory tells.
-    pub fn may_have(&self, key: Key) -> bool {
+    fn may_have(&self, key: Key) -> bool {
         (self.least..=self.greatest).contains(&key) && self.filter.as_ref().is_none_or(|filter| filter.may_have(key))
     }
 
@@ -665,8 +661,8 @@ impl<'a> Probe<'a> {
 }
 
 /// All entries of a run in order, read some blocks at a time.
-pub struct Cursor {
-    run: Arc<Run>,
+pub struct Cursor<'a> {
+    run: &'a Run,
     buffer: Vec<u8>,
     /// The place after the blocks in `buffer`.
     next: u64,
@@ -677,8 +673,8 @@ pub struct Cursor {
     entry: usize,
 }
 
-impl Cursor {
-    pub fn new(run: Arc<Run>) -> Self {
+impl<'a> Cursor<'a> {
+    pub fn new(run: &'a Run) -> Self {
         Self {
             run,
             buffer: Vec::new(),
@@ -710,7 +706,7 @@ impl Cursor {
 
     /// Goes on to the next data block.
     fn next_block(&mut self) -> Result<bool, Fault> {
-        let run = &self.run;
+        let run = self.run;
         // The last block is the footer.
         let end = run.places - 1;
         let group = group_blocks(run.exact) + 1;

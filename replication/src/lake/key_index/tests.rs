@@ -64,7 +64,7 @@ fn check_run(exact: bool, mut keys: Vec<Key>, mut location: impl FnMut() -> Loca
     let opened = Run::open(&dir.0.join("7"), 7, exact, written.places, names, &memory).expect("open");
     let missing = keys.iter().filter_map(|key| key.checked_add(1));
     let missing: Vec<Key> = missing.filter(|key| keys.binary_search(key).is_err()).collect();
-    for run in [Arc::new(written), Arc::new(opened)] {
+    for run in [written, opened] {
         assert_eq!(run.entries, entries.len() as u64);
         let mut probe = Probe::new(&run, &memory);
         for (key, location) in &entries {
@@ -72,7 +72,7 @@ fn check_run(exact: bool, mut keys: Vec<Key>, mut location: impl FnMut() -> Loca
             assert_eq!(Probe::new(&run, &memory).get(*key).expect("get"), Some(*location));
         }
         assert!(missing.iter().all(|key| probe.get(*key).expect("get").is_none()));
-        let mut cursor = Cursor::new(run.clone());
+        let mut cursor = Cursor::new(&run);
         for entry in &entries {
             assert_eq!(cursor.next().expect("next").as_ref(), Some(entry));
         }
@@ -272,7 +272,11 @@ fn of_equal_keys_in_one_run_the_last_wins() {
         (7, Location::new(0, 2)),
         (5, Location::new(0, 3)),
     ];
-    index.insert_all(entries).expect("insert");
+    let mut bulk = index.bulk().expect("bulk");
+    for (key, location) in entries {
+        bulk.push(key, location).expect("push");
+    }
+    index.take(bulk).expect("insert");
     for _ in 0..2 {
         assert_eq!(index.get(7).expect("get"), Some(Location::new(0, 2)));
         assert_eq!(index.get(5).expect("get"), Some(Location::new(0, 3)));

@@ -215,6 +215,22 @@ async fn whatever_becomes_of_the_folder_the_table_is_right() {
     }
 }
 
+/// Gives some keys a row of `v`.
+async fn put(table: &mut DeltaTable, model: &mut Model, ids: std::ops::Range<i64>, v: &str, lsn: u64) {
+    let mut changes = Changes::default();
+    ids.for_each(|id| changes.upsert(model, id, v, Some(v)));
+    apply(table, changes, lsn).await;
+}
+
+/// A new table with an index and a hundred rows.
+async fn filled(folder: &Folder, home: &Arc<IndexHome>, v: &str) -> (DeltaTable, Model) {
+    let mut table = folder.create().await;
+    table.open_index(home).await.expect("index");
+    let mut model = Model::new();
+    put(&mut table, &mut model, 0..100, v, 2).await;
+    (table, model)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_reads_only_what_came_after_the_manifest() {
     let folder = Folder::new();
@@ -223,11 +239,8 @@ async fn a_restart_reads_only_what_came_after_the_manifest() {
     let mut table = folder.create().await;
     table.open_index(&cache.home()).await.expect("index");
     let mut add = async |table: &mut DeltaTable, ids: std::ops::Range<i64>| {
-        let mut changes = Changes::default();
-        ids.for_each(|id| changes.upsert(&mut model, id, "v", Some("b")));
-        table.stage(changes.batch(), &NoSource).await.expect("stage");
         version += 1;
-        commit(table, version).await.expect("commit");
+        put(table, &mut model, ids, "v", version).await;
         model.clone()
     };
     add(&mut table, 0..1000).await;
@@ -286,12 +299,7 @@ async fn a_restart_reads_only_what_came_after_the_manifest() {
 async fn two_processes_have_two_indexes() {
     let folder = Folder::new();
     let cache = Cache::new(1);
-    let mut table = folder.create().await;
-    table.open_index(&cache.home()).await.expect("index");
-    let mut model = Model::new();
-    let mut changes = Changes::default();
-    (0..100).for_each(|id| changes.upsert(&mut model, id, "v", Some("b")));
-    apply(&mut table, changes, 2).await;
+    let (mut table, model) = filled(&folder, &cache.home(), "v").await;
     table.end_index();
     let files = cache.files();
     // `verify` reads beside it, and a second sidecar waits in vain.
@@ -309,12 +317,7 @@ async fn two_processes_have_two_indexes() {
 async fn rows_that_came_back_are_read_again() {
     let folder = Folder::new();
     let cache = Cache::new(1);
-    let mut table = folder.create().await;
-    table.open_index(&cache.home()).await.expect("index");
-    let mut model = Model::new();
-    let mut changes = Changes::default();
-    (0..100).for_each(|id| changes.upsert(&mut model, id, "v", Some("b")));
-    apply(&mut table, changes, 2).await;
+    let (mut table, mut model) = filled(&folder, &cache.home(), "v").await;
     let restored = model.clone();
     let before = (table.files[0].add_action(None, true), table.version());
     let mut changes = Changes::default();
@@ -362,12 +365,7 @@ async fn the_index_of_a_copy_becomes_the_tables() {
     let folder = Folder::new();
     let cache = Cache::new(1);
     let home = cache.home();
-    let mut table = folder.create().await;
-    table.open_index(&home).await.expect("index");
-    let mut old = Model::new();
-    let mut changes = Changes::default();
-    (0..100).for_each(|id| changes.upsert(&mut old, id, "old", Some("old")));
-    apply(&mut table, changes, 2).await;
+    let (mut table, _) = filled(&folder, &home, "old").await;
     table.end_index();
     let main = table.retire(PIPELINE).await.expect("retire");
     let lake = Lake::open(&folder.0.display().to_string(), &Default::default()).expect("lake");
@@ -378,9 +376,7 @@ async fn the_index_of_a_copy_becomes_the_tables() {
     copy.open_index(&home).await.expect("index");
     let mut copy = copy.replacing(main);
     let mut new = Model::new();
-    let mut changes = Changes::default();
-    (50..160).for_each(|id| changes.upsert(&mut new, id, "new", Some("new")));
-    apply(&mut copy, changes, 4).await;
+    put(&mut copy, &mut new, 50..160, "new", 4).await;
     copy.end_index();
     let folders = |cache: &Cache| {
         let entries = fs::read_dir(cache.dir.join("keys")).expect("keys").flatten();
@@ -389,9 +385,7 @@ async fn the_index_of_a_copy_becomes_the_tables() {
     assert_eq!(folders(&cache), 2);
     copy.replace().await.expect("replace").expect("a copy");
     assert_eq!(folders(&cache), 1);
-    let mut changes = Changes::default();
-    (155..170).for_each(|id| changes.upsert(&mut new, id, "newer", Some("new")));
-    apply(&mut copy, changes, 6).await;
+    put(&mut copy, &mut new, 155..170, "newer", 6).await;
     check_index(&copy, &new).expect("found");
     copy.end_index();
     drop(copy);
@@ -405,12 +399,7 @@ async fn the_index_of_a_copy_becomes_the_tables() {
 async fn a_folder_that_goes_while_it_is_used_is_made_again() {
     let folder = Folder::new();
     let cache = Cache::new(1);
-    let mut table = folder.create().await;
-    table.open_index(&cache.home()).await.expect("index");
-    let mut model = Model::new();
-    let mut changes = Changes::default();
-    (0..100).for_each(|id| changes.upsert(&mut model, id, "v", Some("b")));
-    apply(&mut table, changes, 2).await;
+    let (mut table, model) = filled(&folder, &cache.home(), "v").await;
     table.end_index();
     fs::remove_dir_all(&cache.dir).expect("remove");
     check_index(&table, &model).expect("the files are open still");

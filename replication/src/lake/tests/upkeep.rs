@@ -6,16 +6,6 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 
-/// The next numbers of a sequence that looks random.
-fn numbers(mut seed: u64) -> impl FnMut(u64) -> u64 {
-    move |below| {
-        seed = seed
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (seed >> 33) % below
-    }
-}
-
 impl Folder {
     /// Another program's view of the table.
     async fn other(&self) -> DeltaTable {
