@@ -1,15 +1,15 @@
 //! Consistent cuts: what holds across tables at the source holds at every cut, and not at the tables' heads.
 
-use std::process::{Child, Output, Stdio};
+use std::process::{Output, Stdio};
 
 use serde_json::Value;
 
 use crate::support::lake::column_names;
 use crate::support::server::{Kind, MONGO, POSTGRES, Server};
 use crate::support::sidecar::Sidecar;
+use crate::support::wait_for;
 use crate::support::writer::Writer;
-use crate::support::{Case, PATIENCE, assert_error, finish, interpreter, on_every_source, python, succeed, text};
-use crate::support::{wait_for, wait_for_exit};
+use crate::support::{Case, assert_error, finish, interpreter, on_every_source, python, succeed, text};
 
 on_every_source! {
     a_sum_over_tables_holds_at_every_cut_through_kills_and_copies
@@ -167,21 +167,16 @@ fn a_sum_over_collections_holds_at_every_cut_through_kills_and_copies() {
         while not select.select([sys.stdin], [], [], 0.01)[0]:
             i += 1
             transaction(move)";
-    let writer = python("mongo.py")
+    let writer: Writer = python("mongo.py")
         .args(["eval", &case.database.server.url, &case.database.name, load])
         .stdin(Stdio::piped())
         .spawn()
-        .unwrap();
+        .unwrap()
+        .into();
     let alter = || {
         case.mongo("db.idle.update_one({'_id': 1}, {'$set': {'note': 'x'}})");
     };
-    hold_through_all(&case, || stop(writer), alter);
-}
-
-fn stop(mut writer: Child) {
-    drop(writer.stdin.take());
-    let status = wait_for_exit(&mut writer, PATIENCE).expect("the writer does not end");
-    assert!(status.success(), "the writer failed");
+    hold_through_all(&case, || writer.stop(), alter);
 }
 
 /// One transaction changes two tables, and the commit of one of them can't be written.

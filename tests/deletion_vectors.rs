@@ -3,10 +3,10 @@
 //! Every comparison also audits the table's log: a `remove` that does not carry the deletion vector of its `add`
 //! is a difference there, and doubled rows for the readers.
 
+use crate::support::Case;
 use crate::support::lake::{commits, rows_written};
 use crate::support::position::Position;
 use crate::support::server::Server;
-use crate::support::{Case, wait_for};
 
 #[test]
 fn every_remove_carries_the_deletion_vector_of_its_add() {
@@ -48,26 +48,8 @@ fn every_remove_carries_the_deletion_vector_of_its_add() {
 #[test]
 fn a_checkpoint_keeps_files_vectors_and_watermark() {
     let mut case = Case::new(Server::shared(15), "checkpoint");
-    case.max_latency = "1ms";
     case.sql("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 500) i");
-    let mut sidecar = case.start();
-    case.wait_until_current(&mut sidecar);
-    let checkpoint = case.table("t").join("_delta_log/_last_checkpoint");
-    let mut round = 0;
-    wait_for("a checkpoint", || {
-        round += 1;
-        case.sql(&format!(
-            "UPDATE t SET v = {round} WHERE id = {round} % 500 + 1; DELETE FROM t WHERE id = {round} % 7 + 490"
-        ));
-        checkpoint.exists().then_some(())
-    });
-    case.sql("UPDATE t SET v = -1 WHERE id < 10");
-    case.wait_until_current(&mut sidecar);
-    case.compare(&[]);
-    sidecar.kill();
-    case.sql("UPDATE t SET v = -2 WHERE id < 20");
-    case.catch_up();
-    case.compare(&[]);
+    case.a_checkpoint_is_read_back();
 }
 
 #[test]

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::lake::{Follower, commits};
+use crate::support::lake::{self, Follower, age, commits};
 use crate::support::server::{Kind, POSTGRES, Server};
 use crate::support::writer::Writer;
 use crate::support::{Case, assert_error, finish, interpreter, on_every_source, python, succeed, text, wait_for};
@@ -18,25 +18,11 @@ on_every_source! {
 
 /// Live data files of the newest version.
 fn files(case: &Case, table: &str) -> u64 {
-    case.query(table, "select count(*) from t", None);
-    let status = finish(case.command("status").arg("--json"));
-    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
-    let name = case.qualified(table);
-    let tables = status["tables"].as_array().unwrap();
-    let table = tables.iter().find(|t| t["table"] == name.as_str()).unwrap();
-    table["files"].as_u64().unwrap()
+    case.table_status(table).unwrap().files.unwrap()
 }
 
 fn compactions(case: &Case, table: &str) -> usize {
-    let is_one = |commit: &Vec<Value>| {
-        commit
-            .iter()
-            .any(|action| action["commitInfo"]["operation"] == "OPTIMIZE")
-    };
-    commits(&case.table(table))
-        .iter()
-        .filter(|commit| is_one(commit))
-        .count()
+    lake::compactions(&case.table(table)).len()
 }
 
 /// What another program commits to a table.
@@ -115,20 +101,6 @@ fn kills_beside_compactions_lose_nothing() {
     case.verify();
 }
 
-/// Makes every file of a lake seem older.
-fn age(folder: &Path, by: Duration) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            age(&path, by);
-        } else {
-            let file = fs::File::options().write(true).open(&path).unwrap();
-            let modified = file.metadata().unwrap().modified().unwrap_or(SystemTime::now());
-            file.set_modified(modified - by).unwrap();
-        }
-    }
-}
-
 fn content(folder: &Path) -> usize {
     let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     names
@@ -169,12 +141,7 @@ fn a_lake_that_is_run_once_at_a_time_is_maintained_by_a_command(kind: Kind) {
     case.max_latency = "1ms";
     let mut sidecar = case.start();
     case.wait_until_current(&mut sidecar);
-    let mut round = 1000;
-    wait_for("a checkpoint", || {
-        round += 1;
-        case.sql(&format!("INSERT INTO t VALUES ({round}, 0)"));
-        table.join("_delta_log/_last_checkpoint").exists().then_some(())
-    });
+    case.change_until_checkpoint(|round| format!("INSERT INTO t VALUES (1000 + {round}, 0)"));
     case.wait_until_current(&mut sidecar);
     sidecar.stop();
     case.sql("UPDATE t SET v = -1");

@@ -4,13 +4,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::lake::commits;
+use crate::support::lake::{age, compactions};
 use crate::support::server::{POSTGRES, Server};
 use crate::support::writer::Writer;
 use crate::support::{Case, cache, finish, repository, succeed, text, wait_for};
@@ -169,32 +168,6 @@ fn all() -> BTreeSet<String> {
     ALL.map(str::to_owned).into()
 }
 
-fn is_checkpointed(case: &Case, table: &str) -> bool {
-    case.table(table).join("_delta_log/_last_checkpoint").exists()
-}
-
-fn is_compacted(case: &Case, table: &str) -> bool {
-    let commits = commits(&case.table(table));
-    commits
-        .iter()
-        .flatten()
-        .any(|action| action["commitInfo"]["operation"] == "OPTIMIZE")
-}
-
-/// Makes every file of a lake seem older.
-fn age(folder: &Path, by: Duration) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            age(&path, by);
-        } else {
-            let file = fs::File::options().write(true).open(&path).unwrap();
-            let modified = file.metadata().unwrap().modified().unwrap_or(SystemTime::now());
-            file.set_modified(modified - by).unwrap();
-        }
-    }
-}
-
 #[test]
 fn every_reader_sees_the_same_rows_at_every_age_of_a_table() {
     let mut case = Case::new(Server::shared(POSTGRES), "readers");
@@ -218,14 +191,14 @@ fn every_reader_sees_the_same_rows_at_every_age_of_a_table() {
     sidecar.stop();
     assert_eq!(readers_agree(&case, "with deletion vectors"), all());
 
-    // More than a fifth of the large files is dead, and the writer makes many small ones.
+    // More than a tenth of the large files is dead, and the writer makes many small ones.
     case.sections.clear();
     let mut sidecar = case.start();
     let writer = Writer::paced(&case, 300, 5, &[CHANGES]);
     wait_for("checkpoints and compactions", || {
         sidecar.assert_running();
         ALL.iter()
-            .all(|t| is_checkpointed(&case, t) && is_compacted(&case, t))
+            .all(|t| case.is_checkpointed(t) && !compactions(&case.table(t)).is_empty())
             .then_some(())
     });
     writer.stop();

@@ -287,12 +287,13 @@ impl<'a> Case<'a> {
 
     /// `tributary VERB --config …`
     pub fn command(&self, verb: &str) -> Command {
+        self.command_with(verb, &self.write_config())
+    }
+
+    /// The same with another file.
+    pub fn command_with(&self, verb: &str, config: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tributary"));
-        command
-            .arg(verb)
-            .arg("--config")
-            .arg(self.write_config())
-            .env_remove("RUST_LOG");
+        command.arg(verb).arg("--config").arg(config).env_remove("RUST_LOG");
         if self.bucket.is_some() {
             command.envs(s3::KEY);
         }
@@ -339,9 +340,11 @@ impl<'a> Case<'a> {
         };
         let columns: Vec<_> = columns.lines().filter_map(|line| line.split_once(' ')).collect();
         self.wait_until(sidecar, |status| {
+            self.sync();
+            let folder = self.lake.join(self.database.schema());
             columns.iter().all(|(table, columns)| {
                 let known = |t: &lake::TableStatus| t.table == self.qualified(table) && t.state == "streaming";
-                status.tables.iter().any(known) && lake::column_names(&self.table(table)).join(",") == *columns
+                status.tables.iter().any(known) && lake::column_names(&folder.join(table)).join(",") == *columns
             })
         });
     }

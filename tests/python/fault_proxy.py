@@ -34,9 +34,11 @@ class Proxy:
         address = urlsplit(upstream)
         self.upstream = (address.hostname, address.port)
         self.rules, self.random = [], random.Random(seed)
+        # A loop keeps its tasks weakly: one whose client has gone would be lost with its request on the way.
+        self.tasks = set()
 
     def set_rules(self, rules: list[dict]) -> None:
-        self.rules = [{**rule, "pattern": re.compile(rule["match"]), "seen": 0, "applied": 0} for rule in rules]
+        self.rules = [{**rule, "pattern": re.compile(rule["match"]), "seen": 0, "applied": 0, "done": 0} for rule in rules]
 
     def rule_for(self, request: str) -> dict:
         """The first rule that is for a request of now."""
@@ -50,6 +52,9 @@ class Proxy:
         return {"do": "pass"}
 
     async def serve(self, client_reader, client_writer) -> None:
+        task = asyncio.current_task()
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
         try:
             while await self.exchange(client_reader, client_writer):
                 pass
@@ -83,6 +88,7 @@ class Proxy:
             answer_body = await read_body(answer_head, server_reader, method, is_answer=True)
         finally:
             server_writer.close()
+        rule["done"] = rule.get("done", 0) + 1
         match rule["do"]:
             case "cut":
                 return False
@@ -108,7 +114,8 @@ class Proxy:
         command = json.loads(await reader.readline())
         if "rules" in command:
             self.set_rules(command["rules"])
-        writer.write(json.dumps([rule["applied"] for rule in self.rules]).encode() + b"\n")
+        counts = [rule[command.get("count", "applied")] for rule in self.rules]
+        writer.write(json.dumps(counts).encode() + b"\n")
         await writer.drain()
         writer.close()
 

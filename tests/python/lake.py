@@ -18,6 +18,7 @@ import re
 import select
 import struct
 import sys
+import time
 import uuid
 import zlib
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ import positions
 
 KNOWN_FEATURES = {"columnMapping", "deletionVectors", "domainMetadata", "timestampNtz"}
 DOMAIN = "tributary"
+# The least that `maintenance.retention` may be, in seconds.
+RETENTION_MIN_S = 3600
 Z85 = {c: i for i, c in enumerate("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")}
 COLUMN_ID, PHYSICAL_NAME = "delta.columnMapping.id", "delta.columnMapping.physicalName"
 MAX_ID = "delta.columnMapping.maxColumnId"
@@ -256,7 +259,11 @@ def audit(root) -> list[str]:
             return [f"the log begins at {first}, where there is no checkpoint"]
         snapshot = table.snapshot(first)
         versions = versions[1:]
-    live = {path for path, _ in table.snapshot().files}
+    # What was removed within this time, some version may still need.
+    before = time.time() - RETENTION_MIN_S
+    forgotten = [v for v in versions if (table.log / f"{v:020}.json").stat().st_mtime < before]
+    gone = {file_key(a["remove"]) for v in forgotten for a in table.commit(v) if "remove" in a}
+    gone_paths = {path for path, _ in gone}
     for version in versions:
         actions = table.commit(version)
         others = any(not a["commitInfo"].get("engineInfo", "").startswith("tributary/") for a in actions if "commitInfo" in a)
@@ -275,8 +282,7 @@ def audit(root) -> list[str]:
         for path in {p for p, _ in alive} & {p for p, _ in added}:
             report(f"{path} is added again while it is still live")
         for (path, vector), add in added.items():
-            # What no version needs that is kept may be gone.
-            if path not in live and not (table.root / path).exists():
+            if path in gone_paths and not (table.root / path).exists():
                 continue
             stats = json.loads(add.get("stats") or "{}")
             rows = pq.read_metadata(table.root / path).num_rows
@@ -286,7 +292,7 @@ def audit(root) -> list[str]:
                 report(f"{path} has a deletion vector and tightBounds that are not false")
             if os.path.getsize(table.root / path) != add["size"]:
                 report(f"{path} has a wrong size")
-            if vector and table.has_vector(add["deletionVector"]):
+            if vector and ((path, vector) not in gone or table.has_vector(add["deletionVector"])):
                 dead = table.deleted_rows(add["deletionVector"])
                 if len(dead) and dead.max() >= rows:
                     report(f"{path} has a deletion vector past its last row")
@@ -312,7 +318,7 @@ def audit(root) -> list[str]:
         # What was staged before the commit that begins to map is found by name.
         if was_mapped:
             for path in {p for p, _ in added} - {p for p, _ in before}:
-                if path not in live and not (table.root / path).exists():
+                if path in gone_paths and not (table.root / path).exists():
                     continue
                 found = field_ids(table.root / path)
                 if wrong := {n: i for n, i in mapped_names(snapshot).items() if n in found and found[n] != i}:

@@ -85,7 +85,7 @@ def actions(table: lake.Table, snapshot: lake.Snapshot, arguments) -> list[dict]
         case "delete":
             add = max(adds, key=lambda add: len(live_rows(table, add)))
             dead = set(range(pq.read_metadata(table.root / add["path"]).num_rows)) - set(live_rows(table, add).tolist())
-            dead |= set(live_rows(table, add)[:: arguments.every].tolist())
+            dead |= set(live_rows(table, add)[::3].tolist())
             stats = json.loads(add["stats"]) | {"tightBounds": False}
             changed = add | {"deletionVector": write_vector(table, dead), "stats": json.dumps(stats), "dataChange": True}
             return [remove(add, True), {"add": changed}]
@@ -123,7 +123,6 @@ def main() -> None:
     parser.add_argument("what", choices=["append", "delete", "drop-file", "optimize", "property", "unknown-feature"])
     parser.add_argument("table")
     parser.add_argument("row", nargs="*", help="append: rows as JSON; property: name=value; unknown-feature: its name")
-    parser.add_argument("--every", type=int, default=3, help="delete: every how many rows")
     arguments = parser.parse_args()
     while True:
         table = lake.Table(arguments.table)

@@ -287,15 +287,12 @@ class Verdict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("table", nargs="+", help="folder of a table and its key: FOLDER=COLUMN[,COLUMN]")
-    parser.add_argument("--reader", action="append", help="this one alone; may be repeated")
     arguments = parser.parse_args()
     readers = [Deltalake(), DeltalakeCount(), DeltalakePyarrow(), Polars(), DuckDb(), ChDb()]
     for table in arguments.table:
         folder, key = table.rsplit("=", 1)
         expected = Expected(Path(folder).absolute(), key.split(","))
         for reader in readers:
-            if arguments.reader and reader.name not in arguments.reader:
-                continue
             verdict = Verdict(expected).judge(reader)
             print(json.dumps({
                 "table": Path(folder).name, "version": expected.version, "rows": len(expected.rows),

@@ -62,3 +62,17 @@ CONF
 
 # run_unpacked DIR: the words in front of a program of DIR.
 run_unpacked() { echo "$1/usr/lib64/ld-linux-x86-64.so.2" --library-path "$1/usr/lib/x86_64-linux-gnu"; }
+
+# serve KIND VERSION: starts a server by `start` in a scratch directory and waits for the end of standard input; then
+# stops and removes it.
+serve() {
+  local kind=$1 version=$2 dir
+  mkdir -p "$CACHE/run"
+  dir=$(mktemp -d -p "$CACHE/run" "$kind.XXXXXX")
+  chmod 755 "$dir"
+  # shellcheck disable=SC2064
+  trap "stop '$dir' immediate || true; rm -rf '$dir'" EXIT
+  trap '' INT TERM PIPE # the end of standard input is the only signal: a Ctrl-C reaches the whole group
+  start "$version" "$dir"
+  cat >/dev/null
+}

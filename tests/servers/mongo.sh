@@ -211,17 +211,6 @@ stop() {
   stop_nodes $signal "$(realpath "$1")"/n*
 }
 
-serve() {
-  local version=$1 dir
-  install_server "$version"
-  dir=$(mktemp -d -p "$CACHE/run" mongo.XXXXXX)
-  # shellcheck disable=SC2064
-  trap "stop '$dir' immediate || true; rm -rf '$dir'" EXIT
-  trap '' INT TERM PIPE # the end of standard input is the only signal: a Ctrl-C reaches the whole group
-  start "$version" "$dir"
-  cat >/dev/null
-}
-
 case ${1:-} in
   install)
     install_server "${2:?version}"
@@ -234,7 +223,7 @@ case ${1:-} in
     install_server "$(cat "$dir/version")"
     run "$dir" "${3:?node}"
     wait_for "$dir" "$3" ;;
-  serve) serve "${2:?version}" ;;
+  serve) serve mongo "${2:?version}" ;;
   *)
     sed -n '2,/^set/{/^#/p}' "$0" >&2
     exit 2 ;;

@@ -125,25 +125,13 @@ stop() {
   [ "$2" = fast ] || rm -f "$dir/pid" "$dir"/sock*
 }
 
-serve() {
-  local version=$1 dir
-  install_mysqld "$version"
-  dir=$(mktemp -d -p "$CACHE/run" "$KIND.XXXXXX")
-  chmod 755 "$dir"
-  # shellcheck disable=SC2064
-  trap "stop '$dir' immediate || true; rm -rf '$dir'" EXIT
-  trap '' INT TERM PIPE # the end of standard input is the only signal: a Ctrl-C reaches the whole group
-  start "$version" "$dir"
-  cat >/dev/null
-}
-
 case ${1:-} in
   install) install_mysqld "${2:?version}" && echo "$BIN" ;;
   start) start "${2:?version}" "${3:?directory}" ;;
   stop) stop "${2:?directory}" "${3:-fast}" ;;
   follow) install_mysqld "$(cat "${2:?directory}/version")" && follow "$2" "${3:?port}" ;;
   promote) install_mysqld "$(cat "${2:?directory}/version")" && promote "$2" ;;
-  serve) serve "${2:?version}" ;;
+  serve) serve "$KIND" "${2:?version}" ;;
   *)
     sed -n '2,/^set/{/^#/p}' "$0" >&2
     exit 2 ;;

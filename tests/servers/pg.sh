@@ -111,13 +111,7 @@ case ${1:-} in
   install) install_server "${2:?version}" && echo "$BIN" ;;
   start) start "${2:?version}" "${3:?directory}" ;;
   stop) stop "${2:?directory}" "${3:-fast}" ;;
-  serve)
-    install_server "${2:?version}"
-    dir=$(mktemp -d -p "$CACHE/run" pg.XXXXXX)
-    trap 'stop "$dir" immediate || true; rm -rf "$dir"' EXIT
-    trap '' INT TERM PIPE # the end of standard input is the only signal: a Ctrl-C reaches the whole group
-    start "$2" "$dir"
-    cat >/dev/null ;;
+  serve) serve pg "${2:?version}" ;;
   *)
     sed -n '2,/^set/{/^#/p}' "$0" >&2
     exit 2 ;;

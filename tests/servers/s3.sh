@@ -123,24 +123,13 @@ stop() {
   fi
 }
 
-serve() {
-  local version=$1 dir
-  install_server "$version"
-  dir=$(mktemp -d -p "$CACHE/run" s3.XXXXXX)
-  # shellcheck disable=SC2064
-  trap "stop '$dir' immediate || true; rm -rf '$dir'" EXIT
-  trap '' INT TERM PIPE # the end of standard input is the only signal: a Ctrl-C reaches the whole group
-  start "$version" "$dir"
-  cat >/dev/null
-}
-
 case ${1:-} in
   install)
     install_server "${2:?version}"
     echo "$BIN" ;;
   start) start "${2:?version}" "${3:?directory}" ;;
   stop) stop "${2:?directory}" "${3:-fast}" ;;
-  serve) serve "${2:?version}" ;;
+  serve) serve s3 "${2:?version}" ;;
   *)
     sed -n '2,/^set/{/^#/p}' "$0" >&2
     exit 2 ;;

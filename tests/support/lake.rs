@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
@@ -23,6 +24,7 @@ pub struct TableStatus {
     pub watermark: Position,
     pub rows: Option<u64>,
     pub version: Option<u64>,
+    pub files: Option<u64>,
     pub reason: String,
 }
 
@@ -39,6 +41,7 @@ impl Status {
                     watermark: table["watermark"].as_str().map(Position::parse).unwrap_or_default(),
                     rows: table["rows"].as_u64(),
                     version: table["version"].as_u64(),
+                    files: table["files"].as_u64(),
                     reason: table["reason"].as_str().unwrap_or_default().to_owned(),
                 })
                 .collect(),
@@ -119,16 +122,39 @@ fn newest(table: &Path, action: &str) -> Option<Value> {
 
 /// The versions in which the whole content was replaced.
 pub fn replacements(table: &Path) -> Vec<u64> {
-    let is_replacement = |commit: &[Value]| {
+    versions_of(table, "REPLACE")
+}
+
+/// The versions in which files were compacted.
+pub fn compactions(table: &Path) -> Vec<u64> {
+    versions_of(table, "OPTIMIZE")
+}
+
+fn versions_of(table: &Path, operation: &str) -> Vec<u64> {
+    let is_one = |commit: &[Value]| {
         commit
             .iter()
-            .any(|action| action["commitInfo"]["operation"] == "REPLACE")
+            .any(|action| action["commitInfo"]["operation"] == operation)
     };
     (0..)
         .zip(commits(table))
-        .filter(|(_, commit)| is_replacement(commit))
+        .filter(|(_, commit)| is_one(commit))
         .map(|(version, _)| version)
         .collect()
+}
+
+/// Makes every file of a lake seem older.
+pub fn age(folder: &Path, by: Duration) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            age(&path, by);
+        } else {
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            let modified = file.metadata().unwrap().modified().unwrap_or(SystemTime::now());
+            file.set_modified(modified - by).unwrap();
+        }
+    }
 }
 
 /// An outside reader that polls a table, version by version.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use serde_json::{Value, json};
@@ -129,12 +129,7 @@ impl<'a> Case<'a> {
         bucket.endpoint = bucket.direct.clone();
         let config = self.folder.join("direct.toml");
         std::fs::write(&config, self.config(&bucket.config())).unwrap();
-        lake::Status::parse(&self.status_of(&config))
-    }
-
-    fn status_of(&self, config: &std::path::Path) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tributary"));
-        finish(command.args(["status", "--json", "--config"]).arg(config).envs(KEY))
+        lake::Status::parse(&finish(self.command_with("status", &config).arg("--json")))
     }
 }
 
@@ -172,13 +167,18 @@ impl Proxy {
 
     /// How often each rule has been applied.
     pub fn applied(&self) -> Vec<u64> {
-        let applied = self.tell(json!({"counts": true}));
-        applied
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|n| n.as_u64().unwrap())
-            .collect()
+        self.counts("applied")
+    }
+
+    /// How often the store has answered a request that each rule was for.
+    pub fn answered(&self) -> Vec<u64> {
+        self.counts("done")
+    }
+
+    fn counts(&self, which: &str) -> Vec<u64> {
+        let counts = self.tell(json!({"count": which}));
+        let counts = counts.as_array().unwrap().iter();
+        counts.map(|n| n.as_u64().unwrap()).collect()
     }
 
     fn tell(&self, command: Value) -> Value {

@@ -69,6 +69,41 @@ impl Case<'_> {
         self.verify();
     }
 
+    /// Whether the log of a table has a checkpoint.
+    pub fn is_checkpointed(&self, table: &str) -> bool {
+        self.table(table).join("_delta_log/_last_checkpoint").exists()
+    }
+
+    /// Changes `t` until its log has a checkpoint; `sql` is one change, by its number. The sidecar commits each.
+    pub fn change_until_checkpoint(&self, sql: impl Fn(u32) -> String) {
+        let mut round = 0;
+        wait_for("a checkpoint", || {
+            for _ in 0..20 {
+                round += 1;
+                self.sql(&sql(round));
+            }
+            self.is_checkpointed("t").then_some(())
+        });
+    }
+
+    /// The table `t`, with keys from 1 to 500 or more, is right with a checkpoint, by a run that goes on and by one
+    /// that reads it.
+    pub fn a_checkpoint_is_read_back(&mut self) {
+        self.max_latency = "1ms";
+        let mut sidecar = self.start();
+        self.wait_until_current(&mut sidecar);
+        self.change_until_checkpoint(|round| {
+            format!("UPDATE t SET v = {round} WHERE id = {round} % 500 + 1; DELETE FROM t WHERE id = {round} % 7 + 490")
+        });
+        self.sql("UPDATE t SET v = -1 WHERE id < 10");
+        self.wait_until_current(&mut sidecar);
+        self.compare(&[]);
+        sidecar.kill();
+        self.sql("UPDATE t SET v = -2 WHERE id < 20");
+        self.catch_up();
+        self.compare(&[]);
+    }
+
     /// Copies a table of `rows` rows to its end, killed three times at work. Returns one more than the rows that were
     /// copied before the last time.
     pub fn copy_through_kills(&mut self, table: &str, rows: u64) -> u64 {

@@ -37,3 +37,17 @@ impl Writer {
         assert!(status.success(), "the writer failed");
     }
 }
+
+impl From<Child> for Writer {
+    /// A program that writes until its standard input ends.
+    fn from(child: Child) -> Self {
+        Writer { child }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
