@@ -244,6 +244,8 @@ fn columns_that_change_follow_the_configuration(kind: Kind) {
     case.sql("ALTER TABLE people RENAME COLUMN remark TO mailing");
     case.sql("UPDATE people SET mailing = 'planted mailing' WHERE id % 2 = 0");
     let mut sidecar = case.start();
+    // It knows SIGHUP only once it runs.
+    case.wait_until_current(&mut sidecar);
     case.wait_until_equal(&mut sidecar);
     assert_equal(&case, &mut sidecar);
     sidecar.stop();

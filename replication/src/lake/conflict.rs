@@ -8,6 +8,7 @@
 //! | removed a file | drop it; staged deletes of its rows follow the rows by their keys |
 //! | enlarged a file's vector | enlarge theirs |
 //! | added rows | index them; where we have a row of that key already, theirs dies |
+//! | compacted rows of ours together with theirs of the same keys | write ours anew |
 //!
 //! So each key has one row, ours if there is any.
 
@@ -18,6 +19,7 @@ use arrow::array::ArrayRef;
 use roaring::RoaringBitmap;
 use serde_json::Value;
 
+use super::data_file::WrittenFile;
 use super::deletion_vector::Descriptor;
 use super::key_index::{IndexHome, Location};
 use super::log::LiveFile;
@@ -25,6 +27,9 @@ use super::record::TableRecord;
 use super::{DataFile, DeltaTable, UNREADABLE, data_file, undeleted};
 use crate::error::{Error, Result};
 use crate::key::Key;
+
+/// Rows that are written anew at a time.
+const KEPT_ROWS: usize = 1 << 10;
 
 /// What an entry is to us that took our version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,11 +175,23 @@ impl DeltaTable {
         }
         let mut emptied = false;
         let mut deleted_keys = HashSet::new();
-        for number in gone {
-            let staged = self.staged_deletes(number).await?;
+        // Keys that lost one row to another of ours: both are in what comes.
+        let mut kept = Vec::new();
+        for number in &gone {
+            let staged = self.staged_deletes(*number).await?;
             // A staged truncation empties whatever comes in its place.
-            emptied |= self.files[number].removed;
-            deleted_keys.extend(self.keys_at(number, &staged.iter().collect::<Vec<u32>>()).await?);
+            emptied |= self.files[*number].removed;
+            for key in self.keys_at(*number, &staged.iter().collect::<Vec<u32>>()).await? {
+                let row = self
+                    .find(key)?
+                    .filter(|row| !new.is_empty() && gone.contains(&(row.file() as usize)));
+                if deleted_keys.insert(key) {
+                    kept.extend(row.map(|row| (row, key)));
+                }
+            }
+        }
+        let kept = self.write_kept(kept).await?;
+        for number in gone {
             self.files[number] = DataFile::gone();
         }
         emptied |= self.files.iter().any(|file| file.removed && file.committed);
@@ -200,7 +217,29 @@ impl DeltaTable {
                 self.take_rows(number, &deleted_keys).await?;
             }
         }
+        if let Some((file, keys)) = kept {
+            self.add_new_versions(file, &keys)?;
+        }
         Ok(())
+    }
+
+    /// Writes rows of files that are gone to one of ours.
+    async fn write_kept(&self, mut rows: Vec<(Location, Key)>) -> Result<Option<(WrittenFile, Vec<Key>)>> {
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        rows.sort_unstable_by_key(|(row, _)| (row.file(), row.row()));
+        let mut writer = self.file_writer()?;
+        for of_file in rows.chunk_by(|(a, _), (b, _)| a.file() == b.file()) {
+            let stored = self.files[of_file[0].0.file() as usize].stored();
+            for some in of_file.chunks(KEPT_ROWS) {
+                let numbers: Vec<u32> = some.iter().map(|(row, _)| row.row()).collect();
+                let read = data_file::read_rows(&self.log, &stored, &self.read_schema, &numbers).await?;
+                writer.write(&read).await?;
+            }
+        }
+        let keys = rows.into_iter().map(|(_, key)| key).collect();
+        Ok(Some((writer.finish().await?, keys)))
     }
 
     /// Indexes a file that another writer has added. Its rows die where we have

@@ -238,7 +238,7 @@ impl DeltaTable {
     }
 
     /// Registers a staged file whose row `i` is the new version of `keys[i]`.
-    fn add_new_versions(&mut self, file: WrittenFile, keys: &[Key]) -> Result<()> {
+    pub(super) fn add_new_versions(&mut self, file: WrittenFile, keys: &[Key]) -> Result<()> {
         // In key order, look-ups and bits touch neighbouring memory.
         let mut ordered = keys.to_vec();
         ordered.sort_unstable();

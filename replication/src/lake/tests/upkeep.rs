@@ -182,9 +182,14 @@ async fn whatever_comes_between_our_commits_no_row_is_lost_or_doubled() {
                 }
             }
             table.stage(changes.batch(), &NoSource).await.expect("stage");
-            // Others' commits that ours finds in its way.
+            // Others' commits that ours finds in its way; of rows, keys that it has.
             if random(12) == 0 {
                 others += 1;
+                for _ in 0..random(3) {
+                    let ids: Vec<i64> = model.keys().copied().filter(|_| random(10) == 0).collect();
+                    folder.append(&ids, true).await;
+                    folder.optimize().await;
+                }
                 folder.optimize().await;
             }
             commit(&mut table, round + 2).await.expect("commit");
@@ -220,6 +225,45 @@ async fn whatever_comes_between_our_commits_no_row_is_lost_or_doubled() {
         compactions > 3 && others > 20,
         "{compactions} compactions, {others} others"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_others_doubled_and_then_compacted_is_ours() {
+    for staged in [false, true] {
+        let folder = Folder::new();
+        let mut table = folder.create().await;
+        table.commit("START", streaming).await.expect("start");
+        table.build_index().await.expect("index");
+        let mut model = Model::new();
+        let mut changes = Changes::default();
+        for id in 0..20 {
+            changes.upsert(&mut model, id, "v", Some("b"));
+        }
+        apply(&mut table, changes, 2).await;
+        let mut changes = Changes::default();
+        if staged {
+            changes.upsert(&mut model, 5, "newer", None);
+            changes.delete(&mut model, 6);
+        }
+        table.stage(changes.batch(), &NoSource).await.expect("stage");
+        // All before our next commit: rows of keys that are there, and of a new one,
+        // twice.
+        folder.append(&[5, 7, 100, 100], true).await;
+        folder.append(&[7, 8], true).await;
+        folder.optimize().await;
+        folder.append(&[9], true).await;
+        folder.optimize().await;
+        model.insert(100, ("other".to_owned(), "other".to_owned()));
+        commit(&mut table, 3).await.expect("commit");
+        assert_eq!(rows(&table).await, model, "staged: {staged}");
+        let mut changes = Changes::default();
+        for id in [5, 7, 8, 9, 100] {
+            changes.upsert(&mut model, id, "last", None);
+        }
+        apply(&mut table, changes, 4).await;
+        assert_eq!(rows(&table).await, model, "staged: {staged}");
+        assert_eq!(rows(&folder.reopen().await).await, model, "staged: {staged}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
