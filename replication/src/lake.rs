@@ -51,7 +51,7 @@ pub use self::compaction::{Compacted, Compaction};
 pub use self::cuts::{Added, Cut, CutLog, CutTable, Cuts, as_time, shown_time};
 pub use self::data_file::{FileWriter, WrittenFile};
 pub use self::key_index::{DAMAGED, IndexHome, KeyIndex, Live, Location};
-pub use self::log::{Commit, Log, checkpoint_is_due, creation, now_ms};
+pub use self::log::{Commit, Log, creation, now_ms};
 pub use self::read::{FileCache, Mismatch, Normal, Place, Refreshed, Seen, Unseen};
 pub use self::record::{PartProgress, PipelineRecord, SnapshotProgress, State, TableRecord};
 pub use self::requests::Request;
@@ -894,7 +894,7 @@ impl DeltaTable {
 }
 
 fn checkpoint_if_due(log: &Log, version: u64, table: &str) {
-    if !log::checkpoint_is_due(version) {
+    if !log.checkpoint_is_due(version) {
         return;
     }
     let (log, table) = (log.clone(), table.to_owned());

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::data_file::{self, FileWriter, WrittenFile};
-use super::log::{Commit, DOMAIN, Log, LogState, checkpoint_is_due, creation, now_ms};
+use super::log::{Commit, DOMAIN, Log, LogState, creation, now_ms};
 use super::shape::delta_field;
 use super::vacuum::Cleaning;
 use super::{DataFile, Lake, shown};
@@ -380,7 +380,7 @@ impl CutLog {
             Commit::Conflict => Ok(false),
             Commit::Committed => {
                 self.version = version;
-                if checkpoint_is_due(version) {
+                if self.log.checkpoint_is_due(version) {
                     self.log.checkpoint(version).await?;
                 }
                 Ok(true)

@@ -5,7 +5,7 @@
 //! conflict rules. Spec: Delta protocol, "Delta Log Entries" and "Actions".
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -67,12 +67,19 @@ impl LiveFile {
     }
 }
 
-/// Commits between two checkpoints of a log.
-const CHECKPOINT_COMMITS: u64 = 100;
+/// Versions between two checkpoints at most, and at least.
+const CHECKPOINT_VERSIONS_MAX: u64 = 100;
+const CHECKPOINT_VERSIONS_MIN: u64 = 20;
 
-/// Whether a version is one that gets a checkpoint.
-pub fn checkpoint_is_due(version: Version) -> bool {
-    version.is_multiple_of(CHECKPOINT_COMMITS)
+/// The entries since the newest checkpoint, which readers read one by one, as
+/// far as this program knows.
+#[derive(Debug, Default)]
+struct Tail {
+    entries: AtomicU64,
+    bytes: AtomicU64,
+    checkpoint_bytes: AtomicU64,
+    /// Whether a checkpoint is being written.
+    busy: AtomicBool,
 }
 
 /// Table features that this program keeps when it writes.
@@ -109,6 +116,7 @@ pub struct Log {
     /// from readers.
     log_url: Url,
     log_root: Path,
+    tail: Arc<Tail>,
 }
 
 impl Log {
@@ -129,6 +137,7 @@ impl Log {
             log_root: store::root_path(&log_url)?,
             url,
             log_url,
+            tail: Arc::default(),
         })
     }
 
@@ -227,16 +236,19 @@ impl Log {
             text.push('\n');
         }
         let path = self.entry(version);
+        let bytes = text.len() as u64;
         let payload = PutPayload::from(text);
         let mut tries = 0;
         loop {
             tries += 1;
             let put = self.store.put_opts(&path, payload.clone(), PutMode::Create.into());
             let Err(error) = put.await else {
+                self.note(bytes);
                 return Ok(Commit::Committed);
             };
             match self.read(version).await {
                 Ok(Some(entry)) if entry.iter().any(|a| a["commitInfo"]["txnId"] == id) => {
+                    self.note(bytes);
                     return Ok(Commit::Committed);
                 }
                 Ok(Some(_)) => return Ok(Commit::Conflict),
@@ -244,6 +256,21 @@ impl Log {
                 _ => return Err(store_error("cannot commit to", &self.url, error)),
             }
         }
+    }
+
+    fn note(&self, bytes: u64) {
+        self.tail.entries.fetch_add(1, Ordering::Relaxed);
+        self.tail.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether a version is to get a checkpoint: so that all checkpoints are no
+    /// larger than all entries, and readers never meet many entries.
+    pub fn checkpoint_is_due(&self, version: Version) -> bool {
+        let tail = &self.tail;
+        let enough = tail.entries.load(Ordering::Relaxed) >= CHECKPOINT_VERSIONS_MIN
+            && tail.bytes.load(Ordering::Relaxed) >= tail.checkpoint_bytes.load(Ordering::Relaxed);
+        let due = enough || version.is_multiple_of(CHECKPOINT_VERSIONS_MAX);
+        due && !tail.busy.load(Ordering::Relaxed)
     }
 
     /// The actions of one version, or `None` if it isn't there.
@@ -281,13 +308,19 @@ impl Log {
     /// each commit, that would outgrow the table, and readers have no use for it.
     pub async fn checkpoint(&self, version: Version) -> Result<()> {
         let failed = || Error::transient(format!("cannot write a checkpoint of {}", self.url));
-        let (engine, url) = (self.engine.clone(), self.log_url.clone());
-        let written = tokio::task::spawn_blocking(move || checkpoint(&engine, &url, version));
+        let (engine, url, tail) = (self.engine.clone(), self.log_url.clone(), &self.tail);
+        tail.busy.store(true, Ordering::Relaxed);
+        // One that fails is tried again as late as the next.
+        tail.entries.store(0, Ordering::Relaxed);
+        tail.bytes.store(0, Ordering::Relaxed);
+        let written = tokio::task::spawn_blocking(move || checkpoint(&engine, &url, version)).await;
+        tail.busy.store(false, Ordering::Relaxed);
         let hint = written
-            .await
             .map_err(|e| Error::bug("writing a checkpoint panicked").with_source(e))?
             .map_err(|e| failed().with_source(e))?;
         if let Some(hint) = hint {
+            let bytes = hint["sizeInBytes"].as_u64().unwrap_or_default();
+            tail.checkpoint_bytes.store(bytes, Ordering::Relaxed);
             let path = self.log_folder().join("_last_checkpoint");
             let put = self.store.put(&path, PutPayload::from(hint.to_string())).await;
             put.map_err(|e| failed().with_source(e))?;

@@ -10,7 +10,7 @@ use serde_json::json;
 use tracing::warn;
 
 use crate::error::{Error, Result};
-use crate::lake::{Commit, Log, PipelineRecord, checkpoint_is_due, creation, delta_field, now_ms};
+use crate::lake::{Commit, Log, PipelineRecord, creation, delta_field, now_ms};
 use crate::position::Position;
 
 /// How long old versions of the record are kept, in milliseconds: a day.
@@ -133,7 +133,7 @@ impl Control {
             Commit::Committed => {
                 self.version = version;
                 self.record = record;
-                if checkpoint_is_due(version) {
+                if self.log.checkpoint_is_due(version) {
                     self.log.checkpoint(version).await?;
                     if let Err(error) = self.log.trim(now_ms() - KEPT_MS).await {
                         warn!(%error, cause = error.cause(), hint = error.hint(), "cannot remove old entries of the pipeline's record");
