@@ -65,6 +65,7 @@ use self::log::LiveFile;
 use crate::batch::TxId;
 use crate::config::StoreOptions;
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::key::{Key, KeyEncoder};
 use crate::position::Position;
 use crate::schema::{TableId, TableSchema};
@@ -741,7 +742,9 @@ impl DeltaTable {
         let batch_number = self.batch_number + 1;
         let vectors = loop {
             self.write_anew().await?;
+            failpoint::reach("commit.files");
             let vectors = self.write_vectors().await?;
+            failpoint::reach("commit.vectors");
             let mut actions = self.file_actions(&vectors, true);
             if let Some(before) = &self.shape_before {
                 if before.features != self.shape.features {
@@ -759,6 +762,7 @@ impl DeltaTable {
             }
             self.absorb().await?;
         };
+        failpoint::reach("commit.put");
         self.batch_number = batch_number;
         self.shape_before = None;
         if record.state != State::Snapshotting {
@@ -866,10 +870,12 @@ impl DeltaTable {
             actions.push(self.shape.domain_action());
             actions.push(record.txn_action(batch_number));
             actions.push(record.domain_action());
+            failpoint::reach("replace.files");
             if old.log.commit(old.version + 1, "REPLACE", actions).await? == Commit::Conflict {
                 old.reload().await?;
                 continue;
             }
+            failpoint::reach("replace.put");
             let copy = std::mem::replace(&mut self.log, old.log.clone());
             self.version = old.version + 1;
             self.batch_number = batch_number;

@@ -3,6 +3,7 @@
 pub mod batch;
 pub mod config;
 pub mod error;
+pub mod failpoint;
 pub mod key;
 pub mod lake;
 pub mod metrics;

@@ -19,6 +19,7 @@ use super::data_file::{self, Stored, WrittenFile};
 use super::log::{Commit, Log};
 use super::{DataFile, DeltaTable, FileFormat, undeleted};
 use crate::error::{Error, Result};
+use crate::failpoint;
 
 /// Files of a like size that are worth becoming one.
 const FAN_IN: usize = 8;
@@ -207,7 +208,9 @@ impl DeltaTable {
             let vectors = self.write_vectors().await?;
             let mut actions = self.file_actions(&vectors, false);
             actions.push(self.record.domain_action());
+            failpoint::reach("optimize.files");
             if self.put("OPTIMIZE", actions).await? == Commit::Committed {
+                failpoint::reach("optimize.put");
                 // Before the index is saved as one that knows the file.
                 if self.indexed && !rewritten && self.files[number].live_rows() > 0 {
                     self.index_files(&[number]).await?;

@@ -25,6 +25,7 @@ use super::shape::delta_field;
 use super::vacuum::Cleaning;
 use super::{DataFile, Lake, shown};
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::position::Position;
 
 /// The record form that this program reads and writes.
@@ -269,7 +270,9 @@ impl CutLog {
             writer.write(&rows(&self.schema, &cut)?).await?;
             let file = CutFile::written(writer.finish().await?, number, number);
             let actions = vec![file.data.add_action(None, true), self.domain_action()];
+            failpoint::reach("cut.file");
             if self.commit("WRITE", actions).await? {
+                failpoint::reach("cut.put");
                 self.files.push(file);
                 self.last = Some(cut);
                 return Ok(Added::Cut {

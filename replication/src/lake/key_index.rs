@@ -47,6 +47,7 @@ use self::manifest::{FileEntry, RunEntry};
 use self::merge::{Merged, merge};
 use self::run::{Fault, Probe, Run, RunWriter};
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::key::Key;
 
 /// Entries the map holds before it becomes a run: as many as fit 64k buckets,
@@ -548,6 +549,7 @@ impl KeyIndex {
         let work = move || {
             let written = manifest.encode().and_then(|bytes| {
                 runs.iter().try_for_each(|run| run.sync())?;
+                failpoint::reach("index.runs");
                 manifest::write(&folder, &bytes)
             });
             match written {

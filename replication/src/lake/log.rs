@@ -26,6 +26,7 @@ use uuid::Uuid;
 use super::deletion_vector::{self, Descriptor};
 use super::{shown, store};
 use crate::error::{Error, Result};
+use crate::failpoint;
 
 type KernelEngine = DefaultEngine<TokioMultiThreadExecutor>;
 
@@ -318,6 +319,7 @@ impl Log {
         let hint = written
             .map_err(|e| Error::bug("writing a checkpoint panicked").with_source(e))?
             .map_err(|e| failed().with_source(e))?;
+        failpoint::reach("checkpoint.file");
         if let Some(hint) = hint {
             let bytes = hint["sizeInBytes"].as_u64().unwrap_or_default();
             tail.checkpoint_bytes.store(bytes, Ordering::Relaxed);

@@ -18,6 +18,7 @@ use super::deletion_vector::Descriptor;
 use super::log::{Log, store_error};
 use super::{DeltaTable, store};
 use crate::error::Result;
+use crate::failpoint;
 
 /// Objects removed at a time.
 const REMOVALS: usize = 16;
@@ -218,6 +219,7 @@ impl Cleaning {
     pub async fn run(self, cutoff_ms: i64) -> Result<Cleaned> {
         let entries = self.log.log_files().await?;
         let (files, bytes) = self.log.remove_unused(&self.needed, &entries, cutoff_ms).await?;
+        failpoint::reach("clean.files");
         let log_entries = self.log.trim_of(entries, cutoff_ms).await?;
         Ok(Cleaned {
             log_entries,

@@ -31,6 +31,7 @@ use super::writer::{Command, Durable};
 use crate::batch::ChangeBatch;
 use crate::config::{Config, OnGap};
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::key::KeyEncoder;
 use crate::lake::{DeltaTable, FileFormat, Lake, Request, Shape, SnapshotProgress, State};
 use crate::metrics::Metrics;
@@ -330,6 +331,7 @@ impl<S: Source> Apply<S> {
                     confirmed = target.clone();
                 }
                 let ask = self.wants_position(&waiting);
+                failpoint::reach("confirm");
                 self.stream.confirm(&confirmed, ask).await?;
                 last_status = Instant::now();
                 answer = false;

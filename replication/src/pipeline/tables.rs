@@ -26,6 +26,7 @@ use super::watch::Seen;
 use super::writer::{Command, Writer};
 use crate::config::{Merge, OnGap};
 use crate::error::{Class, Error, Result};
+use crate::failpoint;
 use crate::lake::{DeltaTable, Lake, Opened, Shape, State, TableRecord, table_path};
 use crate::position::Position;
 use crate::schema::TableId;
@@ -264,6 +265,7 @@ impl<S: Source> Apply<S> {
                 record.epoch = epoch;
             })
             .await?;
+        failpoint::reach("copy.marked");
         if let Some(old) = old {
             self.lake.indexes().forget(old.log.log_url());
             old.discard().await;
@@ -275,6 +277,7 @@ impl<S: Source> Apply<S> {
         let shape = opened.shape.replacing(table.schema(), &table.origin());
         let log = self.lake.copy(&table_path(table.id()), &copy)?;
         let mut lake_table = DeltaTable::create(log, table.schema().clone(), shape, record).await?;
+        failpoint::reach("copy.created");
         lake_table.open_index(self.lake.indexes()).await?;
         self.follow(Arc::new(table), lake_table.replacing(opened), place)
     }
