@@ -17,6 +17,8 @@ mod connection;
 mod cuts;
 /// Deletion vectors stay whole from commit to commit, and no batch is applied twice.
 mod deletion_vectors;
+/// The change data feed of tables, folded and read by others.
+mod feed;
 /// Rows are found by whatever identifies them; values stored out of line; key changes; truncation.
 mod identity;
 /// The key index on the local disk: kept, lost, damaged and out of date.

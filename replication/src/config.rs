@@ -884,6 +884,31 @@ mod tests {
     }
 
     #[test]
+    fn a_feed_is_for_all_tables_or_for_some() {
+        let table = "[[table]]\nmatch = \"public.a*\"\nchange_data_feed";
+        let lake = "[source]\nurl = \"postgres://db\"\n[lake]\nurl = \"./lake\"";
+        for (text, env, expected) in [
+            (lake.to_owned(), None, [false, false]),
+            (format!("{lake}\nchange_data_feed = true"), None, [true, true]),
+            (lake.to_owned(), Some("true"), [true, true]),
+            (format!("{lake}\n{table} = true"), None, [true, false]),
+            (
+                format!("{lake}\nchange_data_feed = true\n{table} = false"),
+                None,
+                [false, true],
+            ),
+        ] {
+            let set = |name: &str| (name == "TRIBUTARY_LAKE_CHANGE_DATA_FEED").then(|| env.map(str::to_owned));
+            let config = Config::parse(&text, |name| set(name).flatten()).expect("config");
+            let has = |name| config.table(&TableId::new("public", name)).change_data_feed;
+            assert_eq!([has("accounts"), has("b")], expected, "{text}");
+            let other = Config::parse(lake, |_| None).expect("config");
+            assert_eq!(config.needs_restart(&other), expected != [false, false], "{text}");
+        }
+        assert!(parse(&format!("{lake}\n{table} = \"maybe\"")).is_err());
+    }
+
+    #[test]
     fn cuts_can_be_turned_off() {
         let config = parse(MINIMAL).expect("minimal");
         assert_eq!(config.cuts.interval, Some(Duration::from_secs(10)));

@@ -18,7 +18,9 @@
 //!
 //! A version in which no row dies has no file of its own, nor has one that
 //! empties the table: readers take its adds for inserts, its removes for
-//! deletes. Spec: Delta protocol, "Add CDC File" and "Change Data Files".
+//! deletes. Where such a file has a deletion vector, `deltalake` 1.6.6 takes
+//! the dead rows instead, so then there is one. Spec: Delta protocol, "Add CDC
+//! File" and "Change Data Files".
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -128,8 +130,7 @@ impl DeltaTable {
         }
         let dead = by_file(&self.files, DataFile::dead);
         let born = by_file(&self.files, DataFile::born);
-        let truncated = dead.keys().all(|number| self.files[*number].removed);
-        if dead.is_empty() || (born.is_empty() && truncated) {
+        if self.told_by_files(&dead, &born) {
             return Ok(Vec::new());
         }
         let mut feed = Feed::create(self)?;
@@ -163,6 +164,25 @@ impl DeltaTable {
             }
         }
         Ok(vec![feed.finish().await?])
+    }
+
+    /// Whether the files that come and go say it all: either none goes, or
+    /// the table is emptied. Not every reader of a feed then honours a vector.
+    fn told_by_files(&self, dead: &Rows, born: &Rows) -> bool {
+        let emptied = || {
+            let mut gone = dead.keys().map(|number| &self.files[*number]);
+            gone.all(|file| file.removed && file.vector.is_none())
+        };
+        // Without vectors, a file with dead rows is written anew before it comes.
+        let whole = || {
+            let mut come = born.keys().map(|number| &self.files[*number]);
+            !self.shape.has_vectors() || come.all(|file| file.deleted.is_empty())
+        };
+        match (dead.is_empty(), born.is_empty()) {
+            (true, _) => whole(),
+            (false, true) => emptied(),
+            (false, false) => false,
+        }
     }
 
     /// Reads rows of files, with all columns, a slice at a time.
@@ -211,9 +231,7 @@ impl Feed {
         let kind = Field::new(CHANGE_TYPE, DataType::Utf8, true);
         let with_kind = |schema: &Schema| {
             let fields = schema.fields().iter().cloned();
-            Arc::new(Schema::new(
-                fields.chain([Arc::new(kind.clone())]).collect::<Vec<_>>(),
-            ))
+            Arc::new(Schema::new(fields.chain([Arc::new(kind.clone())]).collect::<Vec<_>>()))
         };
         let name = format!("{FOLDER}/cdc");
         Ok(Self {
