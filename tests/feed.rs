@@ -87,7 +87,10 @@ fn a_feed_folds_to_its_table_through_kills(kind: Kind) {
 #[test]
 fn a_feed_is_turned_on_and_off_at_the_start() {
     let mut case = Case::new(Server::shared(POSTGRES), "feed_on_off");
-    case.sql("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 100) i");
+    case.sql(
+        "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 100) i;
+         CREATE TABLE copied (id int PRIMARY KEY, v int); INSERT INTO copied SELECT id, v FROM t",
+    );
     let change = |case: &Case, round: u32| {
         case.sql(&format!(
             "UPDATE t SET v = {round} WHERE id % 7 = {round}; DELETE FROM t WHERE id = 50 + {round}; INSERT INTO t VALUES (1000 + {round}, 0)"
@@ -107,17 +110,21 @@ fn a_feed_is_turned_on_and_off_at_the_start() {
     // New columns, and names.
     case.sql("ALTER TABLE t ADD w int; ALTER TABLE t RENAME v TO u; UPDATE t SET u = 9, w = 9 WHERE id = 5");
     case.catch_up();
-    case.sql("UPDATE t SET w = 10 WHERE id < 10; DELETE FROM t WHERE id = 20");
+    case.sql("UPDATE t SET w = 10 WHERE id < 10; DELETE FROM t WHERE id = 20; DELETE FROM copied WHERE id = 20");
     case.catch_up();
     folded(&case, &["t"]);
     // A new copy, with deletion vectors before and after.
-    let copied = finish(&mut case.snapshot(&["public.t"]));
+    let copied = finish(&mut case.snapshot(&["public.t", "public.copied"]));
     assert!(copied.status.success());
     case.sql("UPDATE t SET w = 11 WHERE id < 10");
     case.catch_up();
     assert_eq!(replacements(&case.table("t")).len(), 1);
     let told = folded(&case, &["t"]).remove(0);
     assert!(told["kinds"]["delete"].as_u64() >= Some(90), "{told}");
+    // One reader takes the dead rows of a file that goes.
+    let told = folded(&case, &["copied"]).remove(0);
+    let said = told["deltalake"].as_str().unwrap();
+    assert!(said.starts_with("wrong in 1 versions, REPLACE"), "{told}");
     case.sections.clear();
     let before = cdc_files(&case.table("t"));
     case.sql("UPDATE t SET w = 12 WHERE id < 10");
@@ -145,6 +152,37 @@ fn a_column_that_the_feeds_readers_have_is_refused() {
     case.catch_up();
     case.sql("UPDATE t SET _change_type = 'b'; INSERT INTO t VALUES (2, 'c')");
     case.catch_up();
+    let told = folded(&case, &["t"]).remove(0);
+    assert_eq!(
+        (&told["first"], &told["deltalake"]),
+        (&json!(0), &json!("right")),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_feed_in_a_bucket_is_as_one_on_disk() {
+    let mut case = Case::in_bucket(Server::shared(POSTGRES), "feed_bucket");
+    case.max_latency = "100ms";
+    case.sections = FEED.to_owned();
+    case.sql("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 1000) i");
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    let changes = "UPDATE t SET v = {i} WHERE id % 100 = {k} % 100; DELETE FROM t WHERE id = {k}; INSERT INTO t VALUES (10000 + {i}, 0)";
+    let writer = Writer::start(&case, 1000, &[changes]);
+    for _ in 0..2 {
+        let before = cdc_files(&case.table("t"));
+        wait_for("changes that are told", || {
+            sidecar.assert_running();
+            (cdc_files(&case.table("t")) >= before + 4).then_some(())
+        });
+        sidecar.kill();
+        sidecar = case.start();
+    }
+    writer.stop();
+    case.wait_until_current(&mut sidecar);
+    sidecar.stop();
+    case.compare(&["t"]);
     let told = folded(&case, &["t"]).remove(0);
     assert_eq!(
         (&told["first"], &told["deltalake"]),
