@@ -19,6 +19,8 @@ mod cuts;
 mod deletion_vectors;
 /// A crash at each place between a write and the one that makes it count.
 mod failpoints;
+/// The change data feed of tables, folded and read by others.
+mod feed;
 /// Rows are found by whatever identifies them; values stored out of line; key changes; truncation.
 mod identity;
 /// The key index on the local disk: kept, lost, damaged and out of date.

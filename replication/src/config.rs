@@ -141,6 +141,9 @@ pub struct LakeConfig {
     /// How rows that changed go from their files.
     #[serde(default)]
     pub merge: Merge,
+    /// Whether tables tell their changes, row by row, to readers that follow them.
+    #[serde(default, deserialize_with = "boolean")]
+    pub change_data_feed: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -324,6 +327,8 @@ pub struct TableEntry {
     pub mask: Option<BTreeMap<String, String>>,
     #[serde(default)]
     pub merge: Option<Merge>,
+    #[serde(default)]
+    pub change_data_feed: Option<bool>,
 }
 
 impl TableEntry {
@@ -345,6 +350,8 @@ pub struct TableConfig {
     pub mask: BTreeMap<String, String>,
     /// How rows that changed go from their files.
     pub merge: Merge,
+    /// Whether versions tell their changes row by row.
+    pub change_data_feed: bool,
 }
 
 /// What a masked value reads if the configuration names no text.
@@ -427,7 +434,10 @@ const KEYS: &[(&str, &[&str])] = &[
             "schema",
         ],
     ),
-    ("lake", &["url", "options", "column_mapping", "merge"]),
+    (
+        "lake",
+        &["url", "options", "column_mapping", "merge", "change_data_feed"],
+    ),
     ("apply", &["max_latency", "memory"]),
     ("snapshot", &["parallelism", "max_bytes_per_s"]),
     ("maintenance", &["enabled", "threads", "retention"]),
@@ -438,13 +448,22 @@ const KEYS: &[(&str, &[&str])] = &[
 
 /// The section that there may be several of, and its keys. It has no environment variables.
 const TABLE: &str = "table";
-const TABLE_KEYS: &[&str] = &["match", "include", "exclude", "hash", "mask", "merge"];
+const TABLE_KEYS: &[&str] = &[
+    "match",
+    "include",
+    "exclude",
+    "hash",
+    "mask",
+    "merge",
+    "change_data_feed",
+];
 
 impl Config {
     /// What is set for a table: of all entries that match, each key as the last has it.
     pub fn table(&self, id: &TableId) -> TableConfig {
         let mut config = TableConfig {
             merge: self.lake.merge,
+            change_data_feed: self.lake.change_data_feed,
             ..TableConfig::default()
         };
         for entry in self.tables.iter().filter(|entry| selected(&entry.patterns, id)) {
@@ -462,6 +481,9 @@ impl Config {
             }
             if let Some(merge) = entry.merge {
                 config.merge = merge;
+            }
+            if let Some(feed) = entry.change_data_feed {
+                config.change_data_feed = feed;
             }
         }
         config
@@ -519,6 +541,7 @@ impl Config {
             || self.lake.options != new.lake.options
             || self.lake.column_mapping != new.lake.column_mapping
             || self.lake.merge != new.lake.merge
+            || self.lake.change_data_feed != new.lake.change_data_feed
             || self.apply.max_latency != new.apply.max_latency
             || self.apply.memory != new.apply.memory
             || self.maintenance.threads != new.maintenance.threads
@@ -858,6 +881,31 @@ mod tests {
         assert_eq!(config.source.url.expose(), "postgres://other/db");
         assert_eq!(config.apply.max_latency, Duration::from_millis(250));
         assert_eq!(config.source.tables, ["public.*", "!public.x"]);
+    }
+
+    #[test]
+    fn a_feed_is_for_all_tables_or_for_some() {
+        let table = "[[table]]\nmatch = \"public.a*\"\nchange_data_feed";
+        let lake = "[source]\nurl = \"postgres://db\"\n[lake]\nurl = \"./lake\"";
+        for (text, env, expected) in [
+            (lake.to_owned(), None, [false, false]),
+            (format!("{lake}\nchange_data_feed = true"), None, [true, true]),
+            (lake.to_owned(), Some("true"), [true, true]),
+            (format!("{lake}\n{table} = true"), None, [true, false]),
+            (
+                format!("{lake}\nchange_data_feed = true\n{table} = false"),
+                None,
+                [false, true],
+            ),
+        ] {
+            let set = |name: &str| (name == "TRIBUTARY_LAKE_CHANGE_DATA_FEED").then(|| env.map(str::to_owned));
+            let config = Config::parse(&text, |name| set(name).flatten()).expect("config");
+            let has = |name| config.table(&TableId::new("public", name)).change_data_feed;
+            assert_eq!([has("accounts"), has("b")], expected, "{text}");
+            let other = Config::parse(lake, |_| None).expect("config");
+            assert_eq!(config.needs_restart(&other), expected != [false, false], "{text}");
+        }
+        assert!(parse(&format!("{lake}\n{table} = \"maybe\"")).is_err());
     }
 
     #[test]

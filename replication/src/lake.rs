@@ -21,6 +21,7 @@ mod conflict;
 mod cuts;
 mod data_file;
 mod deletion_vector;
+mod feed;
 mod indexing;
 mod key_index;
 mod log;
@@ -50,6 +51,7 @@ use url::Url;
 pub use self::compaction::{Compacted, Compaction};
 pub use self::cuts::{Added, Cut, CutLog, CutTable, Cuts, as_time, shown_time};
 pub use self::data_file::{FileWriter, WrittenFile};
+pub use self::feed::reserved_column;
 pub use self::key_index::{DAMAGED, IndexHome, KeyIndex, Live, Location};
 pub use self::log::{Commit, Log, creation, now_ms};
 pub use self::read::{FileCache, Mismatch, Normal, Place, Refreshed, Seen, Unseen};
@@ -276,6 +278,8 @@ struct DataFile {
     committed: bool,
     /// Whether `deleted` has grown since the log's vector.
     dirty: bool,
+    /// By how much it has, as far as the feed has to tell of it.
+    killed: RoaringBitmap,
     /// Whether it is to go, or gone.
     removed: bool,
 }
@@ -309,6 +313,7 @@ impl DataFile {
             deleted: file.deleted,
             committed: true,
             dirty: false,
+            killed: RoaringBitmap::new(),
             removed: false,
         })
     }
@@ -325,6 +330,7 @@ impl DataFile {
             deleted: RoaringBitmap::new(),
             committed: false,
             dirty: false,
+            killed: RoaringBitmap::new(),
             removed: true,
         }
     }
@@ -340,6 +346,7 @@ impl DataFile {
             deleted: RoaringBitmap::new(),
             committed: false,
             dirty: false,
+            killed: RoaringBitmap::new(),
             removed: false,
         }
     }
@@ -465,7 +472,11 @@ impl Opened {
             return Ok(None);
         };
         let record = TableRecord::from_log(&log, state.domain.as_deref(), pipeline)?;
-        let shape = Shape::from_log(&log, state.shape.as_deref())?;
+        let mut shape = Shape::from_log(&log, state.shape.as_deref())?;
+        if state.has_feed {
+            // Another program may have turned it on, or off.
+            shape = shape.with_feed(true).with_feed(state.feed);
+        }
         let mut files = Vec::with_capacity(state.files.len());
         for file in state.files {
             files.push(DataFile::live(&log, file).await?);
@@ -631,6 +642,7 @@ impl DeltaTable {
     pub fn evolve(&mut self, schema: Arc<TableSchema>, origin: &Origin) -> Result<()> {
         let before = self.shape.clone();
         self.shape.evolve(&schema, origin)?;
+        self.end_feed_beside(&schema);
         if self.shape != before {
             self.shape_before.get_or_insert(before);
             self.has_staged = true;
@@ -722,8 +734,11 @@ impl DeltaTable {
 
     fn kill(&mut self, location: Location) {
         if let Some(file) = self.files.get_mut(location.file() as usize) {
-            file.deleted.insert(location.row());
+            let died = file.deleted.insert(location.row());
             file.dirty = true;
+            if died && file.committed {
+                file.killed.insert(location.row());
+            }
         }
     }
 
@@ -741,11 +756,14 @@ impl DeltaTable {
         change(&mut record);
         let batch_number = self.batch_number + 1;
         let vectors = loop {
-            self.write_anew().await?;
+            // Before rows change their files.
+            let told = self.tell().await?;
+            let rewritten = self.write_anew().await?;
             failpoint::reach("commit.files");
             let vectors = self.write_vectors().await?;
             failpoint::reach("commit.vectors");
             let mut actions = self.file_actions(&vectors, true);
+            actions.extend(told);
             if let Some(before) = &self.shape_before {
                 if before.features != self.shape.features {
                     actions.push(self.shape.protocol_action());
@@ -759,6 +777,9 @@ impl DeltaTable {
             actions.push(record.domain_action());
             if self.put(operation, actions).await? == Commit::Committed {
                 break vectors;
+            }
+            if rewritten {
+                return Err(self.beside("files that were written anew"));
             }
             self.absorb().await?;
         };
@@ -821,6 +842,7 @@ impl DeltaTable {
             }
             file.committed = true;
             file.dirty = false;
+            file.killed = RoaringBitmap::new();
         }
         self.has_staged = false;
         self.save_index();

@@ -161,8 +161,10 @@ async fn check_lake<S: Source>(
     };
     let Standing { entries, gaps, .. } = Standing::read(source, slot, &lake, discovery, pipeline).await?;
     for entry in &entries {
+        let table = config.table(entry.table.id());
+        tables::feed_of(&table, &entry.table)?;
         if let Some(opened) = &entry.opened {
-            tables::merge_fits(config.table(entry.table.id()).merge, opened)?;
+            tables::merge_fits(table.merge, opened)?;
         }
     }
     let copies = entries.iter().filter_map(|entry| {

@@ -7,7 +7,7 @@ Two readers that share no code with Tributary or with each other:
 - `read_deltalake`: the `deltalake` package's SQL reader.
 
 `audit` checks the rules of the protocol that a reader may not notice.
-Spec: Delta transaction log protocol, "Actions", "Deletion Vectors", "Checkpoints", "Column Mapping".
+Spec: Delta transaction log protocol, "Actions", "Add CDC File", "Deletion Vectors", "Checkpoints", "Column Mapping".
 """
 
 import argparse
@@ -27,19 +27,22 @@ from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 from deltalake import DeltaTable, QueryBuilder
 from pyroaring import BitMap64
 
 import positions
 
-KNOWN_FEATURES = {"columnMapping", "deletionVectors", "domainMetadata", "timestampNtz"}
+KNOWN_FEATURES = {"changeDataFeed", "columnMapping", "deletionVectors", "domainMetadata", "timestampNtz"}
 DOMAIN = "tributary"
 # The least that `maintenance.retention` may be, in seconds.
 RETENTION_MIN_S = 3600
 Z85 = {c: i for i, c in enumerate("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")}
 COLUMN_ID, PHYSICAL_NAME = "delta.columnMapping.id", "delta.columnMapping.physicalName"
 MAX_ID = "delta.columnMapping.maxColumnId"
+FEED, FEED_FEATURE, CHANGE_TYPE = "delta.enableChangeDataFeed", "changeDataFeed", "_change_type"
+CHANGE_TYPES = {"insert", "delete", "update_preimage", "update_postimage"}
 DELETION_VECTOR_MAGIC = 1681511377
 PRIMITIVES = {
     "boolean": pa.bool_(), "short": pa.int16(), "integer": pa.int32(), "long": pa.int64(),
@@ -106,6 +109,22 @@ class Snapshot:
     def columns(self) -> list[dict]:
         return json.loads(self.metadata["schemaString"])["fields"]
 
+    def schema(self) -> pa.Schema:
+        return pa.schema([(f["name"], arrow_type(f["type"])) for f in self.columns()])
+
+    def logical(self, data: pa.Table) -> pa.Table:
+        """Rows of a file under the table's own columns."""
+        schema = self.schema()
+        columns = [
+            data[name].cast(kind) if name in data.column_names else pa.nulls(len(data), kind)
+            for name, kind in zip(self.physical_names(), schema.types)
+        ]
+        return pa.table(columns, schema=schema)
+
+    def has_feed(self) -> bool:
+        """Versions tell their changes row by row."""
+        return FEED_FEATURE in self.protocol.get("writerFeatures", []) and self.configuration().get(FEED) == "true"
+
     def configuration(self) -> dict:
         return self.metadata.get("configuration") or {}
 
@@ -157,22 +176,42 @@ class Table:
         return snapshot
 
     def read(self, version: int | None = None) -> pa.Table:
-        snapshot = self.snapshot(version)
+        return self.rows(self.snapshot(version))
+
+    def rows(self, snapshot: Snapshot) -> pa.Table:
         assert not snapshot.metadata["partitionColumns"], "partitioned table"
-        schema = pa.schema([(f["name"], arrow_type(f["type"])) for f in snapshot.columns()])
+        schema = snapshot.schema()
         parts = [schema.empty_table()]
         for add in snapshot.files.values():
             data = self.data(unquote(add["path"]))
-            if add.get("deletionVector"):
-                alive = np.ones(len(data), dtype=bool)
-                alive[self.deleted_rows(add["deletionVector"])] = False
-                data = data.filter(pa.array(alive))
-            columns = [
-                data[name].cast(kind) if name in data.column_names else pa.nulls(len(data), kind)
-                for name, kind in zip(snapshot.physical_names(), schema.types)
-            ]
-            parts.append(pa.table(columns, schema=schema))
+            parts.append(snapshot.logical(data.filter(self.alive(add, len(data)))))
         return pa.concat_tables(parts)
+
+    def alive(self, action: dict | None, rows: int) -> np.ndarray:
+        """Which rows of its file an add or a remove has; none if there is no action."""
+        alive = np.full(rows, action is not None)
+        if action and action.get("deletionVector"):
+            alive[self.deleted_rows(action["deletionVector"])] = False
+        return alive
+
+    def changes(self, snapshot: Snapshot) -> list[tuple[str, pa.Table]]:
+        """What the newest version of `snapshot` has changed, by kind: its change data files, or else its adds and removes."""
+        actions = self.commit(snapshot.version)
+        found = []
+        if cdc := [a["cdc"] for a in actions if "cdc" in a]:
+            for action in cdc:
+                data = self.data(unquote(action["path"]))
+                for kind in pa.compute.unique(data[CHANGE_TYPE]).to_pylist():
+                    rows = data.filter(pa.compute.equal(data[CHANGE_TYPE], kind))
+                    found.append((kind, snapshot.logical(rows)))
+            return found
+        of = {kind: {a[kind]["path"]: a[kind] for a in actions if a.get(kind, {}).get("dataChange")} for kind in ("add", "remove")}
+        for path in of["add"].keys() | of["remove"].keys():
+            data = self.data(unquote(path))
+            before, after = (self.alive(of[kind].get(path), len(data)) for kind in ("remove", "add"))
+            found.append(("delete", snapshot.logical(data.filter(before & ~after))))
+            found.append(("insert", snapshot.logical(data.filter(after & ~before))))
+        return found
 
     def data(self, path: str) -> pa.Table:
         return pq.read_table(self.root / path, partitioning=None)
@@ -298,6 +337,7 @@ def audit(root) -> list[str]:
                     report(f"{path} has a deletion vector past its last row")
                 if len(dead) == rows:
                     report(f"{path} is kept with all rows deleted")
+        fed = snapshot.has_feed()
         ids_before, replaced = mapped_columns(snapshot), not alive
         was_mapped, id_before = snapshot.is_mapped(), int(snapshot.configuration().get(MAX_ID, 0))
         snapshot.apply(actions)
@@ -324,6 +364,19 @@ def audit(root) -> list[str]:
                 if wrong := {n: i for n, i in mapped_names(snapshot).items() if n in found and found[n] != i}:
                     report(f"{path} lacks the field ids {wrong}")
         changes = any(a.get(kind, {}).get("dataChange") for a in actions for kind in ("add", "remove"))
+        for cdc in (a["cdc"] for a in actions if "cdc" in a):
+            path = table.root / unquote(cdc["path"])
+            if not (fed or snapshot.has_feed()) or not changes or cdc["dataChange"]:
+                report(f"{path.name} tells changes that the version does not have, or none are to be told")
+            if version in forgotten and not path.exists():
+                continue
+            told = pq.read_table(path, partitioning=None)
+            if told.nbytes and os.path.getsize(path) != cdc["size"]:
+                report(f"{path.name} has a wrong size")
+            if set(told[CHANGE_TYPE].to_pylist()) - CHANGE_TYPES or not len(told):
+                report(f"{path.name} has no changes, or of an unknown kind")
+            if told.column_names != snapshot.physical_names() + [CHANGE_TYPE]:
+                report(f"{path.name} has the columns {told.column_names}")
         if (added or removed) and version > 0 and not others:
             if not any(a.get("domainMetadata", {}).get("domain") == DOMAIN for a in actions):
                 report("data without a watermark")

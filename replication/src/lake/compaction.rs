@@ -198,6 +198,9 @@ impl DeltaTable {
             return Err(Error::bug("a compaction was committed beside staged changes"));
         }
         loop {
+            // Rows of another writer that doubled ours have died since.
+            let data_change = self.has_staged;
+            let told = self.tell().await?;
             let (mut file, replaced) = self.carry_over(done)?;
             for number in &replaced {
                 self.files[*number].removed = true;
@@ -206,7 +209,11 @@ impl DeltaTable {
             let number = self.place(file) as usize;
             let rewritten = self.write_anew().await?;
             let vectors = self.write_vectors().await?;
-            let mut actions = self.file_actions(&vectors, false);
+            let mut actions = self.file_actions(&vectors, data_change);
+            if data_change {
+                actions.extend(told);
+                actions.push(self.record.txn_action(self.batch_number));
+            }
             actions.push(self.record.domain_action());
             failpoint::reach("optimize.files");
             if self.put("OPTIMIZE", actions).await? == Commit::Committed {
@@ -220,10 +227,7 @@ impl DeltaTable {
             }
             if rewritten {
                 // The index knows its rows in a file that is not to be.
-                return Err(Error::transient(format!(
-                    "another writer committed to {} beside a compaction",
-                    self.record.table
-                )));
+                return Err(self.beside("a compaction"));
             }
             self.files[number] = DataFile::gone();
             for number in replaced {

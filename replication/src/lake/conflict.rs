@@ -205,8 +205,10 @@ impl DeltaTable {
             file.vector = add.deletion_vector;
             if !file.removed {
                 file.dirty = !file.deleted.is_subset(&theirs);
-                file.deleted |= theirs;
             }
+            // Their version has told of these.
+            file.killed -= &theirs;
+            file.deleted |= theirs;
         }
         for mut add in new {
             add.deleted = self.vector_rows(add.deletion_vector.as_ref()).await?;
@@ -260,6 +262,7 @@ impl DeltaTable {
             let table = &self.record.table;
             tracing::warn!(%table, rows = dead.len(), "another writer added rows whose keys the table has; they are removed");
             let file = &mut self.files[number];
+            file.killed |= &dead;
             file.deleted |= dead;
             file.dirty = true;
             self.has_staged = true;
@@ -298,6 +301,12 @@ impl DeltaTable {
             Some(vector) => Ok(self.log.vectors(vec![vector.clone()]).await?.pop().unwrap_or_default()),
             None => Ok(RoaringBitmap::new()),
         }
+    }
+
+    /// What was done can't be brought in line with another writer's commit.
+    pub(super) fn beside(&self, what: &str) -> Error {
+        let table = &self.record.table;
+        Error::transient(format!("another writer committed to {table} beside {what}"))
     }
 
     fn unfit(&self, what: &str) -> Error {

@@ -63,7 +63,12 @@ impl FileWriter {
     /// `schema` has the columns under their physical names; `key` names those
     /// that get min/max statistics.
     pub fn create(log: &Log, schema: &SchemaRef, key: &[usize]) -> Result<Self> {
-        let path = format!("part-{}.snappy.parquet", Uuid::new_v4());
+        Self::create_as("part", log, schema, key)
+    }
+
+    /// As [`FileWriter::create`], with what the file's name begins with.
+    pub fn create_as(name: &str, log: &Log, schema: &SchemaRef, key: &[usize]) -> Result<Self> {
+        let path = format!("{name}-{}.snappy.parquet", Uuid::new_v4());
         let properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
             .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))

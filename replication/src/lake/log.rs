@@ -24,7 +24,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::deletion_vector::{self, Descriptor};
-use super::{shown, store};
+use super::{feed, shown, store};
 use crate::error::{Error, Result};
 use crate::failpoint;
 
@@ -84,7 +84,13 @@ struct Tail {
 }
 
 /// Table features that this program keeps when it writes.
-pub const FEATURES: [&str; 4] = ["columnMapping", "deletionVectors", "domainMetadata", "timestampNtz"];
+pub const FEATURES: [&str; 5] = [
+    feed::FEATURE,
+    "columnMapping",
+    "deletionVectors",
+    "domainMetadata",
+    "timestampNtz",
+];
 
 /// A table at one version.
 pub struct LogState {
@@ -95,6 +101,9 @@ pub struct LogState {
     pub shape: Option<String>,
     /// The last `txn` version of an application id.
     pub txn: Option<i64>,
+    /// Whether the protocol has the change data feed, and whether it is on.
+    pub has_feed: bool,
+    pub feed: bool,
     pub files: Vec<LiveFile>,
 }
 
@@ -460,6 +469,8 @@ fn load(engine: &KernelEngine, log_url: &Url, url: &Url, app_id: &str, version: 
         ))
         .with_hint("drop the feature, or move the table's folder away and run again: the table is copied anew"));
     }
+    let has_feed = features.is_some_and(|features| features.iter().any(|f| f.as_ref() == feed::FEATURE));
+    let feed = has_feed && snapshot.table_properties().enable_change_data_feed == Some(true);
     let txn = snapshot.get_app_id_version(app_id, engine).map_err(kernel)?;
     let shape = snapshot.get_domain_metadata(SHAPE_DOMAIN, engine).map_err(kernel)?;
     let version = snapshot.version();
@@ -482,6 +493,8 @@ fn load(engine: &KernelEngine, log_url: &Url, url: &Url, app_id: &str, version: 
         domain,
         shape,
         txn,
+        has_feed,
+        feed,
         files,
     })
 }

@@ -17,6 +17,7 @@ use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::feed;
 use super::log::now_ms;
 use crate::error::{Error, Result};
 use crate::schema::{Column, LakeType, SourceType, TableSchema};
@@ -24,6 +25,8 @@ use crate::transform::Form;
 
 /// The table feature of deletion vectors.
 const VECTORS: &str = "deletionVectors";
+/// Features that are of interest to writers alone.
+const WRITERS_ONLY: [&str; 2] = ["domainMetadata", feed::FEATURE];
 
 /// One column: at the source, for readers, in files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,6 +60,9 @@ pub struct Shape {
     pub mapped: bool,
     /// Table features; they only ever grow.
     pub features: BTreeSet<String>,
+    /// Whether versions tell their changes row by row.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub feed: bool,
     pub origin: Origin,
 }
 
@@ -92,6 +98,7 @@ impl Shape {
             field_max: 0,
             mapped: false,
             features: BTreeSet::from([VECTORS.to_owned(), "domainMetadata".to_owned()]),
+            feed: false,
             origin: origin.clone(),
         };
         shape.take(schema);
@@ -102,6 +109,15 @@ impl Shape {
     /// features never go.
     pub fn without_vectors(mut self) -> Self {
         self.features.remove(VECTORS);
+        self
+    }
+
+    /// The same with a change data feed, or without.
+    pub fn with_feed(mut self, feed: bool) -> Self {
+        self.feed = feed;
+        if feed {
+            self.features.insert(feed::FEATURE.to_owned());
+        }
         self
     }
 
@@ -188,7 +204,10 @@ impl Shape {
 
     /// Whether readers are told the same of both.
     pub fn reads_like(&self, other: &Self) -> bool {
-        self.columns == other.columns && self.features == other.features && self.field_max == other.field_max
+        self.columns == other.columns
+            && self.features == other.features
+            && self.field_max == other.field_max
+            && self.feed == other.feed
     }
 
     /// Whether some column is called what another is, or was, in files. Not
@@ -255,8 +274,8 @@ impl Shape {
     }
 
     pub fn protocol_action(&self) -> Value {
-        // These are of interest to writers alone.
-        let reader: Vec<&String> = self.features.iter().filter(|f| *f != "domainMetadata").collect();
+        let for_readers = |feature: &&String| !WRITERS_ONLY.contains(&feature.as_str());
+        let reader: Vec<&String> = self.features.iter().filter(for_readers).collect();
         let mut protocol = json!({"minReaderVersion": 1, "minWriterVersion": 7, "writerFeatures": self.features});
         if !reader.is_empty() {
             protocol["minReaderVersion"] = json!(3);
@@ -269,6 +288,9 @@ impl Shape {
         let mut configuration = json!({});
         if self.has_vectors() {
             configuration["delta.enableDeletionVectors"] = json!("true");
+        }
+        if self.feed {
+            configuration[feed::PROPERTY] = json!("true");
         }
         if self.mapped {
             configuration["delta.columnMapping.mode"] = json!("name");

@@ -1,6 +1,7 @@
 //! The table against a plain map: batches, moves, unchanged cells, truncates,
 //! chunks, parts of transactions, reopening, and other writers.
 
+mod feed;
 mod index;
 mod upkeep;
 

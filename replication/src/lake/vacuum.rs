@@ -3,8 +3,9 @@
 //!
 //! A version is kept for as long as `maintenance.retention` says, counted from
 //! when the next one took its place. Of files, these stay: what the newest
-//! version has, what an entry within that time removed, and all that is younger
-//! itself, for it may be on its way to a commit. Spec: Delta protocol, "Vacuum".
+//! version has, what an entry within that time removed, the changes that a kept
+//! version tells, and all that is younger itself, for it may be on its way to a
+//! commit. Spec: Delta protocol, "Vacuum".
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,7 +17,7 @@ use url::Url;
 
 use super::deletion_vector::Descriptor;
 use super::log::{Log, store_error};
-use super::{DeltaTable, store};
+use super::{DeltaTable, feed, store};
 use crate::error::Result;
 use crate::failpoint;
 
@@ -112,16 +113,21 @@ impl Log {
             .filter(|meta| !live.contains(&meta.location))
             .map(|meta| (meta.location, meta.size))
             .collect();
-        // Versions that are kept still have what was removed since.
+        // Versions that are kept still have what was removed since, and tell
+        // their own changes.
+        let oldest = oldest_kept(entries, cutoff_ms);
         for entry in entries {
             if unused.is_empty() {
                 break;
             }
-            if entry.kind != Kind::Commit || entry.modified_ms < cutoff_ms {
+            let is_kept = oldest.is_some_and(|oldest| entry.version >= oldest);
+            if entry.kind != Kind::Commit || !is_kept {
                 continue;
             }
+            let is_young = entry.modified_ms >= cutoff_ms;
             for action in self.read(entry.version).await?.unwrap_or_default() {
-                for path in named_by(&action["remove"]) {
+                let removed = named_by(&action["remove"]).into_iter().filter(|_| is_young);
+                for path in removed.chain(named_by(&action["cdc"])) {
                     unused.remove(&self.file(&path));
                 }
             }
@@ -150,11 +156,7 @@ async fn remove(store: &dyn ObjectStore, url: &Url, paths: Vec<Path>) -> Result<
 /// The checkpoint that the oldest kept version is read from, if there is one:
 /// what is older is not needed.
 fn first_needed(files: &[LogFile], cutoff_ms: i64) -> Option<u64> {
-    let commits = || files.iter().filter(|file| file.kind == Kind::Commit);
-    let newest = commits().next_back()?.version;
-    // A version was current until the next one came.
-    let next = commits().find(|file| file.modified_ms >= cutoff_ms);
-    let oldest_kept = next.map_or(newest, |next| next.version.saturating_sub(1));
+    let oldest_kept = oldest_kept(files, cutoff_ms)?;
     files
         .iter()
         .filter(|file| file.kind == Kind::Checkpoint && file.version <= oldest_kept)
@@ -162,13 +164,25 @@ fn first_needed(files: &[LogFile], cutoff_ms: i64) -> Option<u64> {
         .next_back()
 }
 
-/// Whether a file of the folder holds rows or vectors: nothing hidden, and
-/// nothing that others may have put there.
+/// The oldest version that is kept.
+fn oldest_kept(files: &[LogFile], cutoff_ms: i64) -> Option<u64> {
+    let commits = || files.iter().filter(|file| file.kind == Kind::Commit);
+    let newest = commits().next_back()?.version;
+    // A version was current until the next one came.
+    let next = commits().find(|file| file.modified_ms >= cutoff_ms);
+    Some(next.map_or(newest, |next| next.version.saturating_sub(1)))
+}
+
+/// Whether a file of the folder holds rows, vectors or changes: nothing else
+/// that is hidden, and nothing that others may have put there.
 fn is_content(folder: &Path, path: &Path) -> bool {
-    let Some(mut parts) = path.prefix_match(folder) else {
+    let Some(parts) = path.prefix_match(folder) else {
         return false;
     };
-    let hidden = parts.any(|part| part.as_ref().starts_with(['_', '.']));
+    let hidden = |part: &str| part.starts_with(['_', '.']);
+    let hidden = parts
+        .enumerate()
+        .any(|(at, part)| hidden(part.as_ref()) && (at, part.as_ref()) != (0, feed::FOLDER));
     let kind = path.extension().is_some_and(|end| end == "parquet" || end == "bin");
     kind && !hidden
 }
@@ -298,6 +312,8 @@ mod tests {
                 "lake/public/t/_delta_log/00000000000000000010.checkpoint.parquet",
                 false,
             ),
+            ("lake/public/t/_change_data/cdc-1.snappy.parquet", true),
+            ("lake/public/t/day=1/_change_data/cdc-1.snappy.parquet", false),
             ("lake/public/t/.hidden/part-1.parquet", false),
             ("lake/public/t/notes.txt", false),
             ("lake/public/t2/part-1.parquet", false),

@@ -24,10 +24,10 @@ use super::snapshotter::{Halt, Task};
 use super::upkeep::Upkeep;
 use super::watch::Seen;
 use super::writer::{Command, Writer};
-use crate::config::{Merge, OnGap};
+use crate::config::{Merge, OnGap, TableConfig};
 use crate::error::{Class, Error, Result};
 use crate::failpoint;
-use crate::lake::{DeltaTable, Lake, Opened, Shape, State, TableRecord, table_path};
+use crate::lake::{DeltaTable, Lake, Opened, Shape, State, TableRecord, reserved_column, table_path};
 use crate::position::Position;
 use crate::schema::TableId;
 use crate::source::{
@@ -120,6 +120,18 @@ pub fn merge_fits(merge: Merge, opened: &Opened) -> Result<()> {
     )
 }
 
+/// Whether a table is to have a change data feed. Errors: it can't have one.
+pub fn feed_of(config: &TableConfig, table: &impl SourceTable) -> Result<bool> {
+    match reserved_column(table.schema()).filter(|_| config.change_data_feed) {
+        Some(column) => Err(Error::operator(format!(
+            "{} has a column {column}, so it can't have a change data feed: the feed's readers add a column of that name",
+            table.id()
+        ))
+        .with_hint("exclude or rename the column, or set change_data_feed = false for the table")),
+        None => Ok(config.change_data_feed),
+    }
+}
+
 /// What happens to a closed table once its writer has finished.
 pub enum Ending {
     /// It stays as it is, in a state that says why.
@@ -143,7 +155,7 @@ impl<S: Source> Apply<S> {
                 // The next look says what has become of it.
                 return Ok(());
             };
-            let mut shape = Shape::new(table.schema(), &table.origin());
+            let mut shape = Shape::new(table.schema(), &table.origin()).with_feed(self.feed_of(&table)?);
             if self.merge_of(table.id()) == Merge::CopyOnWrite {
                 shape = shape.without_vectors();
             }
@@ -182,6 +194,10 @@ impl<S: Source> Apply<S> {
         self.config.borrow().table(id).merge
     }
 
+    fn feed_of(&self, table: &S::Table) -> Result<bool> {
+        feed_of(&self.config.borrow().table(table.id()), table)
+    }
+
     /// The record of a table that needs no change from before now, with the
     /// table as it is now; `None` if it is gone.
     async fn new_record(&mut self, table: S::Table) -> Result<Option<(S::Table, TableRecord)>> {
@@ -198,6 +214,7 @@ impl<S: Source> Apply<S> {
         let started = Instant::now();
         let mut lake_table = DeltaTable::new(table.schema().clone(), opened);
         let indexed = lake_table.prepare(self.lake.indexes()).await?;
+        lake_table.set_feed(self.feed_of(table)?);
         let epoch = self.epoch;
         lake_table.commit("CLAIM", |record| record.epoch = epoch).await?;
         info!(table = %table.id(), rows = lake_table.rows(), indexed, watermark = %lake_table.record().watermark, index_bytes = lake_table.bytes(),
@@ -275,6 +292,7 @@ impl<S: Source> Apply<S> {
             return Ok(());
         };
         let shape = opened.shape.replacing(table.schema(), &table.origin());
+        let shape = shape.with_feed(self.feed_of(&table)?);
         let log = self.lake.copy(&table_path(table.id()), &copy)?;
         let mut lake_table = DeltaTable::create(log, table.schema().clone(), shape, record).await?;
         failpoint::reach("copy.created");

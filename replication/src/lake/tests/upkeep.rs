@@ -8,7 +8,7 @@ use super::*;
 
 impl Folder {
     /// Another program's view of the table.
-    async fn other(&self) -> DeltaTable {
+    pub(super) async fn other(&self) -> DeltaTable {
         let opened = Opened::read(self.log(), PIPELINE)
             .await
             .expect("open")
@@ -17,14 +17,14 @@ impl Folder {
     }
 
     /// What another program commits.
-    async fn commit(&self, actions: Vec<Value>) {
+    pub(super) async fn commit(&self, actions: Vec<Value>) {
         let version = self.other().await.version + 1;
         let committed = self.log().commit(version, "OTHER", actions).await.expect("commit");
         assert_eq!(committed, Commit::Committed);
     }
 
     /// Another program writes rows; which it may give no statistics.
-    async fn append(&self, ids: &[i64], stats: bool) {
+    pub(super) async fn append(&self, ids: &[i64], stats: bool) {
         let mut changes = Changes::default();
         for id in ids {
             changes.push(Op::Upsert, *id, Some("other"), Some("other"));
@@ -40,7 +40,7 @@ impl Folder {
     }
 
     /// Another program deletes some rows of one file. Returns their keys.
-    async fn delete_some(&self, seed: u64) -> Vec<i64> {
+    pub(super) async fn delete_some(&self, seed: u64) -> Vec<i64> {
         let mut table = self.other().await;
         let Some(number) = (0..table.files.len()).find(|n| table.files[*n].live_rows() > 1) else {
             return Vec::new();
@@ -64,7 +64,7 @@ impl Folder {
     }
 
     /// Another program removes a file. Returns the keys of its rows.
-    async fn remove_file(&self) -> Vec<i64> {
+    pub(super) async fn remove_file(&self) -> Vec<i64> {
         let table = self.other().await;
         let Some(file) = table.files.iter().find(|file| file.live_rows() > 0) else {
             return Vec::new();
@@ -79,7 +79,7 @@ impl Folder {
     }
 
     /// Another program compacts all small files, whatever their number.
-    async fn optimize(&self) {
+    pub(super) async fn optimize(&self) {
         let mut table = self.other().await;
         if let Some(compaction) = table.compaction() {
             let done = run(compaction).await;
@@ -104,7 +104,7 @@ impl Folder {
     }
 
     /// Makes files seem as old as they would be after `hours`.
-    fn age(&self, hours: u64) {
+    pub(super) fn age(&self, hours: u64) {
         fn age(folder: &Path, by: Duration) {
             for entry in std::fs::read_dir(folder).expect("a folder") {
                 let path = entry.expect("an entry").path();
