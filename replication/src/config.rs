@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::error::{Error, Result};
+use crate::partition::PartitionBy;
 use crate::schema::TableId;
 use crate::source::selected;
 
@@ -324,6 +325,8 @@ pub struct TableEntry {
     pub mask: Option<BTreeMap<String, String>>,
     #[serde(default)]
     pub merge: Option<Merge>,
+    #[serde(default, deserialize_with = "partitions")]
+    pub partition_by: Option<Vec<PartitionBy>>,
 }
 
 impl TableEntry {
@@ -345,6 +348,8 @@ pub struct TableConfig {
     pub mask: BTreeMap<String, String>,
     /// How rows that changed go from their files.
     pub merge: Merge,
+    /// What its files are told apart by.
+    pub partition_by: Vec<PartitionBy>,
 }
 
 /// What a masked value reads if the configuration names no text.
@@ -438,7 +443,7 @@ const KEYS: &[(&str, &[&str])] = &[
 
 /// The section that there may be several of, and its keys. It has no environment variables.
 const TABLE: &str = "table";
-const TABLE_KEYS: &[&str] = &["match", "include", "exclude", "hash", "mask", "merge"];
+const TABLE_KEYS: &[&str] = &["match", "include", "exclude", "hash", "mask", "merge", "partition_by"];
 
 impl Config {
     /// What is set for a table: of all entries that match, each key as the last has it.
@@ -462,6 +467,9 @@ impl Config {
             }
             if let Some(merge) = entry.merge {
                 config.merge = merge;
+            }
+            if let Some(partition_by) = &entry.partition_by {
+                config.partition_by.clone_from(partition_by);
             }
         }
         config
@@ -754,6 +762,12 @@ fn some_texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<S
     texts(deserializer).map(Some)
 }
 
+fn partitions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<PartitionBy>>, D::Error> {
+    let texts = texts(deserializer)?;
+    let parsed = texts.iter().map(|text| text.parse().map_err(de::Error::custom));
+    parsed.collect::<Result<_, _>>().map(Some)
+}
+
 /// Columns with the texts that take the place of their values, or columns alone.
 fn masks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BTreeMap<String, String>>, D::Error> {
     let masked = match toml::Value::deserialize(deserializer)? {
@@ -907,6 +921,11 @@ mod tests {
                 "README",
             ),
             ("[[table]]\nmatch=\"*\"\nhash=[1]", "expected a text", "README"),
+            (
+                "[[table]]\nmatch=\"*\"\npartition_by=\"day(x)\"",
+                "partition_by as date(column), hour(column), bucket(N, column) or value(column)",
+                "README",
+            ),
             (
                 "[[table]]\nmatch=\"s.t\"\nhash=\"a\"",
                 "columns of s.t are to be hashed, but there is no key",

@@ -6,6 +6,7 @@ pub mod error;
 pub mod key;
 pub mod lake;
 pub mod metrics;
+pub mod partition;
 pub mod pipeline;
 pub mod position;
 pub mod schema;

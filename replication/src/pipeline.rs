@@ -164,6 +164,8 @@ async fn check_lake<S: Source>(
         if let Some(opened) = &entry.opened {
             tables::merge_fits(config.table(entry.table.id()).merge, opened)?;
         }
+        let by = config.table(entry.table.id()).partition_by;
+        tables::partitions_fit(&by, &entry.table, entry.opened.as_ref())?;
     }
     let copies = entries.iter().filter_map(|entry| {
         let opened = entry.opened.as_ref().filter(|opened| opened.record.state.is_live())?;

@@ -167,7 +167,8 @@ fn is_content(folder: &Path, path: &Path) -> bool {
     let Some(mut parts) = path.prefix_match(folder) else {
         return false;
     };
-    let hidden = parts.any(|part| part.as_ref().starts_with(['_', '.']));
+    // A partition's folder is not, whatever its column is called.
+    let hidden = parts.any(|part| part.as_ref().starts_with(['_', '.']) && !part.as_ref().contains('='));
     let kind = path.extension().is_some_and(|end| end == "parquet" || end == "bin");
     kind && !hidden
 }
@@ -292,6 +293,7 @@ mod tests {
             ("lake/public/t/part-1.snappy.parquet", true),
             ("lake/public/t/deletion_vector_1.bin", true),
             ("lake/public/t/day=1/part-1.parquet", true),
+            ("lake/public/t/_day=%2E%2E/part-1.parquet", true),
             (
                 "lake/public/t/_delta_log/00000000000000000010.checkpoint.parquet",
                 false,
