@@ -156,7 +156,6 @@ impl FromStr for PartitionBy {
     }
 }
 
-
 /// Why a name can't be a partition column's, if so: it is part of paths, and
 /// not every reader takes escapes there.
 pub fn unfit_name(name: &str) -> Option<String> {
@@ -417,11 +416,7 @@ fn shortest(bytes: &[u8]) -> &[u8] {
 
 /// MurmurHash3, x86, 32 bits, seed 0.
 fn murmur3(bytes: &[u8]) -> u32 {
-    let mix = |word: u32| {
-        word.wrapping_mul(0xcc9e_2d51)
-            .rotate_left(15)
-            .wrapping_mul(0x1b87_3593)
-    };
+    let mix = |word: u32| word.wrapping_mul(0xcc9e_2d51).rotate_left(15).wrapping_mul(0x1b87_3593);
     let (words, rest) = bytes.as_chunks::<4>();
     let mut hash = 0_u32;
     for word in words {
@@ -468,7 +463,14 @@ mod tests {
 
     #[test]
     fn days_and_hours_are_of_the_calendar() {
-        let days = Date32Array::from(vec![Some(0), Some(17_486), Some(-1), Some(-719_162), Some(2_932_896), None]);
+        let days = Date32Array::from(vec![
+            Some(0),
+            Some(17_486),
+            Some(-1),
+            Some(-719_162),
+            Some(2_932_896),
+            None,
+        ]);
         let dates = [
             Some("1970-01-01"),
             Some("2017-11-16"),
@@ -515,9 +517,17 @@ mod tests {
         );
         // What no reader can parse.
         let far = vec![2_932_897 * DAY, -719_162 * DAY - 1, i64::MAX, i64::MIN];
-        check(Derive::Date, Arc::new(TimestampMicrosecondArray::from(far.clone())), &[None; 4]);
+        check(
+            Derive::Date,
+            Arc::new(TimestampMicrosecondArray::from(far.clone())),
+            &[None; 4],
+        );
         check(Derive::Hour, Arc::new(TimestampMicrosecondArray::from(far)), &[None; 4]);
-        check(Derive::Date, Arc::new(Date32Array::from(vec![i32::MAX, i32::MIN])), &[None; 2]);
+        check(
+            Derive::Date,
+            Arc::new(Date32Array::from(vec![i32::MAX, i32::MIN])),
+            &[None; 2],
+        );
     }
 
     /// The values of the Iceberg spec, "Appendix B: 32-bit Hash Requirements".
@@ -562,16 +572,26 @@ mod tests {
         check(bucket, text, &[Some("9"), Some("0"), None]);
         let bytes = Arc::new(BinaryArray::from_iter([Some([0, 1, 2, 3])]));
         check(Derive::Bucket(100), bytes, &[Some("41")]);
-        let decimal = Decimal128Array::from(vec![1420]).with_precision_and_scale(9, 2).expect("decimal");
+        let decimal = Decimal128Array::from(vec![1420])
+            .with_precision_and_scale(9, 2)
+            .expect("decimal");
         check(Derive::Bucket(100), Arc::new(decimal), &[Some("59")]);
-        check(Derive::Bucket(1), Arc::new(Int64Array::from(vec![i64::MIN, 7])), &[Some("0"); 2]);
+        check(
+            Derive::Bucket(1),
+            Arc::new(Int64Array::from(vec![i64::MIN, 7])),
+            &[Some("0"); 2],
+        );
     }
 
     #[test]
     fn values_are_spelled_as_the_log_has_them() {
         let value = Derive::Value;
         check(value, Arc::new(Int16Array::from(vec![-7, 0])), &[Some("-7"), Some("0")]);
-        check(value, Arc::new(BooleanArray::from(vec![Some(true), Some(false), None])), &[Some("true"), Some("false"), None]);
+        check(
+            value,
+            Arc::new(BooleanArray::from(vec![Some(true), Some(false), None])),
+            &[Some("true"), Some("false"), None],
+        );
         let long = "x".repeat(TEXT_BYTES_MAX + 1);
         let texts = vec![Some("DE"), Some(""), Some(&long[1..]), Some(&long), Some("../\0"), None];
         check(
@@ -644,7 +664,10 @@ mod tests {
             match (text.parse::<PartitionBy>(), expected) {
                 (Ok(found), Ok(expected)) => assert_eq!(found.to_string(), expected),
                 (Err(found), Err(part)) => assert!(found.contains(part) && found.contains("partition_by"), "{found}"),
-                (found, _) => assert_eq!(found.map(|by| by.to_string()), expected.map(str::to_owned).map_err(str::to_owned)),
+                (found, _) => assert_eq!(
+                    found.map(|by| by.to_string()),
+                    expected.map(str::to_owned).map_err(str::to_owned)
+                ),
             }
         }
     }

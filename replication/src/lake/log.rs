@@ -474,8 +474,14 @@ fn live_files(rows: &RecordBatch, engine: &KernelEngine, url: &Url, files: &mut 
     let stats = column("stats")?.as_string::<i32>();
     let vectors = column("deletionVector")?.as_struct();
     let constants = column("fileConstantValues")?.as_struct();
-    let partitions = constants.column_by_name("partitionValues").ok_or_else(missing)?.as_map();
-    let (names, values) = (partitions.keys().as_string::<i32>(), partitions.values().as_string::<i32>());
+    let partitions = constants
+        .column_by_name("partitionValues")
+        .ok_or_else(missing)?
+        .as_map();
+    let (names, values) = (
+        partitions.keys().as_string::<i32>(),
+        partitions.values().as_string::<i32>(),
+    );
     let partition = |row: usize| {
         let offsets = partitions.value_offsets();
         let (from, to) = match partitions.is_valid(row) {

@@ -31,7 +31,7 @@ use crate::schema::{Column, TableSchema};
 /// Arrow has them.
 const PIECE_BYTES: usize = 2 << 20;
 /// What pieces and open files may take together.
-const OPEN_BYTES: usize = 24 << 20;
+pub(super) const OPEN_BYTES: usize = 24 << 20;
 /// What an open file takes at least, with what waits for its upload.
 const FILE_BYTES: usize = 2 << 20;
 /// Partitions that a commit may write to without a word about it.
@@ -125,7 +125,9 @@ impl Shape {
             let now = before.column(own.attribute).map(|column| column.name.as_str());
             let configured = by.get(number).map(|by| by.column.as_str());
             let names = now.into_iter().chain([own.column.as_str()]).chain(configured);
-            let found = names.clone().find(|name| schema.columns.iter().any(|c| own.entry(name).names(&c.name)));
+            let found = names
+                .clone()
+                .find(|name| schema.columns.iter().any(|c| own.entry(name).names(&c.name)));
             let column = resolve(&own.entry(found.unwrap_or(&own.column)), schema)?;
             self.add_partition(own.by, column, &own.column, &own.name)?;
         }
@@ -134,8 +136,14 @@ impl Shape {
     }
 
     fn add_partition(&mut self, by: Derive, column: &Column, made_of: &str, name: &str) -> Result<()> {
-        let ty = by.of(&column.ty).ok_or_else(|| Error::bug("a partition column without a type"))?;
-        if self.partitions.iter().any(|own| own.name.to_lowercase() == name.to_lowercase()) {
+        let ty = by
+            .of(&column.ty)
+            .ok_or_else(|| Error::bug("a partition column without a type"))?;
+        if self
+            .partitions
+            .iter()
+            .any(|own| own.name.to_lowercase() == name.to_lowercase())
+        {
             return Err(Error::operator(format!("partition_by makes the column {name} twice"))
                 .with_hint("name each column once for each of date, hour, bucket and value"));
         }
@@ -177,7 +185,9 @@ impl Shape {
                     "partition_by makes a column {}, and the table has one of that name: {:?}",
                     own.name, clash.name
                 ))
-                .with_hint("rename the column at the source, leave it out with exclude, or partition by another column"));
+                .with_hint(
+                    "rename the column at the source, leave it out with exclude, or partition by another column",
+                ));
             }
         }
         Ok(())
@@ -198,7 +208,10 @@ impl Shape {
         if self.partitions.len() == by.len() && self.partitions.iter().zip(by).all(fits) {
             return Ok(());
         }
-        let entries = self.partitions.iter().map(|own| format!("{:?}", own.entry(&own.column).to_string()));
+        let entries = self
+            .partitions
+            .iter()
+            .map(|own| format!("{:?}", own.entry(&own.column).to_string()));
         let is = entries.collect::<Vec<_>>().join(", ");
         Err(
             Error::operator(format!("the lake table of {table} was made with partition_by = [{is}]"))
@@ -209,7 +222,10 @@ impl Shape {
     /// How rows of these columns are told apart.
     pub fn partitioning(&self, schema: &TableSchema) -> Partitioning {
         let place = |own: &PartitionColumn| {
-            let column = schema.columns.iter().position(|column| column.attribute == own.attribute);
+            let column = schema
+                .columns
+                .iter()
+                .position(|column| column.attribute == own.attribute);
             (own.physical.clone(), column, own.by)
         };
         Partitioning(self.partitions.iter().map(place).collect())
@@ -283,7 +299,8 @@ impl RowWriter {
         }
         for (values, members) in self.format.partitioning.split(rows)? {
             let part = self.open.entry(values.clone()).or_default();
-            part.keys.extend(members.iter().filter_map(|row| keys.get(*row as usize)));
+            part.keys
+                .extend(members.iter().filter_map(|row| keys.get(*row as usize)));
             let piece = match members.len() == rows.num_rows() {
                 true => rows.clone(),
                 false => take_record_batch(rows, &UInt32Array::from(members))
@@ -298,14 +315,23 @@ impl RowWriter {
         self.make_room().await
     }
 
+    /// What is open, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.open.values().map(Part::bytes).sum()
+    }
+
     /// Finishes the largest files until the others fit in memory.
     async fn make_room(&mut self) -> Result<()> {
-        let mut bytes: usize = self.open.values().map(Part::bytes).sum();
+        let mut bytes = self.bytes();
         // One alone holds a row group at most.
         if bytes <= OPEN_BYTES || self.open.len() == 1 {
             return Ok(());
         }
-        let mut sizes: Vec<(usize, Values)> = self.open.iter().map(|(values, part)| (part.bytes(), values.clone())).collect();
+        let mut sizes: Vec<(usize, Values)> = self
+            .open
+            .iter()
+            .map(|(values, part)| (part.bytes(), values.clone()))
+            .collect();
         sizes.sort_unstable();
         while bytes > OPEN_BYTES / 2
             && let Some((size, values)) = sizes.pop()
