@@ -262,9 +262,10 @@ fn what_cannot_be_partitioned_by_is_told(kind: Kind) {
     sidecar.reload();
     case.wait_for_state(&mut sidecar, "late", "streaming");
     sidecar.wait_for_log("a new table can't be replicated yet");
-    case.wait_until_current(&mut sidecar);
-    case.compare(&["events", "hashed", "late"]);
     assert!(!case.table("late_wrong").exists());
+    case.sql("DROP TABLE late_wrong");
+    case.wait_until_current(&mut sidecar);
+    assert_equal(&case);
     assert_eq!(column_names(&case.table("late")), ["id", "made"]);
     sidecar.stop();
 }
@@ -284,7 +285,7 @@ fn readers_open_the_files_of_a_partition_alone() {
     };
     for (table, column, value, share) in [
         ("events", "made_date", "1969-12-31", 5),
-        ("events", "region_value", "DE", 5),
+        ("events", "region_value", "DE", 4),
         ("hashed", "zoned_hour", "2001-02-03-04", 3),
         ("hashed", "id_bucket", "3", 4),
     ] {

@@ -770,8 +770,10 @@ impl<S: Source> Apply<S> {
             };
             let mut entry = Entry::read(&self.lake, *table, &self.pipeline).await?;
             if let Err(error) = self.check_new(&entry) {
-                // The others go on; it is tried again at the next look.
-                warn!(%error, hint = error.hint(), "a new table can't be replicated yet");
+                // The others go on; it is tried again at the next look, and told once.
+                if self.unfit.insert(entry.table.id().clone()) {
+                    warn!(%error, hint = error.hint(), "a new table can't be replicated yet");
+                }
                 continue;
             }
             places.insert(table_path(entry.table.id()), place.clone());
