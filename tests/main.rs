@@ -53,6 +53,8 @@ mod mysql_misuse;
 mod mysql_types;
 /// A lake in a bucket: what holds on disk holds there, through every fault of the store.
 mod object_store;
+/// Tables in partitions by columns that are made of others.
+mod partitions;
 /// Roots or leaves, some columns, some rows, generated columns: as the publication has them.
 mod publication_forms;
 /// Every outside reader sees the same rows at every age of a table.

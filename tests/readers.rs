@@ -15,20 +15,21 @@ use crate::support::writer::Writer;
 use crate::support::{Case, cache, finish, repository, succeed, text, wait_for};
 
 /// Tables with their keys.
-const TABLES: [(&str, &str); 5] = [
+const TABLES: [(&str, &str); 6] = [
     ("kinds", "id"),
     ("by_int", "id"),
     ("by_text", "region,seq"),
     ("renamed", "id"),
     ("alike", "id"),
+    ("parts", "id"),
 ];
-const SMALL: [&str; 3] = ["kinds", "renamed", "alike"];
+const SMALL: [&str; 4] = ["kinds", "renamed", "alike", "parts"];
 const RENAMED: [&str; 2] = ["renamed", "alike"];
 const ALIKE: [&str; 1] = ["alike"];
 const KINDS: [&str; 1] = ["kinds"];
 /// Those with files of several row groups.
 const LARGE: [&str; 2] = ["by_int", "by_text"];
-const ALL: [&str; 5] = ["kinds", "by_int", "by_text", "renamed", "alike"];
+const ALL: [&str; 6] = ["kinds", "by_int", "by_text", "renamed", "alike", "parts"];
 
 const DEFINITIONS: &str = "
     CREATE EXTENSION hstore;
@@ -54,7 +55,17 @@ const DEFINITIONS: &str = "
     INSERT INTO renamed SELECT i, 0, 'row ' || i, ROW('street ' || i, i)::place FROM generate_series(1, 500) i;
     CREATE TABLE alike (id int PRIMARY KEY, v int, street text, address place);
     INSERT INTO alike SELECT i, 0, 'row ' || i, ROW('street ' || i, i)::place FROM generate_series(1, 500) i;
+    CREATE TABLE parts (id int PRIMARY KEY, v int, made timestamp, region text, small int2, flag bool);
+    INSERT INTO parts SELECT i, 0, timestamp '1969-12-31 23:30' + (i % 3) * interval '1 hour', 'région ../' || i % 2, i % 2 - 1, i % 2 = 0
+        FROM generate_series(1, 497) i;
+    INSERT INTO parts (id) VALUES (498), (499), (500);
 ";
+
+/// In whose data files are no partition columns.
+const PARTITIONED: &str = "
+    [[table]]
+    match = '*.parts'
+    partition_by = ['date(made)', 'hour(made)', 'bucket(2, id)', 'value(region)', 'value(small)', 'value(flag)']";
 
 /// When something is true of a table.
 #[derive(Clone, Copy, PartialEq)]
@@ -157,7 +168,9 @@ const CHANGES: &str = "
     UPDATE by_int SET v = {i} WHERE id % 900 = {k}; DELETE FROM by_int WHERE id % 9000 = {k};
     UPDATE by_text SET v = {i} WHERE seq % 900 = {k}; UPDATE by_text SET region = 'moved' WHERE seq % 9000 = {k};
     UPDATE renamed SET w = {i} WHERE id = {k}; DELETE FROM renamed WHERE id = {k} + 200;
-    UPDATE alike SET w = {i} WHERE id = {k}; DELETE FROM alike WHERE id = {k} + 200";
+    UPDATE alike SET w = {i} WHERE id = {k}; DELETE FROM alike WHERE id = {k} + 200;
+    UPDATE parts SET v = {i}, made = timestamp '1969-12-31 23:30' + {i} % 2 * interval '1 hour' WHERE id = {k};
+    DELETE FROM parts WHERE id = {k} + 200";
 
 /// One round of [`CHANGES`].
 fn change(case: &Case, i: u32, k: u32) {
@@ -171,7 +184,7 @@ fn all() -> BTreeSet<String> {
 #[test]
 fn every_reader_sees_the_same_rows_at_every_age_of_a_table() {
     let mut case = Case::new(Server::shared(POSTGRES), "readers");
-    case.sections = "[maintenance]\nenabled = false".to_owned();
+    case.sections = format!("{PARTITIONED}\n[maintenance]\nenabled = false");
     case.max_latency = "1ms";
     case.sql(DEFINITIONS);
     case.catch_up();
@@ -192,7 +205,7 @@ fn every_reader_sees_the_same_rows_at_every_age_of_a_table() {
     assert_eq!(readers_agree(&case, "with deletion vectors"), all());
 
     // More than a tenth of the large files is dead, and the writer makes many small ones.
-    case.sections.clear();
+    case.sections = PARTITIONED.to_owned();
     let mut sidecar = case.start();
     let writer = Writer::paced(&case, 300, 5, &[CHANGES]);
     wait_for("checkpoints and compactions", || {

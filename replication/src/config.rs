@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::error::{Error, Result};
+use crate::partition::PartitionBy;
 use crate::schema::TableId;
 use crate::source::selected;
 
@@ -329,6 +330,8 @@ pub struct TableEntry {
     pub merge: Option<Merge>,
     #[serde(default)]
     pub change_data_feed: Option<bool>,
+    #[serde(default, deserialize_with = "partitions")]
+    pub partition_by: Option<Vec<PartitionBy>>,
 }
 
 impl TableEntry {
@@ -352,6 +355,8 @@ pub struct TableConfig {
     pub merge: Merge,
     /// Whether versions tell their changes row by row.
     pub change_data_feed: bool,
+    /// What its files are told apart by.
+    pub partition_by: Vec<PartitionBy>,
 }
 
 /// What a masked value reads if the configuration names no text.
@@ -455,6 +460,7 @@ const TABLE_KEYS: &[&str] = &[
     "hash",
     "mask",
     "merge",
+    "partition_by",
     "change_data_feed",
 ];
 
@@ -484,6 +490,9 @@ impl Config {
             }
             if let Some(feed) = entry.change_data_feed {
                 config.change_data_feed = feed;
+            }
+            if let Some(partition_by) = &entry.partition_by {
+                config.partition_by.clone_from(partition_by);
             }
         }
         config
@@ -777,6 +786,12 @@ fn some_texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<S
     texts(deserializer).map(Some)
 }
 
+fn partitions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<PartitionBy>>, D::Error> {
+    let texts = texts(deserializer)?;
+    let parsed = texts.iter().map(|text| text.parse().map_err(de::Error::custom));
+    parsed.collect::<Result<_, _>>().map(Some)
+}
+
 /// Columns with the texts that take the place of their values, or columns alone.
 fn masks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BTreeMap<String, String>>, D::Error> {
     let masked = match toml::Value::deserialize(deserializer)? {
@@ -955,6 +970,11 @@ mod tests {
                 "README",
             ),
             ("[[table]]\nmatch=\"*\"\nhash=[1]", "expected a text", "README"),
+            (
+                "[[table]]\nmatch=\"*\"\npartition_by=\"day(x)\"",
+                "partition_by as date(column), hour(column), bucket(N, column) or value(column)",
+                "README",
+            ),
             (
                 "[[table]]\nmatch=\"s.t\"\nhash=\"a\"",
                 "columns of s.t are to be hashed, but there is no key",

@@ -27,6 +27,7 @@ mod key_index;
 mod log;
 mod merge;
 mod net;
+mod partition;
 mod read;
 mod record;
 mod requests;
@@ -54,6 +55,7 @@ pub use self::data_file::{FileWriter, WrittenFile};
 pub use self::feed::reserved_column;
 pub use self::key_index::{DAMAGED, IndexHome, KeyIndex, Live, Location};
 pub use self::log::{Commit, Log, creation, now_ms};
+pub use self::partition::RowWriter;
 pub use self::read::{FileCache, Mismatch, Normal, Place, Refreshed, Seen, Unseen};
 pub use self::record::{PartProgress, PipelineRecord, SnapshotProgress, State, TableRecord};
 pub use self::requests::Request;
@@ -69,6 +71,7 @@ use crate::config::StoreOptions;
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::key::{Key, KeyEncoder};
+use crate::partition::{Partitioning, Values, folder};
 use crate::position::Position;
 use crate::schema::{TableId, TableSchema};
 
@@ -237,11 +240,23 @@ pub struct FileFormat {
     log: Log,
     schema: SchemaRef,
     key: Vec<usize>,
+    partitioning: Partitioning,
+    /// The folder of the table's that files go to, with what their names begin with.
+    names: (&'static str, &'static str),
 }
 
 impl FileFormat {
-    pub fn writer(&self) -> Result<FileWriter> {
-        FileWriter::create(&self.log, &self.schema, &self.key)
+    /// For rows of any partitions.
+    pub fn writer(&self) -> RowWriter {
+        RowWriter::new(self.clone())
+    }
+
+    /// For rows of one partition.
+    fn writer_of(&self, partition: &Values) -> Result<FileWriter> {
+        let (place, name) = self.names;
+        let folder = folder(self.partitioning.names(), partition);
+        let name = format!("{place}{folder}{name}");
+        FileWriter::create_in(&self.log, &name, partition, &self.schema, &self.key)
     }
 
     /// The same files for other columns.
@@ -249,6 +264,7 @@ impl FileFormat {
         Self {
             schema: shape.file_schema(schema),
             key: schema.key.clone(),
+            partitioning: shape.partitioning(schema),
             ..self
         }
     }
@@ -271,6 +287,7 @@ struct DataFile {
     modification_time: i64,
     rows: u32,
     stats: String,
+    partition: Values,
     /// As the log has it.
     vector: Option<Descriptor>,
     deleted: RoaringBitmap,
@@ -309,6 +326,7 @@ impl DataFile {
             modification_time: file.modification_time,
             rows,
             stats: file.stats.unwrap_or_default(),
+            partition: file.partition,
             vector: file.deletion_vector,
             deleted: file.deleted,
             committed: true,
@@ -326,6 +344,7 @@ impl DataFile {
             modification_time: 0,
             rows: 0,
             stats: String::new(),
+            partition: Values::default(),
             vector: None,
             deleted: RoaringBitmap::new(),
             committed: false,
@@ -342,6 +361,7 @@ impl DataFile {
             modification_time: file.modification_time,
             rows: file.rows,
             stats: file.stats,
+            partition: file.partition,
             vector: None,
             deleted: RoaringBitmap::new(),
             committed: false,
@@ -372,7 +392,7 @@ impl DataFile {
             "deletionTimestamp": now_ms(),
             "dataChange": data_change,
             "extendedFileMetadata": true,
-            "partitionValues": {},
+            "partitionValues": *self.partition,
             "size": self.size,
         });
         // Without its vector a remove names another logical file, and the old
@@ -386,7 +406,7 @@ impl DataFile {
     fn add_action(&self, vector: Option<&Descriptor>, data_change: bool) -> Value {
         let mut add = json!({
             "path": self.path,
-            "partitionValues": {},
+            "partitionValues": *self.partition,
             "size": self.size,
             "modificationTime": self.modification_time,
             "dataChange": data_change,
@@ -447,6 +467,7 @@ pub struct DeltaTable {
     has_staged: bool,
     /// Whether the index has all rows.
     indexed: bool,
+    many_partitions_told: bool,
     /// The shape as the log has it, if the staged one is another.
     shape_before: Option<Shape>,
     /// Set in a copy: the table that it replaces once it is whole.
@@ -602,6 +623,7 @@ impl DeltaTable {
             staged: Committed::default(),
             has_staged: false,
             indexed: false,
+            many_partitions_told: false,
             shape_before: None,
             replaces: None,
             record: opened.record,
@@ -687,6 +709,8 @@ impl DeltaTable {
             log: self.log.clone(),
             schema: self.file_schema.clone(),
             key: self.schema.key.clone(),
+            partitioning: self.shape.partitioning(&self.schema),
+            names: ("", "part"),
         }
     }
 
@@ -711,11 +735,6 @@ impl DeltaTable {
     pub fn bytes(&self) -> usize {
         let vectors: usize = self.files.iter().map(|f| f.deleted.serialized_size()).sum();
         self.index.bytes() + vectors
-    }
-
-    /// Starts a writer for rows of this table.
-    fn file_writer(&self) -> Result<FileWriter> {
-        self.file_format().writer()
     }
 
     fn find(&self, key: Key) -> Result<Option<Location>> {
@@ -755,6 +774,7 @@ impl DeltaTable {
         let mut record = self.record.clone();
         change(&mut record);
         let batch_number = self.batch_number + 1;
+        self.tell_many_partitions();
         let vectors = loop {
             // Before rows change their files.
             let told = self.tell().await?;

@@ -7,6 +7,7 @@ pub mod failpoint;
 pub mod key;
 pub mod lake;
 pub mod metrics;
+pub mod partition;
 pub mod pipeline;
 pub mod position;
 pub mod schema;

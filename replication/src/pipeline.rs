@@ -166,6 +166,8 @@ async fn check_lake<S: Source>(
         if let Some(opened) = &entry.opened {
             tables::merge_fits(table.merge, opened)?;
         }
+        let by = config.table(entry.table.id()).partition_by;
+        tables::partitions_fit(&by, &entry.table, entry.opened.as_ref())?;
     }
     let copies = entries.iter().filter_map(|entry| {
         let opened = entry.opened.as_ref().filter(|opened| opened.record.state.is_live())?;
@@ -278,6 +280,11 @@ async fn prepare<S: Source>(
         slot,
         gaps,
     } = Standing::read(&mut source, slot, &lake, &discovery, &identity.pipeline).await?;
+    for entry in &entries {
+        // Before anything is changed at the source.
+        let by = config.table(entry.table.id()).partition_by;
+        tables::partitions_fit(&by, &entry.table, entry.opened.as_ref())?;
+    }
     let refused = set_aside(&mut discovery, control.as_ref());
     source.require(&discovery).await?;
     discovery.refused.extend(refused);
@@ -367,6 +374,7 @@ async fn prepare<S: Source>(
         newest: None,
         look: look.clone(),
         requests: Vec::new(),
+        unfit: HashSet::new(),
         durable,
         durable_sender,
         pace: Pace::of(config.apply.max_latency),

@@ -54,7 +54,8 @@ def compare(catalog, relation, root, published=None, transforms=Transforms(), re
     """The table's rows at the source, and its differences. `published` is a list of columns and a condition; `remote`
     is where deltalake reads what `root` is a copy of."""
     oracle = lake.Table(root)
-    delta = {f["name"]: schema_shape(f["type"]) for f in oracle.snapshot().columns()}
+    snapshot = oracle.snapshot()
+    delta = {f["name"]: schema_shape(f["type"]) for f in snapshot.own_columns()}
     names, condition = published or (None, None)
     replicated = catalog.replicated(relation, names)
     columns = transforms.columns(replicated)
@@ -73,6 +74,7 @@ def compare(catalog, relation, root, published=None, transforms=Transforms(), re
     key = catalog.key(relation)
     for reader, rows in (("oracle", oracle.read()), ("deltalake", lake.read_deltalake(remote or root))):
         problems += [f"{reader}: {p}" for p in differences(expected, exact(rows, columns), key)]
+        problems += [f"{reader}: {p}" for p in lake.partition_problems(snapshot, rows)]
     return len(expected), problems
 
 

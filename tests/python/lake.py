@@ -22,6 +22,8 @@ import time
 import uuid
 import zlib
 from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -112,18 +114,31 @@ class Snapshot:
     def schema(self) -> pa.Schema:
         return pa.schema([(f["name"], arrow_type(f["type"])) for f in self.columns()])
 
-    def logical(self, data: pa.Table) -> pa.Table:
-        """Rows of a file under the table's own columns."""
-        schema = self.schema()
-        columns = [
-            data[name].cast(kind) if name in data.column_names else pa.nulls(len(data), kind)
-            for name, kind in zip(self.physical_names(), schema.types)
-        ]
+    def logical(self, data: pa.Table, action: dict) -> pa.Table:
+        """Rows of a file under the table's own columns; `action` names the file."""
+        schema, partitioned = self.schema(), self.partition_columns()
+        columns = []
+        for name, kind in zip(self.physical_names(), schema.types):
+            if name in partitioned:
+                columns.append(pa.array([partition_value(action["partitionValues"][name], kind)] * len(data), kind))
+            elif name in data.column_names:
+                columns.append(data[name].cast(kind))
+            else:
+                columns.append(pa.nulls(len(data), kind))
         return pa.table(columns, schema=schema)
 
     def has_feed(self) -> bool:
         """Versions tell their changes row by row."""
         return FEED_FEATURE in self.protocol.get("writerFeatures", []) and self.configuration().get(FEED) == "true"
+
+    def own_columns(self) -> list[dict]:
+        """Those that the source has."""
+        return [f for f in self.columns() if f["name"] not in self.metadata["partitionColumns"]]
+
+    def partition_columns(self) -> dict[str, str]:
+        """Name in `partitionValues` → name, in the order of the folders."""
+        names = {f["name"]: f["metadata"][PHYSICAL_NAME] if self.is_mapped() else f["name"] for f in self.columns()}
+        return {names[name]: name for name in self.metadata["partitionColumns"]}
 
     def configuration(self) -> dict:
         return self.metadata.get("configuration") or {}
@@ -179,12 +194,10 @@ class Table:
         return self.rows(self.snapshot(version))
 
     def rows(self, snapshot: Snapshot) -> pa.Table:
-        assert not snapshot.metadata["partitionColumns"], "partitioned table"
-        schema = snapshot.schema()
-        parts = [schema.empty_table()]
+        parts = [snapshot.schema().empty_table()]
         for add in snapshot.files.values():
             data = self.data(unquote(add["path"]))
-            parts.append(snapshot.logical(data.filter(self.alive(add, len(data)))))
+            parts.append(snapshot.logical(data.filter(self.alive(add, len(data))), add))
         return pa.concat_tables(parts)
 
     def alive(self, action: dict | None, rows: int) -> np.ndarray:
@@ -203,14 +216,15 @@ class Table:
                 data = self.data(unquote(action["path"]))
                 for kind in pa.compute.unique(data[CHANGE_TYPE]).to_pylist():
                     rows = data.filter(pa.compute.equal(data[CHANGE_TYPE], kind))
-                    found.append((kind, snapshot.logical(rows)))
+                    found.append((kind, snapshot.logical(rows, action)))
             return found
         of = {kind: {a[kind]["path"]: a[kind] for a in actions if a.get(kind, {}).get("dataChange")} for kind in ("add", "remove")}
         for path in of["add"].keys() | of["remove"].keys():
             data = self.data(unquote(path))
             before, after = (self.alive(of[kind].get(path), len(data)) for kind in ("remove", "add"))
-            found.append(("delete", snapshot.logical(data.filter(before & ~after))))
-            found.append(("insert", snapshot.logical(data.filter(after & ~before))))
+            action = of["add"].get(path) or of["remove"][path]
+            found.append(("delete", snapshot.logical(data.filter(before & ~after), action)))
+            found.append(("insert", snapshot.logical(data.filter(after & ~before), action)))
         return found
 
     def data(self, path: str) -> pa.Table:
@@ -237,6 +251,92 @@ class Table:
         rows = np.fromiter(BitMap64.deserialize(blob[4:]), dtype=np.uint64)
         assert len(rows) == descriptor["cardinality"], "deletion vector cardinality"
         return rows
+
+
+def partition_value(text: str | None, kind: pa.DataType):
+    """A value of a partition column. Spec: "Partition Value Serialization"."""
+    if text is None or text == "":
+        return None
+    if pa.types.is_date(kind):
+        return date.fromisoformat(text)
+    if pa.types.is_integer(kind):
+        return int(text)
+    if pa.types.is_boolean(kind):
+        return {"true": True, "false": False}[text]
+    assert kind == PRIMITIVES["string"], f"partition column of type {kind}"
+    return text
+
+
+def murmur3(data: bytes) -> int:
+    """MurmurHash3, x86, 32 bits, seed 0."""
+    def mixed(word):
+        word = word * 0xCC9E2D51 & 0xFFFFFFFF
+        return (word << 15 | word >> 17) * 0x1B873593 & 0xFFFFFFFF
+
+    state, whole = 0, len(data) // 4 * 4
+    for (word,) in struct.iter_unpack("<I", data[:whole]):
+        state ^= mixed(word)
+        state = ((state << 13 | state >> 19) & 0xFFFFFFFF) * 5 + 0xE6546B64 & 0xFFFFFFFF
+    state ^= mixed(int.from_bytes(data[whole:], "little")) ^ len(data)
+    state = (state ^ state >> 16) * 0x85EBCA6B & 0xFFFFFFFF
+    state = (state ^ state >> 13) * 0xC2B2AE35 & 0xFFFFFFFF
+    return state ^ state >> 16
+
+
+EPOCH = datetime(1970, 1, 1)
+
+
+def hashed_bytes(value) -> bytes:
+    """What of a value goes into a bucket's hash. Spec: Iceberg, "Appendix B"."""
+    match value:
+        case int():
+            return struct.pack("<q", value)
+        case Decimal():
+            unscaled = int(value.scaleb(-value.as_tuple().exponent))
+            size = next(n for n in range(1, 17) if -(1 << 8 * n - 1) <= unscaled < 1 << 8 * n - 1)
+            return unscaled.to_bytes(size, "big", signed=True)
+        case datetime():
+            return struct.pack("<q", (value.replace(tzinfo=None) - EPOCH) // timedelta(microseconds=1))
+        case date():
+            return struct.pack("<q", (value - EPOCH.date()).days)
+        case str():
+            return value.encode()
+    return value
+
+
+def derived(by, value):
+    """What a row's partition column has to be, by README."""
+    if value is None:
+        return None
+    match by:
+        case "date":
+            return value.date() if isinstance(value, datetime) else value
+        case "hour":
+            return f"{value.year:04}-{value.month:02}-{value.day:02}-{value.hour:02}"
+        case "value":
+            return None if isinstance(value, str) and not 0 < len(value.encode()) <= 48 else value
+    return (murmur3(hashed_bytes(value)) & 0x7FFFFFFF) % by["bucket"]
+
+
+def partition_problems(snapshot: Snapshot, rows: pa.Table) -> list[str]:
+    """Rows, as any reader sees them, whose partition columns are not what they have to be."""
+    shape, problems = json.loads(snapshot.domains["tributary.shape"]), []
+    partitions = shape.get("partitions", [])
+    if [p["name"] for p in partitions] != snapshot.metadata["partitionColumns"]:
+        problems.append(f"partitionColumns are {snapshot.metadata['partitionColumns']}")
+    for own in partitions:
+        [base] = [c["name"] for c in shape["columns"] if c["attribute"] == own["attribute"]]
+        calculate = functools.cache(functools.partial(derived_of, json.dumps(own["by"])))
+        wanted = [calculate(value) for value in rows[base].to_pylist()]
+        found = rows[own["name"]].to_pylist()
+        wrong = [(v, f, w) for v, f, w in zip(rows[base].to_pylist(), found, wanted) if f != w]
+        if wrong:
+            problems.append(f"{own['name']} is wrong in {len(wrong)} rows: (value, found, expected) {wrong[:5]}")
+    return problems
+
+
+def derived_of(by: str, value):
+    return derived(json.loads(by), value)
 
 
 def z85_decode(text: str) -> bytes:
@@ -343,6 +443,20 @@ def audit(root) -> list[str]:
         snapshot.apply(actions)
         for problem in mapping_problems(snapshot):
             report(problem)
+        for remove in (a["remove"] for a in actions if "remove" in a):
+            add = before.get(file_key(remove))
+            if add and remove.get("partitionValues") != add["partitionValues"]:
+                report(f"the remove of {remove['path']} has other partition values than its add")
+        for (path, _), add in added.items():
+            names = snapshot.partition_columns().keys()
+            if add["partitionValues"].keys() != names:
+                report(f"{path} has the partition values {add['partitionValues']}")
+            # Polars takes the values from there.
+            folders = [folder.split("=")[0] for folder in path.split("/")[:-1]]
+            if not others and folders != list(names):
+                report(f"{path} is in other folders than those of {list(names)}")
+            if names and (table.root / path).exists() and names & set(pq.read_schema(table.root / path).names):
+                report(f"{path} has partition columns in the file")
         if was_mapped and not replaced:
             ids = mapped_columns(snapshot)
             if not snapshot.is_mapped():
@@ -396,6 +510,9 @@ def audit(root) -> list[str]:
             for name in ("files", "domains", "transactions"):
                 if getattr(kept, name).keys() != getattr(snapshot, name).keys():
                     report(f"the checkpoint's {name} differ from the log's")
+            values = [{key: add["partitionValues"] for key, add in s.files.items()} for s in (kept, snapshot)]
+            if values[0] != values[1]:
+                report("the checkpoint's partition values differ from the log's")
             if kept.domains != snapshot.domains or kept.transactions != snapshot.transactions:
                 report("the checkpoint's state differs from the log's")
     return problems

@@ -233,7 +233,7 @@ def differences(source: list[tuple], table: pa.Table, snapshot: lake.Snapshot, s
     if len(expected) < len(source):
         return ["the source has an _id twice"]
     problems, seen = [], set()
-    for row in rows(table, snapshot.columns()):
+    for row in rows(table, snapshot.own_columns()):
         (_, found), wrong = from_row(row, columns)
         key = key_of(("document", found))
         if key in seen:
@@ -256,7 +256,7 @@ def differences(source: list[tuple], table: pa.Table, snapshot: lake.Snapshot, s
 def shape_problems(snapshot: lake.Snapshot) -> list[str]:
     if SHAPE not in snapshot.domains:
         return [f"no {SHAPE} in the log"]
-    columns, delta = kinds(snapshot), {f["name"]: schema_shape(f["type"]) for f in snapshot.columns()}
+    columns, delta = kinds(snapshot), {f["name"]: schema_shape(f["type"]) for f in snapshot.own_columns()}
     if list(columns) != list(delta):
         return [f"the shape has the columns {list(columns)}, the schema {list(delta)}"]
     problems = [
@@ -279,7 +279,7 @@ def compare(collection, root, strict: bool) -> tuple[int, list[str]]:
         return len(source), problems
     for reader, table in (("oracle", oracle.read()), ("deltalake", lake.read_deltalake(root))):
         found = differences(source, table, snapshot, strict)
-        problems += [f"{reader}: {p}" for p in found[:SHOWN]]
+        problems += [f"{reader}: {p}" for p in found[:SHOWN] + lake.partition_problems(snapshot, table)]
         if len(found) > SHOWN:
             problems.append(f"{reader}: {len(found)} differences in all")
     return len(source), problems

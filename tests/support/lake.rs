@@ -100,12 +100,16 @@ pub fn rows_written(commits: &[Vec<Value>]) -> u64 {
         .sum()
 }
 
-/// The columns of a table's newest version; none while there is no table.
+/// The columns of a table's newest version that the source has; none while there is no table.
 pub fn column_names(table: &Path) -> Vec<String> {
-    let schema = newest(table, "metaData").map(|metadata| metadata["schemaString"].as_str().unwrap().to_owned());
-    let schema: Value = serde_json::from_str(&schema.unwrap_or("null".to_owned())).unwrap();
+    let metadata = newest(table, "metaData").unwrap_or_default();
+    let schema: Value = serde_json::from_str(metadata["schemaString"].as_str().unwrap_or("null")).unwrap();
     let fields = schema["fields"].as_array().into_iter().flatten();
-    fields.map(|field| field["name"].as_str().unwrap().to_owned()).collect()
+    let names = fields.map(|field| field["name"].as_str().unwrap().to_owned());
+    let derived = metadata["partitionColumns"].as_array().cloned().unwrap_or_default();
+    names
+        .filter(|name| !derived.contains(&Value::from(name.as_str())))
+        .collect()
 }
 
 /// Readers need column mapping for the newest version.

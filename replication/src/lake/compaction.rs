@@ -10,6 +10,7 @@
 //! So nothing waits for it, and no load is too fast for it. Its commit changes
 //! no data (`dataChange: false`).
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::datatypes::SchemaRef;
@@ -20,6 +21,7 @@ use super::log::{Commit, Log};
 use super::{DataFile, DeltaTable, FileFormat, undeleted};
 use crate::error::{Error, Result};
 use crate::failpoint;
+use crate::partition::Values;
 
 /// Files of a like size that are worth becoming one.
 const FAN_IN: usize = 8;
@@ -60,9 +62,9 @@ impl Weight {
     }
 }
 
-/// The files that are to become one now, if there are any.
-fn choose(files: &[Weight]) -> Option<Vec<usize>> {
-    let table: u64 = files.iter().map(Weight::live_bytes).sum();
+/// The files of a partition that are to become one now, if there are any.
+/// `table` is what all of the table's have of live bytes.
+fn choose(files: &[Weight], table: u64) -> Option<Vec<usize>> {
     let full = (table / FILES_MAX).clamp(FULL_BYTES, FULL_BYTES_MAX);
     let mut worn: Vec<&Weight> = files
         .iter()
@@ -117,6 +119,7 @@ pub struct Compaction {
     format: FileFormat,
     columns: SchemaRef,
     inputs: Vec<Input>,
+    partition: Values,
 }
 
 /// The file that others have become; not committed.
@@ -129,7 +132,7 @@ impl Compaction {
     /// Reads and writes; `None` if `cancelled` came before the end. What was
     /// written then is litter.
     pub async fn run(self, cancelled: &AtomicBool) -> Result<Option<Compacted>> {
-        let mut writer = self.format.writer()?;
+        let mut writer = self.format.writer_of(&self.partition)?;
         for input in &self.inputs {
             let stored = Stored {
                 path: &input.path,
@@ -166,14 +169,22 @@ impl Compacted {
 }
 
 impl DeltaTable {
-    /// What is worth compacting now.
+    /// What is worth compacting now: of all partitions, where most files become one.
     pub fn compaction(&self) -> Option<Compaction> {
-        let files = self.files.iter().enumerate();
-        let weights: Vec<Weight> = files.filter_map(|(number, file)| Weight::of(number, file)).collect();
-        Some(self.compaction_of(&choose(&weights)?))
+        let mut partitions: BTreeMap<&Values, Vec<Weight>> = BTreeMap::new();
+        for (number, file) in self.files.iter().enumerate() {
+            if let Some(weight) = Weight::of(number, file) {
+                partitions.entry(&file.partition).or_default().push(weight);
+            }
+        }
+        let table = partitions.values().flatten().map(Weight::live_bytes).sum();
+        let chosen = partitions.values().filter_map(|files| choose(files, table));
+        Some(self.compaction_of(&chosen.max_by_key(Vec::len)?))
     }
 
+    /// Makes one file of files of one partition.
     fn compaction_of(&self, numbers: &[usize]) -> Compaction {
+        let first = numbers.first().and_then(|number| self.files.get(*number));
         let inputs = numbers.iter().filter_map(|number| {
             let file = self.files.get(*number)?;
             Some(Input {
@@ -188,6 +199,7 @@ impl DeltaTable {
             format: self.file_format(),
             columns: self.read_schema.clone(),
             inputs: inputs.collect(),
+            partition: first.map(|file| file.partition.clone()).unwrap_or_default(),
         }
     }
 
@@ -245,13 +257,15 @@ impl DeltaTable {
         }
         let touched = |file: &DataFile| !file.removed && !file.deleted.is_empty() && file.live_rows() > 0;
         let mut numbers: Vec<usize> = (0..self.files.len()).filter(|n| touched(&self.files[*n])).collect();
+        numbers.sort_by_key(|number| self.files[*number].partition.clone());
         let rewritten = !numbers.is_empty();
         while !numbers.is_empty() {
-            // Small ones become one.
+            // Small ones of a partition become one.
             let mut bytes = 0;
             let together = numbers.iter().take_while(|number| {
-                let fits = bytes < INPUT_BYTES;
-                bytes += self.files[**number].size as u64;
+                let file = &self.files[**number];
+                let fits = bytes < INPUT_BYTES && file.partition == self.files[numbers[0]].partition;
+                bytes += file.size as u64;
                 fits
             });
             let count = together.count();
@@ -309,6 +323,10 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
+    fn live(files: &[Weight]) -> u64 {
+        files.iter().map(Weight::live_bytes).sum()
+    }
+
     /// Files by bytes, rows and dead rows.
     fn check(files: &[(u64, u64, u64)], expected: Option<&[usize]>) {
         let weights: Vec<Weight> = files
@@ -321,7 +339,7 @@ mod tests {
                 dead: *dead,
             })
             .collect();
-        assert_eq!(choose(&weights).as_deref(), expected, "{files:?}");
+        assert_eq!(choose(&weights, live(&weights)).as_deref(), expected, "{files:?}");
     }
 
     #[test]
@@ -362,7 +380,7 @@ mod tests {
                 dead: 0,
             });
             written += bytes;
-            while let Some(chosen) = choose(&files) {
+            while let Some(chosen) = choose(&files, live(&files)) {
                 let taken: Vec<Weight> = files.extract_if(.., |file| chosen.contains(&file.number)).collect();
                 let bytes: u64 = taken.iter().map(|file| file.bytes).sum();
                 written += bytes;

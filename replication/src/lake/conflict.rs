@@ -219,29 +219,25 @@ impl DeltaTable {
                 self.take_rows(number, &deleted_keys).await?;
             }
         }
-        if let Some((file, keys)) = kept {
+        for (file, keys) in kept {
             self.add_new_versions(file, &keys)?;
         }
         Ok(())
     }
 
-    /// Writes rows of files that are gone to one of ours.
-    async fn write_kept(&self, mut rows: Vec<(Location, Key)>) -> Result<Option<(WrittenFile, Vec<Key>)>> {
-        if rows.is_empty() {
-            return Ok(None);
-        }
+    /// Writes rows of files that are gone to files of ours.
+    async fn write_kept(&self, mut rows: Vec<(Location, Key)>) -> Result<Vec<(WrittenFile, Vec<Key>)>> {
         rows.sort_unstable_by_key(|(row, _)| (row.file(), row.row()));
-        let mut writer = self.file_writer()?;
+        let mut writer = self.file_format().writer();
         for of_file in rows.chunk_by(|(a, _), (b, _)| a.file() == b.file()) {
             let stored = self.files[of_file[0].0.file() as usize].stored();
             for some in of_file.chunks(KEPT_ROWS) {
-                let numbers: Vec<u32> = some.iter().map(|(row, _)| row.row()).collect();
+                let (numbers, keys): (Vec<u32>, Vec<Key>) = some.iter().map(|(row, key)| (row.row(), *key)).unzip();
                 let read = data_file::read_rows(&self.log, &stored, &self.read_schema, &numbers).await?;
-                writer.write(&read).await?;
+                writer.write(&read, &keys).await?;
             }
         }
-        let keys = rows.into_iter().map(|(_, key)| key).collect();
-        Ok(Some((writer.finish().await?, keys)))
+        writer.finish().await
     }
 
     /// Indexes a file that another writer has added. Its rows die where we have

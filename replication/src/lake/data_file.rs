@@ -23,8 +23,9 @@ use uuid::Uuid;
 
 use super::log::{Log, now_ms, store_error};
 use super::store;
-use super::upload::Upload;
+use super::upload::{PART_BYTES, Upload};
 use crate::error::{Error, Result};
+use crate::partition::Values;
 
 /// Encoded bytes of an unfinished row group: what a writer holds in memory.
 const ROW_GROUP_BYTES: usize = 16 << 20;
@@ -48,6 +49,8 @@ pub struct WrittenFile {
     pub modification_time: i64,
     pub rows: u32,
     pub stats: String,
+    /// What partition its rows are of.
+    pub partition: Values,
 }
 
 /// Writes one data file, a batch at a time, holding one row group.
@@ -57,18 +60,20 @@ pub struct FileWriter {
     writer: AsyncArrowWriter<Upload>,
     schema: SchemaRef,
     stats: Stats,
+    partition: Values,
 }
 
 impl FileWriter {
     /// `schema` has the columns under their physical names; `key` names those
     /// that get min/max statistics.
     pub fn create(log: &Log, schema: &SchemaRef, key: &[usize]) -> Result<Self> {
-        Self::create_as("part", log, schema, key)
+        Self::create_in(log, "part", &Values::default(), schema, key)
     }
 
-    /// As [`FileWriter::create`], with what the file's name begins with.
-    pub fn create_as(name: &str, log: &Log, schema: &SchemaRef, key: &[usize]) -> Result<Self> {
-        let path = format!("{name}-{}.snappy.parquet", Uuid::new_v4());
+    /// A file of a partition. Its name begins with `name`, which may have folders of
+    /// the table's, as the store has them; the log has them percent-encoded.
+    pub fn create_in(log: &Log, name: &str, partition: &Values, schema: &SchemaRef, key: &[usize]) -> Result<Self> {
+        let path = format!("{}-{}.snappy.parquet", name.replace('%', "%25"), Uuid::new_v4());
         let properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
             .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
@@ -86,7 +91,13 @@ impl FileWriter {
             writer,
             schema: schema.clone(),
             stats: Stats::new(schema, key),
+            partition: partition.clone(),
         })
+    }
+
+    /// What it holds of rows that are not in the store yet, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.writer.memory_size() + self.writer.bytes_written() % PART_BYTES
     }
 
     /// Takes rows with the schema's columns, whatever they are called.
@@ -111,6 +122,7 @@ impl FileWriter {
             modification_time: now_ms(),
             rows: self.stats.rows,
             stats: self.stats.json().to_string(),
+            partition: self.partition,
         })
     }
 }

@@ -31,8 +31,9 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use roaring::RoaringBitmap;
 use serde_json::{Value, json};
 
-use super::data_file::{self, FileWriter};
-use super::{DataFile, DeltaTable, store};
+use super::data_file::{self, WrittenFile};
+use super::partition::RowWriter;
+use super::{DataFile, DeltaTable, FileFormat, store};
 use crate::error::{Error, Result};
 use crate::schema::TableSchema;
 
@@ -41,6 +42,7 @@ pub const FEATURE: &str = "changeDataFeed";
 pub const PROPERTY: &str = "delta.enableChangeDataFeed";
 /// Where change data files are, below the table's folder.
 pub const FOLDER: &str = "_change_data";
+const NAMES: (&str, &str) = ("_change_data/", "cdc");
 
 const CHANGE_TYPE: &str = "_change_type";
 /// Columns that readers of the feed add to the table's own.
@@ -133,7 +135,7 @@ impl DeltaTable {
         if self.told_by_files(&dead, &born) {
             return Ok(Vec::new());
         }
-        let mut feed = Feed::create(self)?;
+        let mut feed = Feed::create(self);
         let mut living = Rows::new();
         let mut slices = std::pin::pin!(self.slices_of(&dead));
         while let Some(slice) = slices.try_next().await? {
@@ -163,7 +165,7 @@ impl DeltaTable {
                 feed.write(&slice.batch, kinds).await?;
             }
         }
-        Ok(vec![feed.finish().await?])
+        feed.finish().await
     }
 
     /// Whether the files that come and go say it all: either none goes, or
@@ -219,25 +221,30 @@ fn by_file(files: &[DataFile], rows: impl Fn(&DataFile) -> RoaringBitmap) -> Row
     numbered.filter(|(_, rows)| !rows.is_empty()).collect()
 }
 
-/// The change data file of a version.
+/// The change data files of a version: one, or one for each partition.
 struct Feed {
-    writer: FileWriter,
+    writer: RowWriter,
     /// The table's columns and the kind of change, as batches have them.
     schema: Arc<Schema>,
 }
 
 impl Feed {
-    fn create(table: &DeltaTable) -> Result<Self> {
+    fn create(table: &DeltaTable) -> Self {
         let kind = Field::new(CHANGE_TYPE, DataType::Utf8, true);
         let with_kind = |schema: &Schema| {
             let fields = schema.fields().iter().cloned();
             Arc::new(Schema::new(fields.chain([Arc::new(kind.clone())]).collect::<Vec<_>>()))
         };
-        let name = format!("{FOLDER}/cdc");
-        Ok(Self {
-            writer: FileWriter::create_as(&name, &table.log, &with_kind(&table.file_schema), &[])?,
+        let format = FileFormat {
+            schema: with_kind(&table.file_schema),
+            key: Vec::new(),
+            names: NAMES,
+            ..table.file_format()
+        };
+        Self {
+            writer: format.writer(),
             schema: with_kind(&table.read_schema),
-        })
+        }
     }
 
     async fn write(&mut self, rows: &RecordBatch, kinds: impl Iterator<Item = &'static str>) -> Result<()> {
@@ -245,16 +252,20 @@ impl Feed {
         let columns = rows.columns().iter().cloned().chain([kinds]).collect();
         let rows = RecordBatch::try_new(self.schema.clone(), columns)
             .map_err(|e| Error::bug("changes do not fit the columns of the feed").with_source(e))?;
-        self.writer.write(&rows).await
+        self.writer.write(&rows, &[]).await
     }
 
-    async fn finish(self) -> Result<Value> {
-        let file = self.writer.finish().await?;
-        Ok(json!({"cdc": {
-            "path": file.path,
-            "partitionValues": {},
-            "size": file.size,
-            "dataChange": false,
-        }}))
+    async fn finish(self) -> Result<Vec<Value>> {
+        let files = self.writer.finish().await?.into_iter();
+        Ok(files.map(|(file, _)| cdc_action(&file)).collect())
     }
+}
+
+fn cdc_action(file: &WrittenFile) -> Value {
+    json!({"cdc": {
+        "path": file.path,
+        "partitionValues": *file.partition,
+        "size": file.size,
+        "dataChange": false,
+    }})
 }

@@ -16,7 +16,7 @@ use delta_kernel::engine::arrow_data::ArrowEngineData;
 use delta_kernel::{Engine, EngineData, KernelError, Snapshot, Version};
 use delta_kernel_default_engine::executor::tokio::TokioMultiThreadExecutor;
 use delta_kernel_default_engine::{DefaultEngine, DefaultEngineBuilder};
-use object_store::path::Path;
+use object_store::path::{Path, PathPart};
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use roaring::RoaringBitmap;
 use serde_json::{Value, json};
@@ -27,6 +27,7 @@ use super::deletion_vector::{self, Descriptor};
 use super::{feed, shown, store};
 use crate::error::{Error, Result};
 use crate::failpoint;
+use crate::partition::{self, Values};
 
 type KernelEngine = DefaultEngine<TokioMultiThreadExecutor>;
 
@@ -46,6 +47,7 @@ pub struct LiveFile {
     pub modification_time: i64,
     /// The `stats` JSON as the log has it; it goes unchanged into the next `add`.
     pub stats: Option<String>,
+    pub partition: Values,
     pub deletion_vector: Option<Descriptor>,
     pub deleted: RoaringBitmap,
 }
@@ -59,6 +61,10 @@ impl LiveFile {
             size: add["size"].as_i64()?,
             modification_time: add["modificationTime"].as_i64().unwrap_or_default(),
             stats: add["stats"].as_str().map(str::to_owned),
+            partition: {
+                let of = add["partitionValues"].as_object().into_iter().flatten();
+                partition::values(of.map(|(name, value)| (name.clone(), value.as_str().map(str::to_owned))))
+            },
             deletion_vector: match &add["deletionVector"] {
                 Value::Null => None,
                 vector => Some(serde_json::from_value(vector.clone()).ok()?),
@@ -165,10 +171,14 @@ impl Log {
     }
 
     /// The full path of a file of the table, as the log spells it: percent-encoded.
+    /// Folders of partitions have a `%` of their own.
     pub fn file(&self, relative: &str) -> Path {
         let decoded = percent_encoding::percent_decode_str(relative).decode_utf8_lossy();
         let parts = decoded.split('/').filter(|part| !part.is_empty());
-        parts.fold(self.root.clone(), |path, part| path.join(part))
+        parts.fold(self.root.clone(), |path, part| {
+            // What is no name as it is, such as `..`, is one once it is encoded.
+            path.join(PathPart::parse(part).unwrap_or_else(|_| PathPart::from(part)))
+        })
     }
 
     /// Where the files are.
@@ -499,7 +509,8 @@ fn load(engine: &KernelEngine, log_url: &Url, url: &Url, app_id: &str, version: 
     })
 }
 
-/// Reads the kernel's scan rows: path, size, modificationTime, stats, deletionVector.
+/// Reads the kernel's scan rows: path, size, modificationTime, stats, deletionVector,
+/// partitionValues.
 fn live_files(rows: &RecordBatch, engine: &KernelEngine, url: &Url, files: &mut Vec<LiveFile>) -> Result<()> {
     let missing = || Error::bug("the Delta kernel's scan rows miss a column");
     let column = |name: &str| rows.column_by_name(name).ok_or_else(missing);
@@ -510,6 +521,24 @@ fn live_files(rows: &RecordBatch, engine: &KernelEngine, url: &Url, files: &mut 
     let times = column("modificationTime")?.as_primitive::<Int64Type>();
     let stats = column("stats")?.as_string::<i32>();
     let vectors = column("deletionVector")?.as_struct();
+    let constants = column("fileConstantValues")?.as_struct();
+    let partitions = constants
+        .column_by_name("partitionValues")
+        .ok_or_else(missing)?
+        .as_map();
+    let (names, values) = (
+        partitions.keys().as_string::<i32>(),
+        partitions.values().as_string::<i32>(),
+    );
+    let partition = |row: usize| {
+        let offsets = partitions.value_offsets();
+        let (from, to) = match partitions.is_valid(row) {
+            true => (offsets[row] as usize, offsets[row + 1] as usize),
+            false => (0, 0),
+        };
+        let value = |at: usize| values.is_valid(at).then(|| values.value(at).to_owned());
+        partition::values((from..to).map(|at| (names.value(at).to_owned(), value(at))))
+    };
     let part = |name: &str| vectors.column_by_name(name).ok_or_else(missing);
     let (kinds, dv_paths) = (
         part("storageType")?.as_string::<i32>(),
@@ -537,6 +566,7 @@ fn live_files(rows: &RecordBatch, engine: &KernelEngine, url: &Url, files: &mut 
             size: sizes.value(row),
             modification_time: times.value(row),
             stats: stats.is_valid(row).then(|| stats.value(row).to_owned()),
+            partition: partition(row),
             deletion_vector: descriptor,
             deleted,
         });

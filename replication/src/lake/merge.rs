@@ -141,11 +141,10 @@ impl DeltaTable {
         if plain.is_empty() && patches.is_empty() && changed.is_empty() {
             return Ok(None);
         }
-        let mut writer = self.file_writer()?;
-        let mut written = Vec::with_capacity(plain.len() + patches.len() + changed.len());
+        let mut writer = self.file_format().writer();
         for rows in plain.chunks(WRITE_ROWS) {
-            writer.write(&pick(&batch.rows, rows)?).await?;
-            written.extend(rows.iter().map(|row| keys[*row as usize]));
+            let own: Vec<Key> = rows.iter().map(|row| keys[*row as usize]).collect();
+            writer.write(&pick(&batch.rows, rows)?, &own).await?;
         }
         let mut high: Option<Position> = None;
         let cells = self
@@ -168,16 +167,14 @@ impl DeltaTable {
             if let Some(left) = left {
                 slices.push_front(left);
             }
-            writer.write(&patched.rows).await?;
-            written.extend_from_slice(&patched.keys);
+            writer.write(&patched.rows, &patched.keys).await?;
             if let Some(position) = patched.high {
                 self.provisional
                     .extend(patched.provisional.iter().map(|key| (*key, position.clone())));
                 high = Some(high.filter(|h| h.covers(&position)).unwrap_or(position));
             }
         }
-        if !written.is_empty() {
-            let file = writer.finish().await?;
+        for (file, written) in writer.finish().await? {
             self.add_new_versions(file, &written)?;
         }
         Ok(high)

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use super::feed;
 use super::log::now_ms;
+use super::partition::PartitionColumn;
 use crate::error::{Error, Result};
 use crate::schema::{Column, LakeType, SourceType, TableSchema};
 use crate::transform::Form;
@@ -51,6 +52,9 @@ pub struct Shape {
     /// `metaData.createdTime`.
     pub created: i64,
     pub columns: Vec<ShapeColumn>,
+    /// What files are told apart by. A table keeps them.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub partitions: Vec<PartitionColumn>,
     /// The key's attributes, in key order.
     pub key: Vec<i32>,
     /// Physical names of columns that are gone.
@@ -93,6 +97,7 @@ impl Shape {
             id: uuid::Uuid::new_v4().to_string(),
             created: now_ms(),
             columns: Vec::new(),
+            partitions: Vec::new(),
             key: Vec::new(),
             retired: BTreeSet::new(),
             field_max: 0,
@@ -127,10 +132,12 @@ impl Shape {
     }
 
     /// The shape of new content that is to replace all of a table's. Readers
-    /// keep the table: its id, its features, and a mapping once it is on.
+    /// keep the table: its id, its features, and a mapping once it is on. Its
+    /// partitions are still to be found: [`Shape::partitioned_as`].
     pub fn replacing(&self, schema: &TableSchema, origin: &Origin) -> Self {
         let mut shape = Self {
             columns: Vec::new(),
+            partitions: Vec::new(),
             retired: BTreeSet::new(),
             origin: origin.clone(),
             ..self.clone()
@@ -149,6 +156,7 @@ impl Shape {
         if self.key != schema.key_attributes() || !schema.columns.iter().all(same_type) {
             return Err(Error::bug("a change of types or key is not one of shape alone"));
         }
+        self.check_partitions(schema)?;
         origin.clone_into(&mut self.origin);
         self.take(schema);
         Ok(())
@@ -310,13 +318,19 @@ impl Shape {
                 None => delta_field(&column.name, None, delta_type(&column.ty, None)),
             }
         };
-        let fields: Vec<Value> = schema.columns.iter().map(field).collect();
+        let partition = |own: &PartitionColumn| {
+            let mapping = self.mapped.then_some((own.physical.as_str(), own.field));
+            delta_field(&own.name, mapping, own.ty.clone())
+        };
+        let fields = schema.columns.iter().map(field);
+        let fields: Vec<Value> = fields.chain(self.partitions.iter().map(partition)).collect();
+        let partition_columns: Vec<&String> = self.partitions.iter().map(|own| &own.name).collect();
         json!({"metaData": {
             "id": self.id,
             "name": name,
             "format": {"provider": "parquet", "options": {}},
             "schemaString": json!({"type": "struct", "fields": fields}).to_string(),
-            "partitionColumns": [],
+            "partitionColumns": partition_columns,
             "configuration": configuration,
             "createdTime": self.created,
         }})

@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// What is buffered before a part goes out. No store takes smaller ones.
-const PART_BYTES: usize = 5 << 20;
+pub const PART_BYTES: usize = 5 << 20;
 /// Parts of one file on their way at the same time.
 const PARTS_MAX: usize = 8;
 /// Parts of all files on their way to an object store, so that a slow one

@@ -179,7 +179,8 @@ fn is_content(folder: &Path, path: &Path) -> bool {
     let Some(parts) = path.prefix_match(folder) else {
         return false;
     };
-    let hidden = |part: &str| part.starts_with(['_', '.']);
+    // A partition's folder is not, whatever its column is called.
+    let hidden = |part: &str| part.starts_with(['_', '.']) && !part.contains('=');
     let hidden = parts
         .enumerate()
         .any(|(at, part)| hidden(part.as_ref()) && (at, part.as_ref()) != (0, feed::FOLDER));
@@ -308,6 +309,7 @@ mod tests {
             ("lake/public/t/part-1.snappy.parquet", true),
             ("lake/public/t/deletion_vector_1.bin", true),
             ("lake/public/t/day=1/part-1.parquet", true),
+            ("lake/public/t/_day=%2E%2E/part-1.parquet", true),
             (
                 "lake/public/t/_delta_log/00000000000000000010.checkpoint.parquet",
                 false,

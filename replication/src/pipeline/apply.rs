@@ -11,7 +11,7 @@
 //! on their way `in_flight` permits; when both are used up the socket is not
 //! read, and the source waits.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -234,6 +234,8 @@ pub struct Apply<S: Source> {
     pub look: Arc<Notify>,
     /// Requests that are being carried out.
     pub requests: Vec<Request>,
+    /// New tables that can't be followed as they are configured; told once.
+    pub unfit: HashSet<TableId>,
     pub durable: mpsc::UnboundedReceiver<Durable>,
     pub durable_sender: mpsc::UnboundedSender<Durable>,
     pub pace: Pace,

@@ -532,7 +532,7 @@ impl ChunkJob {
         others.map(|(_, saw)| saw.clone()).collect()
     }
 
-    /// Reads blocks into a data file. Decoding here and encoding in a task of
+    /// Reads blocks into data files. Decoding here and encoding in a task of
     /// its own run side by side.
     async fn copy<R: Reader>(
         &self,
@@ -542,16 +542,15 @@ impl ChunkJob {
         from: u64,
         to: u64,
     ) -> Result<Vec<(WrittenFile, Vec<Key>)>> {
-        let mut writer = self.format.writer()?;
+        let mut writer = self.format.writer();
         let encoder = self.encoder.clone();
         let (batches, mut received) = mpsc::channel::<RecordBatch>(2);
         let encode = tokio::spawn(async move {
-            let mut keys = Vec::new();
             while let Some(batch) = received.recv().await {
-                keys.extend(encoder.keys(&batch)?);
-                writer.write(&batch).await?;
+                let keys = encoder.keys(&batch)?;
+                writer.write(&batch, &keys).await?;
             }
-            Ok::<_, Error>((writer, keys))
+            Ok::<_, Error>(writer)
         });
         let read = async {
             reader.read(part, plan, from, to).await?;
@@ -569,12 +568,9 @@ impl ChunkJob {
             .await
             .map_err(|e| Error::bug("writing a data file panicked").with_source(e))?;
         // The writer's error says more than "the other side is gone".
-        let (writer, keys) = encoded?;
+        let writer = encoded?;
         read?;
-        if keys.is_empty() {
-            return Ok(Vec::new());
-        }
-        Ok(vec![(writer.finish().await?, keys)])
+        writer.finish().await
     }
 }
 

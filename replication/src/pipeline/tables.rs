@@ -28,6 +28,7 @@ use crate::config::{Merge, OnGap, TableConfig};
 use crate::error::{Class, Error, Result};
 use crate::failpoint;
 use crate::lake::{DeltaTable, Lake, Opened, Shape, State, TableRecord, reserved_column, table_path};
+use crate::partition::PartitionBy;
 use crate::position::Position;
 use crate::schema::TableId;
 use crate::source::{
@@ -132,6 +133,18 @@ pub fn feed_of(config: &TableConfig, table: &impl SourceTable) -> Result<bool> {
     }
 }
 
+/// Whether a table can be partitioned as it is configured, and is if it is in the
+/// lake. Errors: names the table, and the column.
+pub fn partitions_fit<T: SourceTable>(by: &[PartitionBy], table: &T, opened: Option<&Opened>) -> Result<()> {
+    match opened {
+        Some(opened) => opened.shape.partitions_fit(by, &opened.record.table, table.schema()),
+        None => Shape::new(table.schema(), &table.origin())
+            .partitioned(by, table.schema())
+            .map(|_| ())
+            .map_err(|error| error.within(table.id())),
+    }
+}
+
 /// What happens to a closed table once its writer has finished.
 pub enum Ending {
     /// It stays as it is, in a state that says why.
@@ -155,7 +168,10 @@ impl<S: Source> Apply<S> {
                 // The next look says what has become of it.
                 return Ok(());
             };
-            let mut shape = Shape::new(table.schema(), &table.origin()).with_feed(self.feed_of(&table)?);
+            let shape = Shape::new(table.schema(), &table.origin()).with_feed(self.feed_of(&table)?);
+            let by = self.partition_by(table.id());
+            let partitioned = shape.partitioned(&by, table.schema());
+            let mut shape = partitioned.map_err(|error| error.within(table.id()))?;
             if self.merge_of(table.id()) == Merge::CopyOnWrite {
                 shape = shape.without_vectors();
             }
@@ -166,6 +182,7 @@ impl<S: Source> Apply<S> {
             return self.follow(Arc::new(table), lake_table, place);
         };
         merge_fits(self.merge_of(table.id()), &opened)?;
+        partitions_fit(&self.partition_by(table.id()), &table, Some(&opened))?;
         let record = &opened.record;
         let why = match record.state {
             _ if why.is_some() => why,
@@ -196,6 +213,10 @@ impl<S: Source> Apply<S> {
 
     fn feed_of(&self, table: &S::Table) -> Result<bool> {
         feed_of(&self.config.borrow().table(table.id()), table)
+    }
+
+    fn partition_by(&self, id: &TableId) -> Vec<PartitionBy> {
+        self.config.borrow().table(id).partition_by
     }
 
     /// The record of a table that needs no change from before now, with the
@@ -269,6 +290,9 @@ impl<S: Source> Apply<S> {
         reason: String,
         place: String,
     ) -> Result<()> {
+        if let Err(error) = self.shape_of_copy(&table, &opened) {
+            return self.stall_unpartitioned(opened, old, error).await;
+        }
         warn!(table = %table.id(), reason, "copying the table anew; readers keep its content of now until the copy is whole");
         let (epoch, copy) = (self.epoch, uuid::Uuid::new_v4().to_string());
         if let Some(old) = &old {
@@ -291,13 +315,36 @@ impl<S: Source> Apply<S> {
             // It is on record that it has to be copied, once it is there again.
             return Ok(());
         };
-        let shape = opened.shape.replacing(table.schema(), &table.origin());
+        let shape = match self.shape_of_copy(&table, &opened) {
+            Ok(shape) => shape,
+            Err(error) => return self.stall_unpartitioned(opened, None, error).await,
+        };
         let shape = shape.with_feed(self.feed_of(&table)?);
         let log = self.lake.copy(&table_path(table.id()), &copy)?;
         let mut lake_table = DeltaTable::create(log, table.schema().clone(), shape, record).await?;
         failpoint::reach("copy.created");
         lake_table.open_index(self.lake.indexes()).await?;
         self.follow(Arc::new(table), lake_table.replacing(opened), place)
+    }
+
+    /// The shape of new content for a table. Errors: it can't be partitioned as
+    /// the content before was.
+    fn shape_of_copy(&self, table: &S::Table, opened: &Opened) -> Result<Shape> {
+        let shape = opened.shape.replacing(table.schema(), &table.origin());
+        shape.partitioned_as(&opened.shape, &self.partition_by(table.id()), table.schema())
+    }
+
+    /// Keeps a table as it is that can't be partitioned any more; the others go on.
+    async fn stall_unpartitioned(&self, mut opened: Opened, old: Option<Opened>, error: Error) -> Result<()> {
+        let (state, reason) = stalled_by(error)?;
+        if opened.record.state != state || opened.record.reason.as_ref() != Some(&reason) {
+            stop(&mut opened, self.epoch, state, &reason).await?;
+        }
+        if let Some(old) = old {
+            self.lake.indexes().forget(old.log.log_url());
+            old.discard().await;
+        }
+        Ok(())
     }
 
     fn follow(&mut self, table: Arc<S::Table>, lake_table: DeltaTable, place: String) -> Result<()> {
@@ -498,6 +545,10 @@ impl<S: Source> Apply<S> {
             return self.stream.refresh(number, table);
         }
         let mut shape = self.route(number)?.shape.clone();
+        if evolve && let Err(error) = shape.check_partitions(table.schema()) {
+            let (state, reason) = stalled_by(error)?;
+            return self.end(number, Ending::Mark(state, reason));
+        }
         if evolve {
             let was_mapped = shape.mapped;
             shape.evolve(table.schema(), &table.origin())?;
@@ -738,8 +789,15 @@ impl<S: Source> Apply<S> {
             let Look::Table(table, Some(place)) = self.source.look(table.id(), table.relation()).await? else {
                 continue;
             };
-            places.insert(table_path(table.id()), place.clone());
             let mut entry = Entry::read(&self.lake, *table, &self.pipeline).await?;
+            if let Err(error) = self.check_new(&entry) {
+                // The others go on; it is tried again at the next look, and told once.
+                if self.unfit.insert(entry.table.id().clone()) {
+                    warn!(%error, hint = error.hint(), "a new table can't be replicated yet");
+                }
+                continue;
+            }
+            places.insert(table_path(entry.table.id()), place.clone());
             if entry.opened.as_ref().is_some_and(|o| o.record.state.is_live()) {
                 entry.why = Some("it was not followed for a while".to_owned());
             }
@@ -751,6 +809,13 @@ impl<S: Source> Apply<S> {
             self.enter(entry, place).await?;
         }
         Ok(())
+    }
+
+    /// Errors: a table that the lake does not have yet can't be partitioned as it
+    /// is configured.
+    fn check_new(&self, entry: &Entry<S::Table>) -> Result<()> {
+        let (table, by) = (&entry.table, self.partition_by(entry.table.id()));
+        partitions_fit(&by, table, entry.opened.as_ref())
     }
 
     /// Removes requests whose tables have all been taken on.
@@ -779,6 +844,14 @@ pub fn gone<T>(table: &str, relation: u32, discovery: &Discovery<T>) -> (State, 
             Some(name) => (State::Dropped, format!("it was renamed to {name} at the source")),
             None => (State::Dropped, "it was dropped at the source".to_owned()),
         },
+    }
+}
+
+/// As [`stalled`], by what a person can do something about.
+fn stalled_by(error: Error) -> Result<(State, String)> {
+    match error.class() {
+        Class::NeedsOperator => Ok(stalled(&error.to_string(), error.hint().unwrap_or_default())),
+        _ => Err(error),
     }
 }
 
