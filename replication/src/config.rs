@@ -965,7 +965,10 @@ mod tests {
     fn fields_of_documents_are_those_at_the_top() {
         let text = MINIMAL.replace("postgres:", "mongodb:");
         for (entry, part) in [
-            ("exclude = [\"a\", \"address.street\"]", "exclude has \"address.street\""),
+            (
+                "exclude = [\"a\", \"address.street\"]",
+                "exclude has \"address.street\"",
+            ),
             ("include = \"a.*\"", "include has \"a.*\""),
             ("mask = { \"a.b\" = \"\" }", "mask has \"a.b\""),
             ("exclude = \"_EXTRA\"", "exclude has \"_EXTRA\""),
@@ -977,7 +980,10 @@ mod tests {
             assert!(error.hint().is_some_and(|hint| hint.contains("name")), "{error:?}");
             parse(&format!("{MINIMAL}{entry}")).expect("a column may be called so");
         }
-        for entry in ["exclude = \"*extra\"\ninclude=[\"_id\", \"_extra\"]", "merge = \"copy-on-write\""] {
+        for entry in [
+            "exclude = \"*extra\"\ninclude=[\"_id\", \"_extra\"]",
+            "merge = \"copy-on-write\"",
+        ] {
             parse(&format!("{text}[[table]]\nmatch=\"*\"\n{entry}")).expect(entry);
         }
     }

@@ -244,7 +244,9 @@ impl FieldRules {
             include: config.include.as_deref().map(lower).filter(|include| !all(include)),
             exclude: lower(&config.exclude),
             hash: lower(&config.hash),
-            mask: masks.map(|(pattern, text)| (pattern.to_lowercase(), text.clone())).collect(),
+            mask: masks
+                .map(|(pattern, text)| (pattern.to_lowercase(), text.clone()))
+                .collect(),
         }
     }
 

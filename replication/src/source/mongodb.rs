@@ -205,9 +205,7 @@ impl MongoDb {
     /// The entries of the configuration that are for no collection.
     fn unmatched(&self, discovery: &Discovery<SourceTable>) -> Vec<Finding> {
         let entries = self.settings.tables.iter();
-        entries
-            .filter_map(|entry| matches_no_table(entry, discovery))
-            .collect()
+        entries.filter_map(|entry| matches_no_table(entry, discovery)).collect()
     }
 
     /// What the documents of a collection look like, as far as the lake gets them.
