@@ -118,6 +118,7 @@ fn change(case: &Case, round: u32) {
     people.insert_one({{'_id': first + 100, 'email.a': 'planted', 'name.b': 'planted', 'raw.c': 'planted', 'plain.d': 1, 'ssn': None, 'tags': None}})
     people.delete_many({{'_id': {{'$mod': [23, {round}]}}}})
     def work(session):
+        people.update_many({{'_id': {{'$gte': first}}}}, {{'$set': {{'ssn': 'planted first'}}}}, session=session)
         people.insert_many([person(i) for i in range(first + 200, first + 230)], session=session)
         people.update_many({{'_id': {{'$gte': first + 200}}, 'home': {{'$type': 'object'}}}}, {{'$set': {{'home.no': 918273645, 'plain': 'in one'}}}}, session=session)
         people.update_many({{'_id': {{'$gte': first + 210}}}}, {{'$set': {{'email': 'planted in one'}}, '$unset': {{'home': 1}}}}, session=session)

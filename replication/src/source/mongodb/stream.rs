@@ -838,6 +838,7 @@ impl TableBuffer {
     }
 
     fn take_batch(&mut self) -> Result<ChangeBatch> {
+        self.transformer.release();
         let rows: RecordBatch = self.rows.finish()?;
         let patches = std::mem::take(&mut self.patches);
         let bytes = std::mem::take(&mut self.patch_bytes);

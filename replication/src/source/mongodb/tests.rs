@@ -815,8 +815,8 @@ fn people() -> Vec<Document> {
             "name": {"first": "planted", "last": "x"}, "plain": {"a": i, "b": "y"}, "raw_1": {"x": "planted"},
         };
         match i % 4 {
-            1 => drop(row.extend(doc! {"email": {"planted": [1]}, "name": 5, "tags": Bson::Null, "odd name": 1})),
-            2 => drop(row.extend(doc! {"email": 7, "plain": "planted?", "Raw_2": 1, "SSN": ["planted"]})),
+            1 => row.extend(doc! {"email": {"planted": [1]}, "name": 5, "tags": Bson::Null, "odd name": 1}),
+            2 => row.extend(doc! {"email": 7, "plain": "planted?", "Raw_2": 1, "SSN": ["planted"]}),
             3 => row = doc! {"_id": i, "email.x": "planted", "name.y": "planted", "raw_1.z": "planted", "plain.q": 1},
             _ => {}
         }

@@ -97,6 +97,13 @@ impl Transformer {
         }
     }
 
+    /// Gives back what a large document took.
+    pub fn release(&mut self) {
+        if let Some(fields) = &mut self.0 {
+            (fields.out, fields.plain) = (Vec::new(), Vec::new());
+        }
+    }
+
     /// What an update changes, as its event describes it.
     pub fn update<'a>(&'a mut self, description: &'a [u8]) -> Result<Update<'a>> {
         match &mut self.0 {
