@@ -249,6 +249,8 @@ fn columns_that_change_follow_the_configuration(kind: Kind) {
     case.sql("ALTER TABLE people RENAME COLUMN remark TO mailing");
     case.sql("UPDATE people SET mailing = 'planted mailing' WHERE id % 2 = 0");
     let mut sidecar = case.start();
+    // What is to read its configuration again has to be there.
+    case.wait_until_current(&mut sidecar);
     case.wait_until_equal(&mut sidecar);
     assert_equal(&case, &mut sidecar);
     sidecar.stop();

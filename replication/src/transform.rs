@@ -252,18 +252,17 @@ impl FieldRules {
 
     /// What is done, for people.
     pub fn summary(&self) -> String {
-        let list = |what: &str, names: Vec<&str>| (!names.is_empty()).then(|| format!("{what} {}", names.join(", ")));
-        let names = |names: &BTreeSet<String>| -> Vec<String> { names.iter().cloned().collect() };
-        let parts = [
-            ("only", self.include.as_ref().map(names).unwrap_or_default()),
-            ("without", names(&self.exclude)),
-            ("hashed:", names(&self.hash)),
-            ("masked:", self.mask.keys().cloned().collect()),
-        ];
-        let parts = parts
-            .iter()
-            .filter_map(|(what, names)| list(what, names.iter().map(String::as_str).collect()));
-        parts.collect::<Vec<_>>().join("; ")
+        let mut parts = Vec::new();
+        let mut add = |what: &str, names: Vec<&str>| {
+            if !names.is_empty() {
+                parts.push(format!("{what} {}", names.join(", ")));
+            }
+        };
+        add("only", self.include.iter().flatten().map(String::as_str).collect());
+        add("without", self.exclude.iter().map(String::as_str).collect());
+        add("hashed:", self.hash.iter().map(String::as_str).collect());
+        add("masked:", self.mask.keys().map(String::as_str).collect());
+        parts.join("; ")
     }
 }
 
@@ -275,7 +274,7 @@ pub struct Form {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub key: Option<String>,
     pub columns: Vec<FormColumn>,
-    /// Of documents: the rules themselves, for they have no columns but some.
+    /// Of documents: the rules themselves, for nobody knows all fields.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub fields: Option<FieldRules>,
 }
