@@ -157,7 +157,7 @@ pub struct Case<'a> {
     pub snapshot: &'static str,
     /// More sections of the configuration.
     pub sections: String,
-    /// What becomes of columns, for the comparison: see tests/python/transforms.py.
+    /// What becomes of columns, for the comparison: see tests/python/transforms.py, of fields: mongo_transforms.py.
     pub transforms: String,
 }
 
@@ -464,10 +464,9 @@ impl<'a> Case<'a> {
         command
             .args(["--source", &self.database.socket_url(), "--lake"])
             .arg(&self.lake);
+        command.args(["--transforms", &self.transforms]);
         if is_mongo {
             command.args(["--database", &self.database.name]);
-        } else {
-            command.args(["--transforms", &self.transforms]);
         }
         if let Some(bucket) = &self.bucket {
             command.args(["--remote", &bucket.url]).envs(bucket.environment());

@@ -335,8 +335,38 @@ pub struct TableEntry {
 }
 
 impl TableEntry {
-    fn transforms(&self) -> bool {
-        self.include.is_some() || self.exclude.is_some() || self.hash.is_some() || self.mask.is_some()
+    /// Errors: it names what is no field at the top of a document.
+    fn fits_documents(&self) -> Result<()> {
+        let lists = [
+            ("include", &self.include),
+            ("exclude", &self.exclude),
+            ("hash", &self.hash),
+        ];
+        let listed = lists
+            .into_iter()
+            .flat_map(|(key, list)| list.iter().flatten().map(move |pattern| (key, pattern)));
+        let masks = self.mask.iter().flat_map(|mask| mask.keys());
+        for (key, pattern) in listed.chain(masks.map(|pattern| ("mask", pattern))) {
+            let wrong = |what: &str| {
+                let tables = self.patterns.join(", ");
+                Error::operator(format!("[[table]] {tables}: {key} has {pattern:?}, which {what}"))
+            };
+            if let Some((field, _)) = pattern.split_once('.') {
+                return Err(
+                    wrong("has a dot, but whole fields at the top of a document are meant").with_hint(match field {
+                        "" => "name fields without dots".to_owned(),
+                        field => format!("name the field {field:?}: all in it goes the same way"),
+                    }),
+                );
+            }
+            if key != "include" && pattern.eq_ignore_ascii_case("_extra") {
+                return Err(wrong("has what of a document is in no other column").with_hint(
+                    "name the fields that the lake must not see, or those that it may in include: nothing of the \
+                     others gets to _extra",
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -514,14 +544,8 @@ impl Config {
             ))
             .with_hint("set TRIBUTARY_TRANSFORM_KEY or transform.key_file to a key from `openssl rand -hex 32`"));
         }
-        if let Some(entry) = self.tables.iter().find(|entry| entry.transforms())
-            && self.source.kind()? == SourceKind::MongoDb
-        {
-            return Err(Error::operator(format!(
-                "[[table]] {} has include, exclude, hash or mask, which MongoDB's collections don't support yet",
-                entry.patterns.join(", ")
-            ))
-            .with_hint("take them out of the entry, or leave such collections out in source.tables"));
+        if self.source.kind().is_ok_and(|kind| kind == SourceKind::MongoDb) {
+            self.tables.iter().try_for_each(TableEntry::fits_documents)?;
         }
         Ok(())
     }
@@ -1006,11 +1030,30 @@ mod tests {
     }
 
     #[test]
-    fn collections_have_no_transforms() {
+    fn fields_of_documents_are_those_at_the_top() {
         let text = MINIMAL.replace("postgres:", "mongodb:");
-        let error = parse(&format!("{text}[[table]]\nmatch=\"*\"\nexclude=\"a\"")).expect_err("refused");
-        assert!(error.to_string().contains("MongoDB"), "{error}");
-        parse(&format!("{text}[[table]]\nmatch=\"*\"")).expect("an entry that sets nothing");
+        for (entry, part) in [
+            (
+                "exclude = [\"a\", \"address.street\"]",
+                "exclude has \"address.street\"",
+            ),
+            ("include = \"a.*\"", "include has \"a.*\""),
+            ("mask = { \"a.b\" = \"\" }", "mask has \"a.b\""),
+            ("exclude = \"_EXTRA\"", "exclude has \"_EXTRA\""),
+            ("mask = [\"_extra\"]", "mask has \"_extra\""),
+        ] {
+            let entry = format!("[[table]]\nmatch=\"*\"\n{entry}");
+            let error = parse(&format!("{text}{entry}")).expect_err("refused");
+            assert!(error.to_string().contains(part), "{error}");
+            assert!(error.hint().is_some_and(|hint| hint.contains("name")), "{error:?}");
+            parse(&format!("{MINIMAL}{entry}")).expect("a column may be called so");
+        }
+        for entry in [
+            "exclude = \"*extra\"\ninclude=[\"_id\", \"_extra\"]",
+            "merge = \"copy-on-write\"",
+        ] {
+            parse(&format!("{text}[[table]]\nmatch=\"*\"\n{entry}")).expect(entry);
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ macro_rules! for_source {
                 $run
             }
             crate::config::SourceKind::MongoDb => {
-                type $source = crate::source::transformed::Transformed<crate::source::mongodb::MongoDb>;
+                type $source = crate::source::mongodb::MongoDb;
                 $run
             }
         }

@@ -9,7 +9,11 @@
 //! A hash is HMAC-SHA-256 in hex, of the UTF-8 bytes of a text, of the bytes of
 //! a binary value, and of the text that [`integer`], [`decimal`], [`date`] and
 //! [`timestamp`] write.
+//!
+//! Documents have fields in place of columns, and their source transforms them
+//! itself, by the same [`Rules`].
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -30,7 +34,7 @@ use crate::schema::{Column, LakeType, SourceType, TableId, TableSchema, civil};
 use crate::source::{Refusal, glob};
 
 /// Hex digits of a hash.
-const HASH_DIGITS: usize = 64;
+pub const HASH_DIGITS: usize = 64;
 /// Hex digits by which a key is told from another one.
 const FINGERPRINT_DIGITS: usize = 16;
 /// What a row of the source takes at least, for guesses of how rows grow.
@@ -94,7 +98,7 @@ impl HashKey {
     }
 
     /// The hash in lower-case hex digits.
-    fn hex<'a>(&self, bytes: &[u8], digits: &'a mut [u8; HASH_DIGITS]) -> &'a str {
+    pub fn hex<'a>(&self, bytes: &[u8], digits: &'a mut [u8; HASH_DIGITS]) -> &'a str {
         const HEX: &[u8; 16] = b"0123456789abcdef";
         let hash = hmac::sign(&self.key, bytes);
         for (pair, byte) in digits.chunks_exact_mut(2).zip(hash.as_ref()) {
@@ -141,9 +145,124 @@ impl Rules {
                 changed.join(", ")
             ));
         }
+        self.other_key(form)
+    }
+
+    fn other_key(&self, form: &Form) -> Option<String> {
         let key = self.key.as_ref().map(|key| &key.fingerprint);
         (form.key.is_some() && form.key.as_ref() != key)
             .then(|| "its columns are hashed with another key (transform.key)".to_owned())
+    }
+
+    /// What becomes of a column, or of a document's field.
+    pub fn action(&self, name: &str) -> Action {
+        self.config.action(name)
+    }
+
+    /// The key of hashes, which is there if anything is hashed.
+    pub fn key(&self) -> Option<&HashKey> {
+        self.key.as_deref()
+    }
+
+    /// What documents become by these rules; `None` if they stay as they are.
+    pub fn document_form(&self) -> Option<Form> {
+        let fields = FieldRules::of(&self.config);
+        (fields != FieldRules::default()).then(|| Form {
+            key: self
+                .key
+                .as_ref()
+                .filter(|_| !fields.hash.is_empty())
+                .map(|key| key.fingerprint.clone()),
+            columns: Vec::new(),
+            fields: Some(fields),
+        })
+    }
+
+    /// Why documents that were made by a form are not what these make, if so.
+    /// Which fields there are nobody knows, so any other rule counts.
+    pub fn reason_to_copy_documents(&self, before: Option<&Form>) -> Option<String> {
+        let now = FieldRules::of(&self.config);
+        let was = before.and_then(|form| form.fields.clone()).unwrap_or_default();
+        let changed: Vec<&str> = [
+            ("include", was.include != now.include),
+            ("exclude", was.exclude != now.exclude),
+            ("hash", was.hash != now.hash),
+            ("mask", was.mask != now.mask),
+        ]
+        .into_iter()
+        .filter_map(|(name, changed)| changed.then_some(name))
+        .collect();
+        match (changed.as_slice(), before) {
+            ([], Some(before)) => self.other_key(before),
+            ([], None) => None,
+            _ => Some(format!(
+                "the configuration of its fields changed: {}",
+                changed.join(", ")
+            )),
+        }
+    }
+
+    /// Why a key column can't be what the rules make of it, if so.
+    pub fn refuse_key(&self, table: &TableId, column: &str) -> Option<Refusal> {
+        let what = match self.config.action(column) {
+            Action::Keep => return None,
+            Action::Exclude => "excluded",
+            Action::Hash => "hashed",
+            Action::Mask(_) => "masked",
+        };
+        Some(Refusal {
+            table: table.clone(),
+            reason: format!("can't be replicated: its column {column} is {what}, but is part of its key"),
+            hint: "rows are found by their key, here and at the source: name it in no exclude, hash or mask, \
+                   and in include where there is one"
+                .to_owned(),
+        })
+    }
+}
+
+/// What is set for the fields of documents, in one form for the many ways to
+/// write it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FieldRules {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    include: Option<BTreeSet<String>>,
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    exclude: BTreeSet<String>,
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    hash: BTreeSet<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    mask: BTreeMap<String, String>,
+}
+
+impl FieldRules {
+    fn of(config: &TableConfig) -> Self {
+        let lower = |patterns: &[String]| patterns.iter().map(|pattern| pattern.to_lowercase()).collect();
+        let all = |patterns: &BTreeSet<String>| patterns.contains("*");
+        let masks = config.mask.iter();
+        Self {
+            include: config.include.as_deref().map(lower).filter(|include| !all(include)),
+            exclude: lower(&config.exclude),
+            hash: lower(&config.hash),
+            mask: masks
+                .map(|(pattern, text)| (pattern.to_lowercase(), text.clone()))
+                .collect(),
+        }
+    }
+
+    /// What is done, for people.
+    pub fn summary(&self) -> String {
+        let mut parts = Vec::new();
+        let mut add = |what: &str, names: Vec<&str>| {
+            if !names.is_empty() {
+                parts.push(format!("{what} {}", names.join(", ")));
+            }
+        };
+        add("only", self.include.iter().flatten().map(String::as_str).collect());
+        add("without", self.exclude.iter().map(String::as_str).collect());
+        add("hashed:", self.hash.iter().map(String::as_str).collect());
+        add("masked:", self.mask.keys().map(String::as_str).collect());
+        parts.join("; ")
     }
 }
 
@@ -155,6 +274,9 @@ pub struct Form {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub key: Option<String>,
     pub columns: Vec<FormColumn>,
+    /// Of documents: the rules themselves, for nobody knows all fields.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub fields: Option<FieldRules>,
 }
 
 /// A column of the source.
@@ -176,6 +298,7 @@ impl Form {
         Self {
             key: None,
             columns: schema.columns.iter().map(plain).collect(),
+            fields: None,
         }
     }
 
@@ -239,17 +362,10 @@ impl Transform {
         let (mut before, mut added) = (ROW_BYTES_MIN, 0);
         for (place, (column, action)) in schema.columns.iter().zip(&actions).enumerate() {
             let name = &column.name;
-            if schema.key.contains(&place) && *action != Action::Keep {
-                let what = match action {
-                    Action::Exclude => "excluded",
-                    Action::Hash => "hashed",
-                    _ => "masked",
-                };
-                return Err(refused(
-                    format!("can't be replicated: its column {name} is {what}, but is part of its key"),
-                    "rows are found by their key, here and at the source: name it in no exclude, hash or mask, \
-                     and in include where there is one",
-                ));
+            if schema.key.contains(&place)
+                && let Some(refusal) = rules.refuse_key(table, name)
+            {
+                return Err(refusal);
             }
             before += fixed_bytes(&column.ty);
             let ty = match action {
@@ -289,6 +405,7 @@ impl Transform {
         let form = Form {
             key: rules.key.as_ref().filter(|_| hashes).map(|key| key.fingerprint.clone()),
             columns: schema.columns.iter().zip(actions).map(form_column).collect(),
+            fields: None,
         };
         Ok(Some(Self {
             form,
@@ -475,7 +592,9 @@ fn hashed(column: &ArrayRef, key: &HashKey) -> Result<ArrayRef> {
         DataType::Date32 => hash_each::<Date32Type>(column, key, &mut texts, |v, out| date(v.into(), out)),
         DataType::Timestamp(TimeUnit::Microsecond, zone) => {
             let zone = if zone.is_some() { "Z" } else { "" };
-            hash_each::<TimestampMicrosecondType>(column, key, &mut texts, |v, out| timestamp(v, zone, out));
+            hash_each::<TimestampMicrosecondType>(column, key, &mut texts, |v, out| {
+                timestamp_of(v, zone, out);
+            });
         }
         other => return Err(Error::bug(format!("{other} can't be hashed"))),
     }
@@ -529,12 +648,18 @@ fn date(days: i64, out: &mut String) {
     out.push_str(&format!("{sign}{:04}-{month:02}-{day:02}", year.unsigned_abs()));
 }
 
-/// `2024-02-29T12:00:00.000000`, with six digits always, and the zone.
-fn timestamp(micros: i64, zone: &str, out: &mut String) {
+/// As [`timestamp`], of microseconds since 1970.
+fn timestamp_of(micros: i64, zone: &str, out: &mut String) {
     const SECOND: i64 = 1_000_000;
-    const DAY: i64 = 86_400 * SECOND;
-    date(micros.div_euclid(DAY), out);
-    let (seconds, micros) = (micros.rem_euclid(DAY) / SECOND, micros.rem_euclid(SECOND));
+    timestamp(micros.div_euclid(SECOND), micros.rem_euclid(SECOND), zone, out);
+}
+
+/// `2024-02-29T12:00:00.000000`, with six digits always, and the zone; of
+/// seconds since 1970, and microseconds.
+pub fn timestamp(seconds: i64, micros: i64, zone: &str, out: &mut String) {
+    const DAY: i64 = 86_400;
+    date(seconds.div_euclid(DAY), out);
+    let seconds = seconds.rem_euclid(DAY);
     let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     out.push_str(&format!("T{hour:02}:{minute:02}:{second:02}.{micros:06}{zone}"));
 }

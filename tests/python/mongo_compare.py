@@ -20,6 +20,7 @@ from pymongo.read_concern import ReadConcern
 import lake
 import mongo
 from canonical import schema_shape
+from mongo_transforms import Transforms
 from mongo_values import EXACT, NUMBERS, decode_all, identity, number, parse
 
 SHOWN = 5
@@ -270,8 +271,9 @@ def shape_problems(snapshot: lake.Snapshot) -> list[str]:
     return problems
 
 
-def compare(collection, root, strict: bool) -> tuple[int, list[str]]:
-    source = [d for batch in collection.find_raw_batches(batch_size=1000) for d in decode_all(batch)]
+def compare(collection, root, strict: bool, transforms: Transforms) -> tuple[int, list[str]]:
+    batches = collection.find_raw_batches(batch_size=1000)
+    source = [transforms.document(d) for batch in batches for d in decode_all(batch)]
     oracle = lake.Table(root)
     snapshot = oracle.snapshot()
     problems = shape_problems(snapshot) + lake.audit(root)
@@ -291,9 +293,10 @@ def main() -> bool:
     parser.add_argument("--lake", required=True, help="the lake's directory")
     parser.add_argument("--database", help="default: all but the server's own")
     parser.add_argument("--strict", action="store_true", help="what fits its column must be there: no column is younger than its rows")
+    parser.add_argument("--transforms", default="{}", help="what becomes of fields, as JSON: see mongo_transforms.py")
     parser.add_argument("collections", nargs="*", help="collections of the database, default all")
     arguments = parser.parse_args()
-    client = mongo.connect(arguments.source)
+    client, transforms = mongo.connect(arguments.source), Transforms(arguments.transforms)
     databases = [arguments.database] if arguments.database else client.list_database_names()
     replicated, equal, known = lake.tables(arguments.lake), True, set()
     for database in (d for d in databases if d not in ("admin", "config", "local")):
@@ -306,7 +309,7 @@ def main() -> bool:
                 count, problems = "?", ["not in the lake"]
             else:
                 collection = client[database].get_collection(name, read_concern=ReadConcern("majority"))
-                count, problems = compare(collection, replicated[table], arguments.strict)
+                count, problems = compare(collection, replicated[table], arguments.strict, transforms)
             equal &= not problems
             print(f"{table}: {count} documents", "equal" if not problems else "DIFFER")
             print("".join(f"  {p}\n" for p in problems), end="")

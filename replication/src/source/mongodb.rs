@@ -10,6 +10,7 @@ mod cursor;
 mod delta;
 mod infer;
 mod json;
+mod number;
 mod raw;
 mod rows;
 mod snapshot;
@@ -17,6 +18,7 @@ mod stream;
 mod table;
 #[cfg(test)]
 mod tests;
+mod transform;
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -34,14 +36,17 @@ use self::infer::Sample;
 use self::snapshot::{Access, Reader, Told, blocks_for, is_gone};
 use self::stream::{Bodies, Scope, Start, Stream, What};
 use self::table::{MixedKeys, SourceTable};
+use self::transform::{Transform, Transformer};
 use crate::config::{Config, Documents, SourceConfig};
 use crate::error::{Class, Error, Result};
 use crate::lake::{PointRead, PointReader, Shape};
 use crate::position::{ClusterTime, Position, ResumePoint};
 use crate::schema::TableId;
+use crate::source::transformed::matches_no_table;
 use crate::source::{
     Discovery, Finding, Identity, Judgement, Look, Part, Refusal, Slot, Source, Throttle, Verdict, selected,
 };
+use crate::transform::{HashKey, Rules};
 
 /// How long a server is looked for.
 const SELECTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -61,6 +66,9 @@ const OWN_DATABASES: [&str; 3] = ["admin", "local", "config"];
 /// A source as configured.
 pub struct MongoDb {
     config: SourceConfig,
+    /// What is set for tables, and the key of hashes.
+    settings: Config,
+    key: Option<Arc<HashKey>>,
     access: Access,
     address: String,
     /// The database that is watched; none is all of them.
@@ -161,6 +169,13 @@ impl MongoDb {
                 continue;
             }
             let Some(uuid) = collection.uuid else { continue };
+            let transform = match Transform::of(&id, self.rules(&id)) {
+                Ok(transform) => transform,
+                Err(refusal) => {
+                    discovery.refused.push(refusal);
+                    continue;
+                }
+            };
             if collection.images {
                 discovery.notes.push(format!(
                     "{id} has changeStreamPreAndPostImages on, which cost the server writes and are not needed here"
@@ -177,14 +192,23 @@ impl MongoDb {
                 }
             };
             discovery.places.insert(id.clone(), String::new());
-            discovery
-                .tables
-                .push(SourceTable::new(id, uuid, bytes, self.mixed.clone())?);
+            let table = SourceTable::new(id, uuid, bytes, self.mixed.clone())?;
+            discovery.tables.push(table.with_transform(transform));
         }
         Ok(())
     }
 
-    /// What the documents of a collection look like.
+    fn rules(&self, table: &TableId) -> Rules {
+        Rules::of(&self.settings, self.key.clone(), table)
+    }
+
+    /// The entries of the configuration that are for no collection.
+    fn unmatched(&self, discovery: &Discovery<SourceTable>) -> Vec<Finding> {
+        let entries = self.settings.tables.iter();
+        entries.filter_map(|entry| matches_no_table(entry, discovery)).collect()
+    }
+
+    /// What the documents of a collection look like, as far as the lake gets them.
     async fn sample(&self, table: &SourceTable) -> Result<Sample> {
         let ends = |order: i32| {
             doc! {
@@ -197,6 +221,7 @@ impl MongoDb {
             "cursor": {"batchSize": SAMPLE_DOCUMENTS as i32}, "allowDiskUse": true,
         };
         let mut sample = Sample::default();
+        let mut transformer = Transformer::new(table.transform.clone());
         let database = self.access.client.database(&table.id.schema);
         // The first documents give the columns their order.
         for command in [ends(1), ends(-1), random] {
@@ -207,7 +232,8 @@ impl MongoDb {
             {
                 bytes += batch.bytes();
                 while let Some(document) = batch.document() {
-                    sample.add(document?).map_err(columns::malformed)?;
+                    let document = transformer.document(document?).map_err(columns::malformed)?;
+                    sample.add(document).map_err(columns::malformed)?;
                 }
             }
         }
@@ -357,6 +383,29 @@ impl MongoDb {
         }
     }
 
+    async fn check_source(&mut self, discovery: &Discovery<SourceTable>) -> Result<Vec<Finding>> {
+        let mut findings = self.check_server();
+        if findings.iter().any(|finding| !finding.ok) {
+            return Ok(findings);
+        }
+        findings.push(self.check_oplog().await);
+        findings.push(self.check_rights().await?);
+        if self.in_use().await? {
+            findings.push(Finding::bad(
+                format!("another process streams as {:?}", self.config.slot),
+                "stop the other sidecar, or set source.slot to a name of its own",
+            ));
+        }
+        if self.access.set.is_empty() {
+            findings.push(Finding::ok(
+                "which replica set this is can't be seen, so one that takes its place is known by its collections \
+                 alone; to see it, give the user the role clusterMonitor",
+            ));
+        }
+        findings.extend(self.check_tables(discovery).await?);
+        Ok(findings)
+    }
+
     async fn check_tables(&self, discovery: &Discovery<SourceTable>) -> Result<Vec<Finding>> {
         let mut findings: Vec<Finding> = discovery
             .refused
@@ -423,6 +472,7 @@ impl Source for MongoDb {
     const KEEPS_POSITION: bool = false;
 
     async fn connect(config: &Config) -> Result<Self> {
+        let (settings, key) = (config.clone(), config.transform.key.as_ref());
         let config = &config.source;
         let mut options = ClientOptions::parse(config.url.expose())
             .await
@@ -464,6 +514,8 @@ impl Source for MongoDb {
                 told: Told::default(),
             },
             config: config.clone(),
+            settings,
+            key: key.map(|key| Arc::new(HashKey::new(key.expose()))),
             address,
             // What holds users is not what is watched.
             database: database.filter(|name| !OWN_DATABASES.contains(&name.as_str())),
@@ -551,27 +603,32 @@ impl Source for MongoDb {
         })
     }
 
+    fn reason_to_copy(&self, table: &SourceTable, shape: &Shape) -> Option<String> {
+        self.rules(&table.id)
+            .reason_to_copy_documents(shape.origin.form.as_ref())
+    }
+
     async fn check(&mut self, discovery: &Discovery<SourceTable>) -> Result<Vec<Finding>> {
-        let mut findings = self.check_server();
-        if findings.iter().any(|finding| !finding.ok) {
-            return Ok(findings);
-        }
-        findings.push(self.check_oplog().await);
-        findings.push(self.check_rights().await?);
-        if self.in_use().await? {
-            findings.push(Finding::bad(
-                format!("another process streams as {:?}", self.config.slot),
-                "stop the other sidecar, or set source.slot to a name of its own",
-            ));
-        }
-        if self.access.set.is_empty() {
-            findings.push(Finding::ok(
-                "which replica set this is can't be seen, so one that takes its place is known by its collections \
-                 alone; to see it, give the user the role clusterMonitor",
-            ));
-        }
-        findings.extend(self.check_tables(discovery).await?);
+        let mut findings = self.check_source(discovery).await?;
+        let transformed = discovery.tables.iter().filter_map(|table| {
+            let fields = table.transform.as_ref()?.form().fields.as_ref()?;
+            Some(Finding::ok(format!("table {}: {}", table.id, fields.summary())))
+        });
+        findings.extend(transformed);
+        findings.extend(self.unmatched(discovery));
         Ok(findings)
+    }
+
+    /// What matches nothing keeps nothing from going on: a collection may be yet to come.
+    async fn require(&mut self, discovery: &Discovery<SourceTable>) -> Result<()> {
+        let findings = self.check_source(discovery).await?;
+        if let Some(finding) = findings.into_iter().find(|finding| !finding.ok) {
+            return Err(finding.into_error());
+        }
+        for Finding { what, hint, .. } in self.unmatched(discovery) {
+            tracing::warn!(hint, "{what}");
+        }
+        Ok(())
     }
 
     async fn in_use(&mut self) -> Result<bool> {

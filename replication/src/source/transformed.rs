@@ -1,5 +1,5 @@
-//! Any source, with columns transformed as the configuration says. This is
-//! where every row that the source tells passes, once: what the stream
+//! Any source of tables, with columns transformed as the configuration says.
+//! This is where every row that the source tells passes, once: what the stream
 //! gathered, what a chunk has, and what was read by key. So the pipeline knows
 //! the lake's columns alone, and the source within its own.
 //!
@@ -55,19 +55,30 @@ impl<S: Source> Transformed<S> {
     }
 }
 
+/// An entry that matches no table.
+pub fn matches_no_table<T: SourceTable>(entry: &TableEntry, discovery: &Discovery<T>) -> Option<Finding> {
+    let chosen = |id: &TableId| selected(&entry.patterns, id);
+    let tables = || discovery.tables.iter().map(|table| table.id());
+    let refused = discovery.refused.iter().map(|refusal| &refusal.table);
+    if tables().chain(refused).any(chosen) {
+        return None;
+    }
+    let name = entry.patterns.join(", ");
+    let known: Vec<String> = tables().map(TableId::to_string).collect();
+    let what = format!("[[table]] {name} matches no table that is replicated");
+    Some(Finding::bad(what, hint(&known, &name)))
+}
+
 /// The patterns of an entry that match nothing.
 fn unmatched<T: SourceTable>(entry: &TableEntry, discovery: &Discovery<Table<T>>) -> Vec<Finding> {
+    if let Some(finding) = matches_no_table(entry, discovery) {
+        return vec![finding];
+    }
     let name = entry.patterns.join(", ");
     let chosen = |id: &TableId| selected(&entry.patterns, id);
     let tables: Vec<_> = discovery.tables.iter().filter(|table| chosen(table.id())).collect();
-    let unknown = discovery.refused.iter().any(|refusal| chosen(&refusal.table));
-    if tables.is_empty() && !unknown {
-        let known: Vec<String> = discovery.tables.iter().map(|table| table.id().to_string()).collect();
-        let what = format!("[[table]] {name} matches no table that is replicated");
-        return vec![Finding::bad(what, hint(&known, &name))];
-    }
     // A table that is refused may have such columns.
-    if unknown {
+    if discovery.refused.iter().any(|refusal| chosen(&refusal.table)) {
         return Vec::new();
     }
     let columns: BTreeSet<String> = tables
@@ -323,6 +334,7 @@ fn form_of(shape: &Shape) -> Form {
     shape.origin.form.clone().unwrap_or_else(|| Form {
         key: None,
         columns: shape.columns.iter().map(plain).collect(),
+        fields: None,
     })
 }
 

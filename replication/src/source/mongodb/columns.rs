@@ -238,7 +238,7 @@ impl ColumnBuilder {
                 if !kind.holds(value) {
                     return Ok(false);
                 }
-                append_bytes(kind, value, bytes)?;
+                append_plain(kind, value, bytes).map_err(malformed)?;
                 end(ends, bytes)?;
             }
             _ => {
@@ -349,7 +349,8 @@ impl ColumnBuilder {
     }
 }
 
-fn append_bytes(kind: &Kind, value: Value<'_>, out: &mut Vec<u8>) -> Result<()> {
+/// Appends what a column of texts or bytes has of a value that it holds.
+pub fn append_plain(kind: &Kind, value: Value<'_>, out: &mut Vec<u8>) -> raw::Result<()> {
     let bytes = value.binary().map_or(&[][..], |(_, bytes)| bytes);
     match kind {
         Kind::ObjectId => json::write_hex(value.bytes, out),
@@ -363,7 +364,7 @@ fn append_bytes(kind: &Kind, value: Value<'_>, out: &mut Vec<u8>) -> Result<()> 
         }
         Kind::String => out.extend_from_slice(&json::utf8(value.text().unwrap_or_default())),
         Kind::Binary => out.extend_from_slice(bytes),
-        _ => json::write(value, out).map_err(malformed)?,
+        _ => json::write(value, out)?,
     }
     Ok(())
 }

@@ -7,20 +7,37 @@ use std::io::Write;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
+use super::number;
 use super::raw::{self, DEPTH_MAX, Malformed, Result, Value, tag};
 
 /// A binary subtype. Spec: BSON, "Binary (Old)".
 const OLD_BINARY: u8 = 2;
 
+/// How values are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    AsGiven,
+    /// The fields of documents in the order of their names.
+    Sorted,
+    /// That, and numbers by their values.
+    ByValue,
+}
+
 /// Appends a value.
 pub fn write(value: Value<'_>, out: &mut Vec<u8>) -> Result<()> {
-    write_at(value, false, 0, out)
+    write_at(value, Form::AsGiven, 0, out)
 }
 
 /// Appends a value with the fields of its documents in the order of their
 /// names: equal texts then mean equal documents, whatever their fields' order.
 pub fn write_sorted(value: Value<'_>, out: &mut Vec<u8>) -> Result<()> {
-    write_at(value, true, 0, out)
+    write_at(value, Form::Sorted, 0, out)
+}
+
+/// Appends a value as [`write_sorted`] does, but numbers as [`number::write`] does:
+/// equal texts mean equal values, whatever the numbers' types.
+pub fn write_by_value(value: Value<'_>, out: &mut Vec<u8>) -> Result<()> {
+    write_at(value, Form::ByValue, 0, out)
 }
 
 /// Appends a name and a colon.
@@ -29,26 +46,27 @@ pub fn write_name(name: &[u8], out: &mut Vec<u8>) {
     out.push(b':');
 }
 
-fn write_at(value: Value<'_>, sorted: bool, depth: usize, out: &mut Vec<u8>) -> Result<()> {
+fn write_at(value: Value<'_>, form: Form, depth: usize, out: &mut Vec<u8>) -> Result<()> {
     if depth > DEPTH_MAX {
         return Err(Malformed("documents less deep in each other"));
     }
     let whole = || Malformed("a value as long as its type");
     match value.tag {
+        tag::DOUBLE | tag::INT32 | tag::INT64 | tag::DECIMAL128 if form == Form::ByValue => number::write(value, out)?,
         tag::DOUBLE => {
             out.extend_from_slice(b"{\"$numberDouble\":\"");
             write_double(value.double().ok_or_else(whole)?, out);
             out.extend_from_slice(b"\"}");
         }
         tag::STRING => write_text(value.text().ok_or_else(whole)?, out),
-        tag::DOCUMENT => write_document(value.bytes, sorted, depth, out)?,
+        tag::DOCUMENT => write_document(value.bytes, form, depth, out)?,
         tag::ARRAY => {
             out.push(b'[');
             for (number, element) in value.elements()?.enumerate() {
                 if number > 0 {
                     out.push(b',');
                 }
-                write_at(element?.1, sorted, depth + 1, out)?;
+                write_at(element?.1, form, depth + 1, out)?;
             }
             out.push(b']');
         }
@@ -118,7 +136,7 @@ fn write_at(value: Value<'_>, sorted: bool, depth: usize, out: &mut Vec<u8>) -> 
             out.extend_from_slice(b"{\"$code\":");
             write_text(code, out);
             out.extend_from_slice(b",\"$scope\":");
-            write_document(scope, sorted, depth + 1, out)?;
+            write_document(scope, form, depth + 1, out)?;
             out.push(b'}');
         }
         tag::INT32 => {
@@ -145,7 +163,7 @@ fn write_at(value: Value<'_>, sorted: bool, depth: usize, out: &mut Vec<u8>) -> 
     Ok(())
 }
 
-fn write_document(bytes: &[u8], sorted: bool, depth: usize, out: &mut Vec<u8>) -> Result<()> {
+fn write_document(bytes: &[u8], form: Form, depth: usize, out: &mut Vec<u8>) -> Result<()> {
     let elements = raw::document(bytes)?;
     out.push(b'{');
     let start = out.len();
@@ -154,9 +172,9 @@ fn write_document(bytes: &[u8], sorted: bool, depth: usize, out: &mut Vec<u8>) -
             out.push(b',');
         }
         write_name(name, out);
-        write_at(value, sorted, depth + 1, out)
+        write_at(value, form, depth + 1, out)
     };
-    if sorted {
+    if form != Form::AsGiven {
         let mut elements = elements.collect::<Result<Vec<_>>>()?;
         elements.sort_by_key(|(name, _)| *name);
         elements.into_iter().try_for_each(&mut field)?;

@@ -17,6 +17,7 @@ use super::json;
 use super::raw::{self, Value};
 use super::rows::Rows;
 use super::table::SourceTable;
+use super::transform::Transformer;
 use crate::error::{Error, Result};
 use crate::lake::{PartProgress, PointRead};
 use crate::position::{ClusterTime, Position, ResumePoint};
@@ -106,6 +107,7 @@ pub struct Reader {
     batches: Option<Batches>,
     /// A reply that is read in part.
     batch: Option<Batch>,
+    transformer: Transformer,
     rows: Rows,
     /// Of each row, where rows are read by key.
     versions: Option<Vec<String>>,
@@ -115,6 +117,7 @@ impl Reader {
     pub fn new(access: Access, table: Arc<SourceTable>, throttle: Arc<Throttle>) -> Self {
         Self {
             rows: Rows::new(table.fields.clone(), table.schema().arrow()),
+            transformer: Transformer::new(table.transform.clone()),
             access,
             table,
             throttle,
@@ -172,6 +175,7 @@ impl Reader {
                     let what = self.table.other_kind();
                     return Err(Error::transient(format!("{}: {what}", self.table.id)).with_code(OTHER_KEY));
                 }
+                let document = self.transformer.document(document).map_err(malformed)?;
                 self.rows.append(document)?;
                 if let Some(versions) = &mut self.versions {
                     versions.push(format!("{:032x}", xxh3_128(document)));

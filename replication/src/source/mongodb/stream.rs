@@ -21,6 +21,7 @@ use super::raw::{self, Malformed, Value, tag};
 use super::rows::Rows;
 use super::snapshot::{Access, Told};
 use super::table::SourceTable;
+use super::transform::Transformer;
 use crate::batch::{ChangeBatch, Op, Patches, TxId};
 use crate::error::{Error, Result};
 use crate::position::{ClusterTime, Position, ResumePoint};
@@ -566,6 +567,7 @@ impl Log {
                 if let Some(number) = followed {
                     match self.change(number, &event, at) {
                         Applied::Changed => steps.push(Step::Event(SourceEvent::Changed { table: number })),
+                        Applied::Idle => {}
                         Applied::Unfit(reason) => {
                             steps.push(Step::Event(SourceEvent::Unfit { table: number, reason }));
                         }
@@ -706,6 +708,8 @@ impl Log {
 
 enum Applied {
     Changed,
+    /// Nothing that the lake has.
+    Idle,
     /// The table has to learn of something first.
     Described(What),
     Unfit(String),
@@ -723,6 +727,7 @@ pub fn token_time(token: &str) -> Option<ClusterTime> {
 struct TableBuffer {
     source: Arc<SourceTable>,
     watermark: Position,
+    transformer: Transformer,
     rows: Rows,
     ops: Vec<Op>,
     transactions: Vec<TxId>,
@@ -735,6 +740,7 @@ impl TableBuffer {
     fn new(source: Arc<SourceTable>, watermark: Position) -> Self {
         Self {
             rows: Rows::new(source.fields.clone(), source.schema().arrow()),
+            transformer: Transformer::new(source.transform.clone()),
             source,
             watermark,
             ops: Vec::new(),
@@ -776,14 +782,20 @@ impl TableBuffer {
         if !self.rows.takes_key(id) {
             return Ok(Applied::Unfit(self.source.other_kind().to_owned()));
         }
-        let update = match (event.operation, event.update) {
-            ("update", Some(update)) => Some(Description::of(update.bytes).map_err(malformed)?),
-            _ => None,
+        let (document, update) = match (event.operation, event.document, event.update) {
+            ("insert" | "replace", Some(document), _) => (Some(self.transformer.document(document.bytes)), None),
+            ("update", _, Some(update)) => (None, Some(self.transformer.update(update.bytes))),
+            _ => (None, None),
         };
+        let document = document.transpose().map_err(malformed)?;
+        let update = update.transpose().map_err(malformed)?;
+        if update.as_ref().is_some_and(|update| update.idle) {
+            return Ok(Applied::Idle);
+        }
         if evolve && !self.source.fields.whole {
             let fields = match &update {
-                Some(update) => update.updated(),
-                None => event.document.map(|document| document.bytes),
+                Some(update) => Description::of(update.description).map_err(malformed)?.updated(),
+                None => document,
             };
             let new = fields.map(|fields| self.source.new_fields(fields)).transpose();
             let new = new.map_err(malformed)?.unwrap_or_default();
@@ -791,13 +803,13 @@ impl TableBuffer {
                 return Ok(Applied::Described(What::Fields(new)));
             }
         }
-        let op = match (event.operation, event.document) {
+        let op = match (event.operation, document) {
             ("delete", _) => {
                 self.rows.append_only_key(id)?;
                 Op::Delete
             }
             ("insert" | "replace", Some(document)) => {
-                let new = raw::field(document.bytes, "_id").map_err(malformed)?.unwrap_or(id);
+                let new = raw::field(document, "_id").map_err(malformed)?.unwrap_or(id);
                 if !Rows::is_one_key(id, new) {
                     // A number in it has become one of another type.
                     if !self.rows.takes_key(new) {
@@ -807,14 +819,15 @@ impl TableBuffer {
                     self.ops.push(Op::Delete);
                     self.transactions.push(event.time.0);
                 }
-                self.rows.append(document.bytes)?;
+                self.rows.append(document)?;
                 Op::Upsert
             }
-            // Without what changed, the patch is empty.
+            // Without all that changed, the patch is empty.
             _ => {
                 self.rows.append_only_key(id)?;
-                self.patch_bytes
-                    .extend_from_slice(event.update.map_or(&[], |update| update.bytes));
+                let whole = update.as_ref().filter(|update| !update.unsure);
+                let patch = whole.map_or(&[][..], |update| update.description);
+                self.patch_bytes.extend_from_slice(patch);
                 self.patches.push((self.ops.len() as u32, self.patch_bytes.len()));
                 Op::Upsert
             }
@@ -825,6 +838,7 @@ impl TableBuffer {
     }
 
     fn take_batch(&mut self) -> Result<ChangeBatch> {
+        self.transformer.release();
         let rows: RecordBatch = self.rows.finish()?;
         let patches = std::mem::take(&mut self.patches);
         let bytes = std::mem::take(&mut self.patch_bytes);

@@ -10,6 +10,7 @@ use super::infer::{self, Sample};
 use super::json;
 use super::raw::{self, Value, tag};
 use super::rows::Fields;
+use super::transform::Transform;
 use crate::config::Documents;
 use crate::error::{Error, Result};
 use crate::lake::{Normal, Origin, Shape};
@@ -52,6 +53,8 @@ pub struct SourceTable {
     pub fields: Arc<Fields>,
     pub parts: Vec<Part>,
     pub mixed: MixedKeys,
+    /// What becomes of documents before all else; `None` if they stay as they are.
+    pub transform: Option<Arc<Transform>>,
     /// The last number that a column got.
     pub attribute_max: i32,
 }
@@ -75,7 +78,12 @@ impl SourceTable {
             schema: Arc::new(schema),
             parts: vec![part],
             mixed,
+            transform: None,
         })
+    }
+
+    pub fn with_transform(self, transform: Option<Arc<Transform>>) -> Self {
+        Self { transform, ..self }
     }
 
     /// The table with the columns that a sample suggests.
@@ -321,6 +329,7 @@ impl crate::source::SourceTable for SourceTable {
     fn origin(&self) -> Origin {
         Origin {
             attribute_max: self.attribute_max,
+            form: self.transform.as_ref().map(|transform| transform.form().clone()),
             ..Origin::default()
         }
     }

@@ -10,16 +10,18 @@ use bson::{Bson, DateTime, Decimal128, Document, Regex, Timestamp, doc};
 use super::columns::{ColumnBuilder, read_back};
 use super::delta::{Description, Node, Updates};
 use super::infer::Sample;
-use super::json;
 use super::raw::{self, Value, tag};
 use super::rows::{Fields, Rows};
 use super::stream::{Bodies, Scope, token_time};
 use super::table::{MixedKeys, SourceTable};
+use super::transform::{Transform, Transformer};
+use super::{json, number};
 use crate::batch::{Patch, RowChanges};
-use crate::config::Documents;
+use crate::config::{Config, Documents};
 use crate::position::{ClusterTime, ResumePoint};
 use crate::schema::{MongoKind as Kind, TableId};
 use crate::source::SourceTable as _;
+use crate::transform::{HASH_DIGITS, HashKey, Rules};
 
 fn bytes(document: &Document) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -605,6 +607,8 @@ fn bytes_that_are_no_document_end_in_an_error() {
         seed ^= seed << 17;
         (seed % below as u64) as usize
     };
+    let transform = transform("include = \"*\"\nexclude = \"s*\"\nmask = \"a*\"\nhash = [\"d*\", \"no\", \"n*\"]");
+    let mut transformer = Transformer::new(transform);
     for _ in 0..20_000 {
         let mut broken = |whole: &[u8]| {
             let mut bytes = whole.to_vec();
@@ -623,6 +627,8 @@ fn bytes_that_are_no_document_end_in_an_error() {
         let _ = rows.append(&document);
         let _ = table.new_fields(&document);
         let _ = Sample::default().add(&document);
+        let _ = transformer.document(&document);
+        let _ = transformer.update(&update);
         let mut out = Vec::new();
         let _ = json::write_sorted(whole(&document), &mut out);
         let _ = json::read(&text, &mut out);
@@ -633,4 +639,445 @@ fn bytes_that_are_no_document_end_in_an_error() {
         }
     }
     let _ = Arc::new(table);
+}
+
+const KEY: &str = "a key that nobody can guess";
+
+fn rules(entry: &str) -> Rules {
+    let text = format!(
+        "[source]\nurl = \"mongodb://localhost\"\n[lake]\nurl = \"./lake\"\n[transform]\nkey = {KEY:?}\n\
+         [[table]]\nmatch = \"*\"\n{entry}"
+    );
+    let config = Config::parse(&text, |_| None).expect("config");
+    Rules::of(&config, Some(Arc::new(HashKey::new(KEY))), &TableId::new("d", "c"))
+}
+
+fn transform(entry: &str) -> Option<Arc<Transform>> {
+    Transform::of(&TableId::new("d", "c"), rules(entry)).expect("rules")
+}
+
+fn hash(plain: &[u8]) -> String {
+    HashKey::new(KEY).hex(plain, &mut [0; HASH_DIGITS]).to_owned()
+}
+
+/// A document as its transformer makes it.
+fn transformed(transformer: &mut Transformer, document: &Document) -> Document {
+    parsed(transformer.document(&bytes(document)).expect("a document"))
+}
+
+#[test]
+fn numbers_that_are_equal_have_one_text() {
+    let decimal = |text: &str| Bson::Decimal128(text.parse().expect("a decimal"));
+    let cases = [
+        (
+            "5",
+            vec![
+                Bson::Int32(5),
+                Bson::Int64(5),
+                Bson::Double(5.0),
+                decimal("5"),
+                decimal("5.00"),
+                decimal("0.5E+1"),
+            ],
+        ),
+        (
+            "0",
+            vec![
+                Bson::Int32(0),
+                Bson::Double(0.0),
+                Bson::Double(-0.0),
+                decimal("-0"),
+                decimal("0E+10"),
+                decimal("0.00"),
+            ],
+        ),
+        (
+            "-0.25",
+            vec![Bson::Double(-0.25), decimal("-0.25"), decimal("-2.500E-1")],
+        ),
+        ("1200", vec![Bson::Int64(1200), Bson::Double(1200.0), decimal("12E+2")]),
+        (
+            "-9223372036854775808",
+            vec![Bson::Int64(i64::MIN), Bson::Double(i64::MIN as f64)],
+        ),
+        ("9007199254740993", vec![Bson::Int64((1 << 53) + 1)]),
+        ("0.1", vec![decimal("0.1"), decimal("0.10")]),
+        // What a double is, not what it was meant to be.
+        (
+            "0.1000000000000000055511151231257827021181583404541015625",
+            vec![Bson::Double(0.1)],
+        ),
+        (
+            "1.000000000931322574615478515625",
+            vec![
+                Bson::Double(1.0 + 2_f64.powi(-30)),
+                decimal("1.000000000931322574615478515625"),
+            ],
+        ),
+        (
+            "NaN",
+            vec![
+                Bson::Double(f64::NAN),
+                Bson::Double(-f64::NAN),
+                decimal("NaN"),
+                decimal("-NaN"),
+            ],
+        ),
+        ("Infinity", vec![Bson::Double(f64::INFINITY), decimal("Infinity")]),
+        ("-Infinity", vec![Bson::Double(f64::NEG_INFINITY), decimal("-Infinity")]),
+    ];
+    let text = |value: &Bson| {
+        let bytes = bytes(&doc! {"v": value.clone()});
+        let mut text = Vec::new();
+        number::write(
+            raw::field(&bytes, "v").expect("a document").expect("a value"),
+            &mut text,
+        )
+        .expect("a number");
+        String::from_utf8(text).expect("text")
+    };
+    for (expected, values) in cases {
+        for value in values {
+            assert_eq!(text(&value), expected, "{value:?}");
+        }
+    }
+    // All digits, as another program has them.
+    let least = text(&Bson::Double(5e-324));
+    assert_eq!((least.len(), &least[..8], &least[1070..]), (1076, "0.000000", "265625"));
+    assert_eq!(text(&Bson::Double(1e300)), format!("{:.0}", 1e300));
+    assert_eq!(text(&decimal("-1E+6111")), format!("-1{}", "0".repeat(6111)));
+    assert_eq!(text(&decimal("1E-6176")), format!("0.{}1", "0".repeat(6175)));
+}
+
+#[test]
+fn values_are_hashed_by_their_texts() {
+    let uuid = bson::Binary {
+        subtype: BinarySubtype::Uuid,
+        bytes: (0..16).collect(),
+    };
+    let generic = bson::Binary {
+        subtype: BinarySubtype::Generic,
+        bytes: vec![0, 255],
+    };
+    let md5 = bson::Binary {
+        subtype: BinarySubtype::Md5,
+        bytes: vec![1],
+    };
+    let nested = doc! {"b": [1_i64, 2.5, "x", Bson::Null, true], "a": {"z": "q\"", "y": "1.50".parse::<Decimal128>().expect("a decimal")}};
+    let other = doc! {"a": {"y": 1.5, "z": "q\""}, "b": [1.0, 2.5, "x", Bson::Null, true]};
+    let nested_text = &br#"{"a":{"y":1.5,"z":"q\""},"b":[1,2.5,"x",null,true]}"#[..];
+    let cases: Vec<(Bson, &[u8])> = vec![
+        ("å b".into(), "å b".as_bytes()),
+        ("".into(), b""),
+        (Bson::Int32(-7), b"-7"),
+        (Bson::Double(-7.0), b"-7"),
+        (true.into(), b"true"),
+        (
+            Bson::DateTime(DateTime::from_millis(-1)),
+            b"1969-12-31T23:59:59.999000Z",
+        ),
+        (
+            Bson::DateTime(DateTime::from_millis(1_709_208_000_120)),
+            b"2024-02-29T12:00:00.120000Z",
+        ),
+        (
+            Bson::ObjectId(bson::oid::ObjectId::from_bytes([0xab; 12])),
+            b"abababababababababababab",
+        ),
+        (Bson::Binary(uuid), b"00010203-0405-0607-0809-0a0b0c0d0e0f"),
+        (Bson::Binary(generic), b"\0\xff"),
+        (Bson::Binary(md5), br#"{"$binary":{"base64":"AQ==","subType":"05"}}"#),
+        (Bson::Document(nested), nested_text),
+        (Bson::Document(other), nested_text),
+        (Bson::Array(vec![]), b"[]"),
+        (Bson::Undefined, br#"{"$undefined":true}"#),
+        (Bson::MinKey, br#"{"$minKey":1}"#),
+    ];
+    let mut transformer = Transformer::new(transform("hash = \"v\""));
+    for (value, plain) in cases {
+        let found = transformed(&mut transformer, &doc! {"_id": 1, "v": value.clone()});
+        assert_eq!(found, doc! {"_id": 1, "v": hash(plain)}, "{value:?}");
+    }
+    // Past what the years of timestamps reach.
+    let far = transformed(&mut transformer, &doc! {"v": DateTime::MAX});
+    assert_eq!(far, doc! {"v": hash(b"292278994-08-17T07:12:55.807000Z")});
+    let null = doc! {"v": Bson::Null};
+    assert_eq!(transformed(&mut transformer, &null), null);
+}
+
+const RULES: &str = "exclude = [\"SSN\", \"raw_*\"]\nhash = [\"email\", \"tags\"]\nmask = { name = \"***\" }";
+
+/// What was planted, of several types, with and without a place in a column.
+fn people() -> Vec<Document> {
+    let row = |i: i32| {
+        let mut row = doc! {
+            "_id": i, "ssn": "planted", "email": format!("planted-{i}"), "tags": ["planted", i],
+            "name": {"first": "planted", "last": "x"}, "plain": {"a": i, "b": "y"}, "raw_1": {"x": "planted"},
+        };
+        match i % 4 {
+            1 => row.extend(doc! {"email": {"planted": [1]}, "name": 5, "tags": Bson::Null, "odd name": 1}),
+            2 => row.extend(doc! {"email": 7, "plain": "planted?", "Raw_2": 1, "SSN": ["planted"]}),
+            3 => row = doc! {"_id": i, "email.x": "planted", "name.y": "planted", "raw_1.z": "planted", "plain.q": 1},
+            _ => {}
+        }
+        row
+    };
+    (0..12).map(row).collect()
+}
+
+fn transformed_table(documents: Documents, sample: &[Document]) -> (SourceTable, Vec<Document>) {
+    let transform = transform(RULES);
+    let mut transformer = Transformer::new(transform.clone());
+    let made: Vec<Document> = sample
+        .iter()
+        .map(|document| transformed(&mut transformer, document))
+        .collect();
+    (table(documents, &made).with_transform(transform), made)
+}
+
+#[test]
+fn fields_are_left_out_hashed_and_masked_wherever_they_end_up() {
+    for policy in [Documents::Evolve, Documents::Fixed, Documents::Json] {
+        let (table, made) = transformed_table(policy, &people());
+        let batch = rows(&table, &made);
+        let shown = format!("{batch:?}");
+        assert_eq!(
+            shown.matches("planted").count(),
+            shown.matches("planted?").count(),
+            "{shown}"
+        );
+        assert!(shown.contains("planted?"), "{shown}");
+        if policy == Documents::Json {
+            continue;
+        }
+        let string = |name: &str| (name.to_owned(), Kind::String);
+        let columns = kinds(&table);
+        for name in ["email", "tags", "name"] {
+            assert!(columns.contains(&string(name)), "{columns:?}");
+        }
+        assert!(
+            !columns
+                .iter()
+                .any(|(name, _)| name.to_lowercase().starts_with("raw") || name == "ssn")
+        );
+        assert_eq!(
+            table.origin().form.as_ref(),
+            table.transform.as_ref().map(|transform| transform.form())
+        );
+    }
+    let (_, made) = transformed_table(Documents::Evolve, &people());
+    assert_eq!(
+        made[1],
+        doc! {
+            "_id": 1, "email": hash(br#"{"planted":[1]}"#), "tags": Bson::Null, "name": "***", "plain": {"a": 1, "b": "y"},
+            "odd name": 1,
+        }
+    );
+    assert_eq!(
+        made[3],
+        doc! {"_id": 3, "email.x": hash(b"planted"), "name.y": "***", "plain.q": 1}
+    );
+    // A second field of the name is another value to hide.
+    let mut transformer = Transformer::new(transform("exclude = \"a\""));
+    assert_eq!(
+        parsed(transformer.document(&twice(5, "second")).expect("a document")),
+        doc! {"_id": 1}
+    );
+}
+
+#[test]
+fn an_update_tells_the_lake_what_it_may_know() {
+    let secret = hash(b"planted");
+    // What comes, what is left, and whether the document has to be read.
+    let cases = [
+        (
+            doc! {"updatedFields": {"plain.a": 1, "b": 2}},
+            doc! {"updatedFields": {"plain.a": 1, "b": 2}},
+            false,
+        ),
+        (
+            doc! {"updatedFields": {"ssn": "planted", "raw_x.1.b": "planted", "b": 1}, "removedFields": ["SSN.a", "c"]},
+            doc! {"updatedFields": {"b": 1}, "removedFields": ["c"]},
+            false,
+        ),
+        (
+            doc! {"updatedFields": {"email": "planted", "name": ["planted"], "tags": Bson::Null}},
+            doc! {"updatedFields": {"email": &secret, "name": "***", "tags": Bson::Null}},
+            false,
+        ),
+        (
+            doc! {"removedFields": ["email", "name", "a.b"], "truncatedArrays": [{"field": "list", "newSize": 1}]},
+            doc! {"removedFields": ["email", "name", "a.b"], "truncatedArrays": [{"field": "list", "newSize": 1}]},
+            false,
+        ),
+        (
+            doc! {"updatedFields": {"email.a": "planted", "b": 1}},
+            doc! {"updatedFields": {"b": 1}},
+            true,
+        ),
+        (doc! {"removedFields": ["email.a"]}, doc! {"removedFields": []}, true),
+        (
+            doc! {"truncatedArrays": [{"field": "tags", "newSize": 1}, {"field": "name", "newSize": 1}, {"field": "ssn", "newSize": 1}]},
+            doc! {"truncatedArrays": []},
+            true,
+        ),
+        (
+            doc! {"truncatedArrays": [{"field": "name", "newSize": 1}], "updatedFields": {"b": 1}},
+            doc! {"truncatedArrays": [], "updatedFields": {"b": 1}},
+            false,
+        ),
+        // Whether it is a name with a dot, an old server does not say.
+        (
+            doc! {"updatedFields": {"name.a": "planted"}},
+            doc! {"updatedFields": {}},
+            true,
+        ),
+        (
+            doc! {"updatedFields": {"name.a": "planted", "b": 1}, "disambiguatedPaths": {}},
+            doc! {"updatedFields": {"b": 1}, "disambiguatedPaths": {}},
+            false,
+        ),
+        (
+            doc! {"updatedFields": {"name.a": "planted", "email.b": "planted"},
+            "disambiguatedPaths": {"name.a": ["name.a"], "email.b": ["email.b"], "ssn.planted": ["ssn.planted"]}},
+            doc! {"updatedFields": {"name.a": "***", "email.b": &secret},
+            "disambiguatedPaths": {"name.a": ["name.a"], "email.b": ["email.b"]}},
+            false,
+        ),
+        (
+            doc! {"updatedFields": {"name.0": "planted", "email.0": "planted"},
+            "disambiguatedPaths": {"name.0": ["name", "0"], "email.0": ["email", 0]}},
+            doc! {"updatedFields": {}, "disambiguatedPaths": {"name.0": ["name", "0"], "email.0": ["email", 0]}},
+            true,
+        ),
+    ];
+    let mut transformer = Transformer::new(transform(RULES));
+    for (description, expected, unsure) in cases {
+        let own = bytes(&description);
+        let update = transformer.update(&own).expect("an update");
+        assert_eq!(parsed(update.description), expected, "{description}");
+        assert_eq!((update.unsure, update.idle), (unsure, false), "{description}");
+    }
+    for description in [
+        doc! {"updatedFields": {"ssn.a.b": "planted", "raw_1": 1}, "removedFields": ["raw_2"]},
+        doc! {"truncatedArrays": [{"field": "name", "newSize": 1}], "updatedFields": {"name.0": 1}, "disambiguatedPaths": {}},
+    ] {
+        let own = bytes(&description);
+        let update = transformer.update(&own).expect("an update");
+        assert!(update.idle && !update.unsure, "{description}");
+    }
+}
+
+/// A row that is changed by what is left of an update is the row of the changed document.
+#[test]
+fn rows_are_changed_as_if_their_documents_were_copied_anew() {
+    let descriptions = [
+        doc! {"updatedFields": {"email": "planted anew", "plain.a": 5}},
+        doc! {"updatedFields": {"email": Bson::Null, "name": {"x": "planted"}, "ssn": 5}},
+        doc! {"removedFields": ["email", "ssn", "raw_1.x"], "updatedFields": {"tags": "planted", "plain": 1}},
+        doc! {"updatedFields": {"email": 5.0, "raw_9": "planted", "name": Bson::Null, "more": [1]}},
+        doc! {"updatedFields": {"name.first": "planted", "email": 1}, "disambiguatedPaths": {}},
+        doc! {"updatedFields": {"name.x": "planted", "odd name": 2},
+        "disambiguatedPaths": {"name.x": ["name.x"]}},
+    ];
+    for policy in [Documents::Evolve, Documents::Json] {
+        let people = people();
+        let (table, made) = transformed_table(policy, &people);
+        let base = rows(&table, &made);
+        let mut transformer = Transformer::new(table.transform.clone());
+        let (mut patches, mut after) = (Vec::new(), Vec::new());
+        for (row, document) in people.iter().enumerate() {
+            let own: Vec<usize> = match row {
+                0 => vec![0, 1, 2, 3],
+                row => vec![row % descriptions.len()],
+            };
+            // Its path leads nowhere in documents that have no such field.
+            let own = own
+                .into_iter()
+                .filter(|number| *number != 4 || document.get_document("name").is_ok());
+            let mut document = document.clone();
+            let mut updates = Vec::new();
+            for number in own {
+                let update = bytes(&descriptions[number]);
+                let update = transformer.update(&update).expect("an update");
+                assert!(!update.unsure && !update.idle);
+                updates.push(update.description.to_vec());
+                document = updated(document, descriptions[number].clone(), false).0;
+            }
+            patches.push(updates);
+            after.push(transformed(&mut transformer, &document));
+        }
+        let changes: Vec<RowChanges<'_>> = patches
+            .iter()
+            .map(|updates| RowChanges {
+                patches: updates.iter().map(Vec::as_slice).collect(),
+                later: false,
+            })
+            .collect();
+        let patched = Updates(table.fields.clone()).apply(&base, &changes).expect("rows");
+        assert!(patched.unsure.is_empty(), "{policy:?} {:?}", patched.unsure);
+        assert_eq!(
+            SourceTable::normal(&table.fields, &patched.rows).expect("rows"),
+            SourceTable::normal(&table.fields, &rows(&table, &after)).expect("rows"),
+            "{policy:?}"
+        );
+    }
+}
+
+#[test]
+fn rules_of_documents_are_refused_or_mean_a_copy() {
+    for (entry, what) in [
+        ("exclude = \"_I?\"", "excluded"),
+        ("include = \"name\"", "excluded"),
+        ("hash = \"*\"", "hashed"),
+        ("mask = \"_id\"", "masked"),
+    ] {
+        let refusal = Transform::of(&TableId::new("d", "c"), rules(entry)).expect_err(entry);
+        let reason = format!("its column _id is {what}, but is part of its key");
+        assert!(refusal.reason.contains(&reason), "{entry}: {}", refusal.reason);
+    }
+    assert!(transform("include = [\"*\", \"a\"]\nexclude = []").is_none());
+    let form = |entry: &str| transform(entry).map(|transform| transform.form().clone());
+    let before = form(RULES);
+    let text = serde_json::to_string(&before).expect("JSON");
+    assert_eq!(before, serde_json::from_str(&text).expect("a form"));
+    for (entry, reason) in [
+        (RULES, None),
+        (
+            "hash = [\"TAGS\", \"email\"]\nexclude = [\"raw_*\", \"ssn\", \"ssn\"]\nmask = { Name = \"***\" }",
+            None,
+        ),
+        ("", Some("changed: exclude, hash, mask")),
+        ("include = [\"_*\", \"a\"]", Some("changed: include, exclude")),
+        (
+            "exclude = [\"ssn\", \"raw_*\"]\nhash = [\"email\", \"tags\"]\nmask = { name = \"?\" }",
+            Some("changed: mask"),
+        ),
+    ] {
+        let found = rules(entry).reason_to_copy_documents(before.as_ref());
+        assert_eq!(found.is_some(), reason.is_some(), "{entry}: {found:?}");
+        assert!(
+            found.unwrap_or_default().contains(reason.unwrap_or_default()),
+            "{entry}"
+        );
+    }
+    assert!(rules(RULES).reason_to_copy_documents(None).is_some());
+    assert_eq!(rules("").reason_to_copy_documents(None), None);
+    let other_key = |entry: &str| {
+        let text = format!(
+            "[source]\nurl = \"mongodb://h\"\n[lake]\nurl = \"./l\"\n[transform]\nkey = \"quite another key\"\n[[table]]\nmatch = \"*\"\n{entry}"
+        );
+        let config = Config::parse(&text, |_| None).expect("config");
+        Rules::of(
+            &config,
+            Some(Arc::new(HashKey::new("quite another key"))),
+            &TableId::new("d", "c"),
+        )
+    };
+    let found = other_key(RULES).reason_to_copy_documents(before.as_ref());
+    assert!(found.expect("a reason").contains("another key"));
+    assert_eq!(
+        other_key("exclude = \"a\"").reason_to_copy_documents(form("exclude = \"A\"").as_ref()),
+        None
+    );
 }
