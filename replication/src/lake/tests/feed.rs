@@ -276,8 +276,17 @@ fn upserts(model: &mut Model, ids: impl IntoIterator<Item = i64>, v: &str) -> Ch
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_told_once_by_its_net_change() {
+    for vectors in [true, false] {
+        check_net_changes(vectors).await;
+    }
+}
+
+async fn check_net_changes(vectors: bool) {
     let folder = Folder::new();
-    let mut table = folder.create_with_feed().await;
+    let shape = Shape::new(&schema(), &Origin::default()).with_feed(true);
+    let shape = if vectors { shape } else { shape.without_vectors() };
+    let mut table = folder.create_as(shape).await;
+    table.build_index().await.expect("index");
     table.commit("START", streaming).await.expect("start");
     let mut model = Model::new();
     // Inserts alone need no file of their own.
