@@ -128,7 +128,7 @@ impl ProgressLines {
                 bar.set_prefix(id.to_string());
                 bar
             });
-            let rate = snapshot.rows_since_start as f64 / snapshot.started.elapsed().as_secs_f64().max(0.001);
+            let rate = snapshot.rate();
             let left = snapshot.blocks.saturating_sub(snapshot.blocks_done) as f64;
             // By blocks: how many rows are still to come is not known.
             let rows_left = snapshot.rows as f64 * left / snapshot.blocks_done.max(1) as f64;

@@ -15,6 +15,8 @@ mod columns;
 mod connection;
 /// Versions of several tables that belong together.
 mod cuts;
+/// Health, metrics, the page and its actions.
+mod daemon;
 /// Deletion vectors stay whole from commit to commit, and no batch is applied twice.
 mod deletion_vectors;
 /// A crash at each place between a write and the one that makes it count.

@@ -155,6 +155,8 @@ pub struct Case<'a> {
     pub source: &'static str,
     /// The lines of `[snapshot]`.
     pub snapshot: &'static str,
+    /// The lines of `[http]`: off but for tests of it, for many programs run at a time.
+    pub http: &'static str,
     /// More sections of the configuration.
     pub sections: String,
     /// What becomes of columns, for the comparison: see tests/python/transforms.py, of fields: mongo_transforms.py.
@@ -177,6 +179,7 @@ impl<'a> Case<'a> {
             max_latency: "200ms",
             source: "",
             snapshot: "",
+            http: "listen = \"off\"",
             sections: String::new(),
             transforms: "{}".to_owned(),
             database,
@@ -201,6 +204,7 @@ impl<'a> Case<'a> {
             max_latency: self.max_latency,
             source: self.source,
             snapshot: self.snapshot,
+            http: self.http,
             sections: self.sections.clone(),
             transforms: self.transforms.clone(),
             database,
@@ -276,11 +280,12 @@ impl<'a> Case<'a> {
             source += &format!("publication = {:?}\n", self.slot);
         }
         format!(
-            "[source]\n{source}{}\n[lake]\n{lake}[apply]\nmax_latency = {:?}\n[cache]\ndir = {:?}\n[snapshot]\n{}\n{}\n",
+            "[source]\n{source}{}\n[lake]\n{lake}[apply]\nmax_latency = {:?}\n[cache]\ndir = {:?}\n[snapshot]\n{}\n[http]\n{}\n{}\n",
             self.source,
             self.max_latency,
             self.cache(),
             self.snapshot,
+            self.http,
             self.sections
         )
     }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub struct Config {
     pub cuts: CutsConfig,
     #[serde(default)]
     pub cache: CacheConfig,
+    #[serde(default)]
+    pub http: HttpConfig,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -311,6 +314,66 @@ pub struct CacheConfig {
     pub dir: Option<PathBuf>,
 }
 
+/// Where a running sidecar answers.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// `address:port`; `None` is nowhere.
+    #[serde(deserialize_with = "socket_address_or_off")]
+    pub listen: Option<SocketAddr>,
+    /// What a POST has to bring as `Authorization: Bearer …`. Without, none is taken.
+    pub token: Option<Secret>,
+    /// A file that has it.
+    pub token_file: Option<PathBuf>,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            listen: Some(SocketAddr::from(([127, 0, 0, 1], 9464))),
+            token: None,
+            token_file: None,
+        }
+    }
+}
+
+impl HttpConfig {
+    /// The token, from wherever it is.
+    pub fn read_token(&mut self) -> Result<()> {
+        if let Some(path) = &self.token_file {
+            let text = std::fs::read_to_string(path).map_err(|e| {
+                Error::operator(format!("cannot read http.token_file {}", path.display()))
+                    .with_hint("name a file that has the token alone, and that this user can read")
+                    .with_source(e)
+            })?;
+            self.token = Some(Secret(text.trim().to_owned()));
+        }
+        if self
+            .token
+            .as_ref()
+            .is_some_and(|token| token.expose().len() < TOKEN_MIN)
+        {
+            return Err(
+                Error::operator(format!("http.token is shorter than {TOKEN_MIN} characters"))
+                    .with_hint("make one with `openssl rand -hex 32`"),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Characters of `http.token` at least.
+const TOKEN_MIN: usize = 16;
+
+fn socket_address_or_off<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text == "off" {
+        return Ok(None);
+    }
+    let parsed = text.parse().map(Some);
+    parsed.map_err(|_| de::Error::custom("expected http.listen as \"127.0.0.1:9464\", \"[::1]:9464\" or \"off\""))
+}
+
 /// One `[[table]]` of the file: what is set for the tables that match.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -479,6 +542,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("cuts", &["interval"]),
     ("cache", &["dir"]),
     ("transform", &["key", "key_file"]),
+    ("http", &["listen", "token", "token_file"]),
 ];
 
 /// The section that there may be several of, and its keys. It has no environment variables.
@@ -582,6 +646,7 @@ impl Config {
             || self.transform != new.transform
             || self.cuts != new.cuts
             || self.cache.dir != new.cache.dir
+            || self.http != new.http
     }
 
     /// Reads `path`, then lets `TRIBUTARY_<SECTION>_<KEY>` override.
@@ -638,13 +703,12 @@ impl Config {
                     .with_hint(format!("add [{section}] {key} = \"{example}\"")));
             }
         }
-        if root
-            .get("transform")
-            .and_then(|section| section.get("key"))
-            .is_some_and(|key| !key.is_str())
-        {
-            // What the parser says would show it.
-            return Err(Error::operator("transform.key is not a text").with_hint("put it in quotes"));
+        // What the parser says would show them.
+        for (section, key) in [("transform", "key"), ("http", "token")] {
+            let value = root.get(section).and_then(|section| section.get(key));
+            if value.is_some_and(|value| !value.is_str()) {
+                return Err(Error::operator(format!("{section}.{key} is not a text")).with_hint("put it in quotes"));
+            }
         }
         let mut config: Config = toml::Value::Table(root).try_into().map_err(|e: toml::de::Error| {
             Error::operator(e.message().to_owned()).with_hint("see the README's list of keys")
@@ -660,6 +724,7 @@ impl Config {
             ));
         }
         config.transform.read_key()?;
+        config.http.read_token()?;
         config.validate_tables()?;
         Ok(config)
     }

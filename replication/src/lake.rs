@@ -731,6 +731,19 @@ impl DeltaTable {
         self.files.iter().map(DataFile::live_rows).sum()
     }
 
+    /// Data files with live rows.
+    pub fn file_count(&self) -> u64 {
+        self.files.iter().filter(|file| file.live_rows() > 0).count() as u64
+    }
+
+    /// Those of them that have a deletion vector.
+    pub fn vector_count(&self) -> u64 {
+        self.files
+            .iter()
+            .filter(|file| file.live_rows() > 0 && file.vector.is_some())
+            .count() as u64
+    }
+
     /// What index and vectors hold in memory, in bytes.
     pub fn bytes(&self) -> usize {
         let vectors: usize = self.files.iter().map(|f| f.deleted.serialized_size()).sum();

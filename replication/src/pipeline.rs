@@ -104,8 +104,14 @@ pub async fn run(config: Receiver<Config>, once: bool, metrics: Arc<Metrics>, sh
             {
                 error
             }
-            other => return other,
+            other => {
+                if let Err(error) = &other {
+                    metrics.note(error);
+                }
+                return other;
+            }
         };
+        metrics.note(&error);
         if started.elapsed() > Duration::from_secs(60) {
             pause = Duration::from_millis(500);
         }
@@ -355,7 +361,7 @@ async fn prepare<S: Source>(
         stream,
         source,
         lake: lake.clone(),
-        pipeline: identity.pipeline,
+        pipeline: identity.pipeline.clone(),
         epoch,
         control,
         config: updates.clone(),
@@ -410,7 +416,7 @@ async fn prepare<S: Source>(
             windows: window_sender,
             halts: halt_sender,
             parallelism,
-            metrics,
+            metrics: metrics.clone(),
         },
         watch: Watch {
             source: watching,
@@ -419,6 +425,8 @@ async fn prepare<S: Source>(
             now: look,
             seen: seen_sender,
             told: requests.into_iter().map(|request| request.id).collect(),
+            pipeline: identity.pipeline,
+            metrics,
         },
         recorder,
     })

@@ -34,20 +34,16 @@ pub async fn replicate(path: PathBuf, config: Config, once: bool, bars: Bars) ->
         // Nobody left to tell means that it stops already.
         let _ = stop.send(true);
     });
+    let http = config.http.clone();
     let (update, updates) = watch::channel(config);
+    if !once {
+        crate::daemon::start(&http, metrics.clone(), update.clone(), path.clone()).await;
+    }
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            match Config::load(&path) {
-                Ok(config) => {
-                    if update.borrow().needs_restart(&config) {
-                        warn!(
-                            "only source.tables, source.on_gap, [snapshot] and [maintenance] but its threads take effect without a restart"
-                        );
-                    }
-                    update.send_modify(|now| now.take_live(config));
-                }
-                Err(error) => warn!(%error, hint = error.hint(), "the configuration is kept as it was"),
+            if let Err(error) = crate::daemon::reload(&path, &update) {
+                warn!(%error, hint = error.hint(), "the configuration is kept as it was");
             }
         }
     });

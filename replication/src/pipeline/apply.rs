@@ -34,13 +34,15 @@ use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::key::KeyEncoder;
 use crate::lake::{DeltaTable, FileFormat, Lake, Request, Shape, SnapshotProgress, State};
-use crate::metrics::Metrics;
+use crate::metrics::{MemoryNumbers, Metrics, Trouble};
 use crate::position::Position;
 use crate::schema::TableId;
 use crate::source::{ChangeStream, Source, SourceEvent, SourceTable, Throttle};
 
 /// How often time-driven things are looked at.
 const TICK: Duration = Duration::from_millis(50);
+/// How often metrics are brought up to date.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(200);
 /// How often the source hears from us at least; servers give up after 60 s.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 /// How often at most the pipeline's record moves for an idle slot's sake.
@@ -78,8 +80,8 @@ pub struct Route {
     /// Holds the slot until what the table misses is on record.
     pub held: Option<Position>,
     pub open: Option<Open>,
-    /// Positions before the first change of each commit on its way.
-    in_flight: VecDeque<Position>,
+    /// For each commit on its way, the position before its first change, and when that was read.
+    in_flight: VecDeque<(Position, Instant)>,
     /// Commits that its writer was asked for, and has done.
     sent: u64,
     done: u64,
@@ -159,7 +161,7 @@ impl Route {
     /// Everything of the table up to here is durable; `None` if all of it is.
     pub fn pending(&self) -> Option<Position> {
         let held = self.held.as_ref().or(self.stalled_at.as_ref());
-        held.or(self.in_flight.front())
+        held.or(self.in_flight.front().map(|(position, _)| position))
             .or(self.open.as_ref().map(|open| &open.start))
             .cloned()
     }
@@ -185,8 +187,8 @@ impl Route {
     pub fn expect_commit(&mut self, position: &Position) {
         let open = self.open.take();
         self.sent += 1;
-        self.in_flight
-            .push_back(open.map_or_else(|| position.clone(), |open| open.start));
+        let first = open.map_or_else(|| (position.clone(), Instant::now()), |open| (open.start, open.since));
+        self.in_flight.push_back(first);
     }
 
     pub fn is_closed(&self) -> bool {
@@ -290,8 +292,10 @@ impl<S: Source> Apply<S> {
         let mut confirmed = self.confirmable();
         let mut last_status = Instant::now();
         let mut last_heartbeat = Instant::now();
+        let mut last_published = Instant::now();
         let mut stopping: Option<Instant> = None;
         let mut answer = false;
+        self.publish();
         loop {
             let next = self.work(&mut waiting, stopping.is_some(), &mut answer)?;
             if let Some(since) = stopping
@@ -354,7 +358,10 @@ impl<S: Source> Apply<S> {
                     if self.wants_position(&waiting) && last_status.elapsed() >= TICK {
                         answer = true;
                     }
-                    self.publish_lag();
+                    if last_published.elapsed() >= PUBLISH_INTERVAL {
+                        self.publish();
+                        last_published = Instant::now();
+                    }
                 }
                 _ = self.shutdown.changed(), if stopping.is_none() => {
                     info!("stopping: committing what is complete");
@@ -657,6 +664,9 @@ impl<S: Source> Apply<S> {
         let at = route.pending().unwrap_or(position);
         route.stalled_at = Some(at.clone());
         route.open = None;
+        let (id, trouble) = (route.id.clone(), Trouble::of(&error));
+        self.metrics
+            .update(|m| m.tables.entry(id).or_default().trouble = Some(trouble));
         self.cuts.forget(table);
         let route = self.route(table)?;
         error!(table = %route.id, %error, cause = error.cause(), hint = error.hint(), position = %at,
@@ -688,7 +698,21 @@ impl<S: Source> Apply<S> {
             route.progress = event.snapshot.unwrap_or_default();
             // What takes part from now on, no candidate has yet.
             self.cuts.changed |= !event.asked_for || (!took_part && route.takes_part_in_cuts());
-            self.metrics.update(|m| m.changes += event.changes);
+            let (rows, id) = (event.rows, &route.id);
+            self.metrics.update(|m| {
+                m.changes += rows.upserts + rows.deletes;
+                let table = m.tables.entry(id.clone()).or_default();
+                table.upserts += rows.upserts;
+                table.deletes += rows.deletes;
+                table.snapshot_rows += rows.snapshot_rows;
+                if let Some(took) = rows.took {
+                    table.commits.add(took);
+                }
+                table.rows = rows.live;
+                table.files = rows.files;
+                table.vectors = rows.vectors;
+                table.index_bytes = rows.index_bytes;
+            });
         }
     }
 
@@ -745,14 +769,41 @@ impl<S: Source> Apply<S> {
             || self.routes.iter().any(|route| route.catch_up_to.is_some())
     }
 
-    fn publish_lag(&self) {
-        let lag = self
-            .confirmable()
-            .bytes_until(&self.stream.position())
-            .unwrap_or_default();
+    /// Tells where everything stands.
+    fn publish(&self) {
+        let position = self.stream.position();
+        let lag = |from: Position| from.bytes_until(&position).unwrap_or_default();
+        let confirmable = self.confirmable();
         self.metrics.update(|m| {
             m.streaming = true;
-            m.lag_bytes = lag;
+            m.lag_bytes = lag(confirmable);
+            m.committed_at = self.stream.committed_at();
+            m.memory = MemoryNumbers {
+                open: self.stream.open_bytes() as u64,
+                in_flight: (self.in_flight_bytes_max - self.in_flight.available_permits().min(self.in_flight_bytes_max))
+                    as u64,
+            };
+            m.tables.retain(|id, _| self.routes.iter().any(|route| route.id == *id));
+            for route in &self.routes {
+                let table = m.tables.entry(route.id.clone()).or_default();
+                let pending = route.pending();
+                let stalled = route.stalled_at.is_some();
+                table.state = if stalled { "stalled" } else { route.state.as_str() };
+                table.version = route.version;
+                table.watermark = match &pending {
+                    // What is on its way is more than its last commit says.
+                    None if position.covers(&route.durable) && !route.is_closed() => position.to_string(),
+                    _ => route.durable.to_string(),
+                };
+                table.lag_bytes = pending.map_or(0, lag);
+                let waiting = route.in_flight.front().map(|(_, since)| *since);
+                table.pending_since = waiting
+                    .or(route.open.as_ref().map(|open| open.since))
+                    .map(Instant::into_std);
+                if !stalled {
+                    table.trouble = None;
+                }
+            }
         });
     }
 

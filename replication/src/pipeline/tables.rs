@@ -358,6 +358,13 @@ impl<S: Source> Apply<S> {
         let table_source = self.source.table_source(table.clone(), self.throttle.clone());
         let snapshotting = record.state == State::Snapshotting;
         let path = self.lake.key(&table_path(table.id()));
+        self.metrics.update(|m| {
+            let numbers = m.tables.entry(table.id().clone()).or_default();
+            numbers.rows = lake_table.rows();
+            numbers.files = lake_table.file_count();
+            numbers.vectors = lake_table.vector_count();
+            numbers.index_bytes = lake_table.bytes() as u64;
+        });
         self.routes
             .push(Route::new(table.as_ref(), commands, place, path, &lake_table));
         let writer = Writer {

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::config::Config;
 use crate::error::Result;
 use crate::lake::{Lake, Request};
+use crate::metrics::{Metrics, SourceNumbers};
 use crate::position::Position;
 use crate::source::{Discovery, Source};
 
@@ -56,6 +57,9 @@ pub struct Watch<S: Source> {
     pub seen: mpsc::Sender<Seen<S::Table>>,
     /// Requests that were told already.
     pub told: HashSet<String>,
+    /// Our name in the lake.
+    pub pipeline: String,
+    pub metrics: Arc<Metrics>,
 }
 
 impl<S: Source> Watch<S> {
@@ -82,6 +86,13 @@ impl<S: Source> Watch<S> {
             let patterns = self.config.borrow_and_update().source.tables.clone();
             self.source.select(patterns);
             let seen = Seen::read(&mut self.source, requests).await?;
+            if let Some(slot) = super::slot(&mut self.source, &self.lake, &self.pipeline).await? {
+                let numbers = SourceNumbers {
+                    retained_bytes: slot.retained_bytes,
+                    log_end: seen.position.to_string(),
+                };
+                self.metrics.update(|m| m.source = Some(numbers));
+            }
             if self.seen.send(seen).await.is_err() {
                 return Ok(());
             }

@@ -1,6 +1,7 @@
 //! One task per table: takes batches and chunks in order, and commits them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
@@ -58,7 +59,21 @@ pub struct Durable {
     pub state: State,
     pub catch_up_to: Option<Position>,
     pub snapshot: Option<SnapshotProgress>,
-    pub changes: u64,
+    pub rows: RowNumbers,
+}
+
+/// What a commit changed, and what the table is now.
+pub struct RowNumbers {
+    pub upserts: u64,
+    pub deletes: u64,
+    pub snapshot_rows: u64,
+    /// How long the commit took, staging included; `None` if there was none.
+    pub took: Option<Duration>,
+    /// All live rows.
+    pub live: u64,
+    pub files: u64,
+    pub vectors: u64,
+    pub index_bytes: u64,
 }
 
 pub struct Writer {
@@ -81,7 +96,7 @@ impl Writer {
     pub async fn run(mut self) -> Result<(usize, DeltaTable)> {
         // A copy may have become whole just before the last run ended.
         if self.replace().await? {
-            self.tell(&Committed::default(), false)?;
+            self.tell(&Committed::default(), None)?;
         }
         // What is to be put in place once nothing else is staged.
         let mut compacted = None;
@@ -161,7 +176,7 @@ impl Writer {
             Ok(version) => {
                 upkeep::tell(&self.table.record().table, &Done::Compacted(done), Some(version));
                 // Cuts name the newest version, which stays longest.
-                self.tell(&Committed::default(), false)
+                self.tell(&Committed::default(), None)
             }
             Err(error) => self.fail(error),
         }
@@ -230,22 +245,31 @@ impl Writer {
         };
         self.log(&committed, started);
         self.replace().await?;
-        self.tell(&committed, true)
+        self.tell(&committed, Some(started.elapsed()))
     }
 
     /// Tells the stream's loop where the table stands.
-    fn tell(&self, committed: &Committed, asked_for: bool) -> Result<()> {
+    fn tell(&self, committed: &Committed, took: Option<Duration>) -> Result<()> {
         let record = self.table.record();
         let durable = Durable {
             table: self.number,
-            asked_for,
+            asked_for: took.is_some(),
             version: self.table.visible_version(),
             vector_bytes: committed.vector_bytes,
             watermark: record.watermark.clone(),
             state: record.state,
             catch_up_to: record.catch_up_to.clone(),
             snapshot: record.snapshot.clone(),
-            changes: committed.upserts + committed.deletes,
+            rows: RowNumbers {
+                upserts: committed.upserts,
+                deletes: committed.deletes,
+                snapshot_rows: committed.snapshot_rows,
+                took,
+                live: self.table.rows(),
+                files: self.table.file_count(),
+                vectors: self.table.vector_count(),
+                index_bytes: self.table.bytes() as u64,
+            },
         };
         self.durable
             .send(durable)
