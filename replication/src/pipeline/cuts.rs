@@ -365,6 +365,7 @@ fn now_us() -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::writer::RowNumbers;
     use super::*;
     use crate::position::Lsn;
 
@@ -399,7 +400,7 @@ mod tests {
             state,
             catch_up_to: None,
             snapshot: None,
-            changes: 0,
+            rows: RowNumbers::default(),
         };
         gatherer.durable(&event, done);
     }

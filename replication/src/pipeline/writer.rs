@@ -63,6 +63,7 @@ pub struct Durable {
 }
 
 /// What a commit changed, and what the table is now.
+#[derive(Default)]
 pub struct RowNumbers {
     pub upserts: u64,
     pub deletes: u64,
