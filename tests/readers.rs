@@ -31,6 +31,10 @@ const KINDS: [&str; 1] = ["kinds"];
 const LARGE: [&str; 2] = ["by_int", "by_text"];
 const ALL: [&str; 6] = ["kinds", "by_int", "by_text", "renamed", "alike", "parts"];
 
+/// Tables that tell their changes are read as any other.
+const FED: &str =
+    "[[table]]\nmatch = [\"public.kinds\", \"public.by_text\", \"public.alike\"]\nchange_data_feed = true\n";
+
 const DEFINITIONS: &str = "
     CREATE EXTENSION hstore;
     CREATE TYPE place AS (street text, number int);
@@ -184,7 +188,7 @@ fn all() -> BTreeSet<String> {
 #[test]
 fn every_reader_sees_the_same_rows_at_every_age_of_a_table() {
     let mut case = Case::new(Server::shared(POSTGRES), "readers");
-    case.sections = format!("{PARTITIONED}\n[maintenance]\nenabled = false");
+    case.sections = format!("[maintenance]\nenabled = false\n{PARTITIONED}\n{FED}");
     case.max_latency = "1ms";
     case.sql(DEFINITIONS);
     case.catch_up();
@@ -205,7 +209,7 @@ fn every_reader_sees_the_same_rows_at_every_age_of_a_table() {
     assert_eq!(readers_agree(&case, "with deletion vectors"), all());
 
     // More than a tenth of the large files is dead, and the writer makes many small ones.
-    case.sections = PARTITIONED.to_owned();
+    case.sections = format!("{PARTITIONED}\n{FED}");
     let mut sidecar = case.start();
     let writer = Writer::paced(&case, 300, 5, &[CHANGES]);
     wait_for("checkpoints and compactions", || {

@@ -70,11 +70,9 @@ struct Slice {
 
 /// A column that a table with a feed can't have.
 pub fn reserved_column(schema: &TableSchema) -> Option<&str> {
-    let names = schema.columns.iter().map(|column| column.name.as_str());
+    let mut names = schema.columns.iter().map(|column| column.name.as_str());
     // Readers match names whatever their case.
-    names
-        .into_iter()
-        .find(|name| RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(name)))
+    names.find(|name| RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(name)))
 }
 
 impl DataFile {
