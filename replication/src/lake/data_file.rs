@@ -70,10 +70,10 @@ impl FileWriter {
         Self::create_in(log, "", &Values::default(), schema, key)
     }
 
-    /// A file of a partition. `folder` is where it is to be in the table's, as
-    /// the store has it; the log has it percent-encoded.
+    /// A file of a partition. `folder` is where it is to be in the table's: a
+    /// plain name, with a slash at its end.
     pub fn create_in(log: &Log, folder: &str, partition: &Values, schema: &SchemaRef, key: &[usize]) -> Result<Self> {
-        let path = format!("{}part-{}.snappy.parquet", folder.replace('%', "%25"), Uuid::new_v4());
+        let path = format!("{}part-{}.snappy.parquet", folder, Uuid::new_v4());
         let properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
             .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
