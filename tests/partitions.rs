@@ -36,7 +36,11 @@ fn stamps(kind: Kind) -> (&'static str, &'static str) {
 
 /// A case with two tables in partitions, which have a row for each id from 1 on.
 fn partitioned(kind: Kind, name: &str, rows: u32) -> Case<'static> {
-    let mut case = Case::new(Server::shared(kind), name);
+    filled(Case::new(Server::shared(kind), name), rows)
+}
+
+fn filled(mut case: Case<'static>, rows: u32) -> Case<'static> {
+    let kind = case.kind();
     case.sections = PARTITIONS.to_owned();
     let (stamp, zoned) = stamps(kind);
     for table in ["events", "hashed"] {
@@ -59,7 +63,7 @@ fn insert(kind: Kind, table: &str, from: u32, to: u32) -> String {
         "INSERT INTO {table} SELECT CAST(CASE i % 5 WHEN 0 THEN NULL WHEN 1 THEN '2024-02-29 23:59:59.999999' WHEN 2 THEN '1969-12-31 23:30:00'
              WHEN 3 THEN '1970-01-01 00:00:00' ELSE '2024-03-01 00:00:00' END AS {stamp}), i,
          CAST(CASE i % 3 WHEN 0 THEN NULL WHEN 1 THEN '2001-02-03 04:59:59.5{zone}' ELSE '2001-02-03 05:00:00{zone}' END AS {zoned}),
-         CASE i % 7 WHEN 0 THEN NULL WHEN 1 THEN '' WHEN 2 THEN '../../x' WHEN 3 THEN 'a b%2F=ü😀' WHEN 4 THEN '{long}' ELSE 'DE' END,
+         CASE i % 7 WHEN 0 THEN NULL WHEN 1 THEN '' WHEN 2 THEN '../../x' WHEN 3 THEN 'a b%2F=ü😀' WHEN 4 THEN '{long}' WHEN 5 THEN '__HIVE_DEFAULT_PARTITION__' ELSE 'DE' END,
          0, hash(i) FROM series({from}, {to})"
     )
 }
@@ -310,6 +314,26 @@ fn readers_open_the_files_of_a_partition_alone() {
             assert_eq!(found["chdb"], serde_json::json!([700, 700]), "{found:#}");
         }
     }
+}
+
+/// Odd values are part of the objects' names.
+#[test]
+fn partitions_in_a_bucket_are_as_on_disk() {
+    let case = filled(Case::in_bucket(Server::shared(POSTGRES), "partition_bucket"), 200);
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    assert_equal(&case);
+    for k in 1..20 {
+        for sql in CHANGES {
+            let sql = sql.replace("{stamp}", "timestamp");
+            case.sql(&sql.replace("{i}", &k.to_string()).replace("{k}", &(k * 7).to_string()));
+        }
+    }
+    case.wait_until_current(&mut sidecar);
+    sidecar.stop();
+    fs::remove_dir_all(case.cache()).unwrap();
+    case.catch_up();
+    assert_equal(&case);
 }
 
 /// Collections have partitions, too, by the columns of their sample.

@@ -60,7 +60,7 @@ const DEFINITIONS: &str = "
     CREATE TABLE alike (id int PRIMARY KEY, v int, street text, address place);
     INSERT INTO alike SELECT i, 0, 'row ' || i, ROW('street ' || i, i)::place FROM generate_series(1, 500) i;
     CREATE TABLE parts (id int PRIMARY KEY, v int, made timestamp, region text, small int2, flag bool);
-    INSERT INTO parts SELECT i, 0, timestamp '1969-12-31 23:30' + (i % 3) * interval '1 hour', 'région ../' || i % 2, i % 2 - 1, i % 2 = 0
+    INSERT INTO parts SELECT i, 0, timestamp '1969-12-31 23:30' + (i % 3) * interval '1 hour', CASE i % 2 WHEN 0 THEN 'région ../%' ELSE '__HIVE_DEFAULT_PARTITION__' END, i % 2 - 1, i % 2 = 0
         FROM generate_series(1, 497) i;
     INSERT INTO parts (id) VALUES (498), (499), (500);
 ";

@@ -10,13 +10,16 @@
 //! | `date(c)` | date, timestamp | `c_date`, a date (UTC where there is a zone) | `2017-11-16` |
 //! | `hour(c)` | timestamp | `c_hour`, a string | `2017-11-16-22` |
 //! | `bucket(N, c)` | integers, decimal, date, timestamp, string, binary | `c_bucket`, an integer below N | `3` |
-//! | `value(c)` | boolean, integers, date, string | `c_value`, of the same type | as it is |
+//! | `value(c)` | boolean, integers, date, string | `c_value`, of the same type | `true`, `-7`, `2017-11-16`, `New!20York` |
 //!
 //! An hour is a string, because readers differ in how they spell and shift
 //! timestamps there; it sorts as time does. Buckets are those of Iceberg, so
 //! other programs can compute them. NULL has the partition NULL, and so have
 //! dates outside of the years 1 to 9999 and texts that are empty (Delta can't
-//! tell those from NULL) or too long for the name of a folder.
+//! tell those from NULL) or too long for the name of a folder. In a text, every
+//! byte but letters, digits, `_`, `-` and `.` is `!` and two hex digits: values
+//! are folders too, and where a path has an escape of its own, Polars 2.1 misses
+//! the file's deletion vector.
 //!
 //! Spec: Delta protocol, "Partition Value Serialization"; Iceberg, "Partition
 //! Transforms" and "Appendix B: 32-bit Hash Requirements".
@@ -38,7 +41,7 @@ use crate::schema::{LakeType, civil};
 /// More buckets than this are more folders than rows are worth.
 const BUCKETS_MAX: u32 = 10_000;
 /// The longest text that is a value of its own: as part of a path each byte may
-/// take three, and no file system takes names of more than 255 bytes.
+/// be three, and no file system takes names of more than 255 bytes.
 const TEXT_BYTES_MAX: usize = 48;
 /// The longest name of a partition column, for the same reason.
 const NAME_BYTES_MAX: usize = 100;
@@ -181,24 +184,13 @@ pub fn values(pairs: impl IntoIterator<Item = (String, Option<String>)>) -> Valu
 }
 
 /// The folders of a partition, each with a slash at its end: `name=value/`.
-/// Names are plain; of a value every byte but letters, digits, `_` and `-` is
-/// `%` and two hex digits, so that no value leaves its folder.
+/// Names and values are plain, so nothing leaves its folder.
 pub fn folder<'a>(names: impl IntoIterator<Item = &'a str>, values: &Values) -> String {
     let mut path = String::new();
     for name in names {
         path.push_str(name);
         path.push('=');
-        match values.get(name).and_then(Option::as_deref) {
-            None => path.push_str(NULL_FOLDER),
-            Some(value) => {
-                for byte in value.bytes() {
-                    match byte {
-                        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => path.push(char::from(byte)),
-                        _ => path.push_str(&format!("%{byte:02X}")),
-                    }
-                }
-            }
-        }
+        path.push_str(values.get(name).and_then(Option::as_deref).unwrap_or(NULL_FOLDER));
         path.push('/');
     }
     path
@@ -316,9 +308,24 @@ impl<'a> Cell<'a> {
             Cell::Number(number) => Some(number.to_string()),
             Cell::Day(days) => Some(date(days)),
             Cell::Hour(hours) => Some(format!("{}-{:02}", date(hours.div_euclid(24)), hours.rem_euclid(24))),
-            Cell::Text(text) => Some(text.to_owned()),
+            Cell::Text(text) => Some(plain(text)),
         }
     }
+}
+
+/// A text that can be part of a path, and of no other text's.
+fn plain(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' | b'.' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("!{byte:02X}")),
+        }
+    }
+    if out == NULL_FOLDER {
+        out.replace_range(..1, "!5F");
+    }
+    out
 }
 
 /// What becomes of a column's values; `None` if its type is none for that.
@@ -597,7 +604,7 @@ mod tests {
         check(
             value,
             Arc::new(StringArray::from(texts)),
-            &[Some("DE"), None, Some(&long[1..]), None, Some("../\0"), None],
+            &[Some("DE"), None, Some(&long[1..]), None, Some("..!2F!00"), None],
         );
     }
 
@@ -638,11 +645,14 @@ mod tests {
     fn no_value_leaves_its_folder() {
         for (value, expected) in [
             ("2024-01-01", "p=2024-01-01/"),
-            ("../../etc", "p=%2E%2E%2F%2E%2E%2Fetc/"),
-            ("..", "p=%2E%2E/"),
-            ("a b%=ü\0", "p=a%20b%25%3D%C3%BC%00/"),
+            ("../../etc", "p=..!2F..!2Fetc/"),
+            ("..", "p=../"),
+            ("!20", "p=!2120/"),
+            (NULL_FOLDER, "p=!5F_HIVE_DEFAULT_PARTITION__/"),
+            ("a b%=ü\0", "p=a!20b!25!3D!C3!BC!00/"),
         ] {
-            assert_eq!(folder(["p"], &values([("p".into(), Some(value.into()))])), expected);
+            let named = values([("p".into(), Cell::of_text(value).text())]);
+            assert_eq!(folder(["p"], &named), expected);
         }
         assert_eq!(values([("p".into(), Some(String::new()))])["p"], None);
     }

@@ -314,7 +314,11 @@ def derived(by, value):
         case "hour":
             return f"{value.year:04}-{value.month:02}-{value.day:02}-{value.hour:02}"
         case "value":
-            return None if isinstance(value, str) and not 0 < len(value.encode()) <= 48 else value
+            if not isinstance(value, str):
+                return value
+            plain = re.sub(rb"[^A-Za-z0-9_.-]", lambda odd: b"!%02X" % odd[0][0], value.encode())
+            plain = re.sub(rb"^_(?=_HIVE_DEFAULT_PARTITION__$)", b"!5F", plain)
+            return plain.decode() if 0 < len(value.encode()) <= 48 else None
     return (murmur3(hashed_bytes(value)) & 0x7FFFFFFF) % by["bucket"]
 
 

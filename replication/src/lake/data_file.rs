@@ -70,10 +70,10 @@ impl FileWriter {
         Self::create_in(log, "part", &Values::default(), schema, key)
     }
 
-    /// A file of a partition. Its name begins with `name`, which may have folders of
-    /// the table's, as the store has them; the log has them percent-encoded.
+    /// A file of a partition. Its name begins with `name`: plain, with the folders of
+    /// the table's that it is in.
     pub fn create_in(log: &Log, name: &str, partition: &Values, schema: &SchemaRef, key: &[usize]) -> Result<Self> {
-        let path = format!("{}-{}.snappy.parquet", name.replace('%', "%25"), Uuid::new_v4());
+        let path = format!("{name}-{}.snappy.parquet", Uuid::new_v4());
         let properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
             .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))

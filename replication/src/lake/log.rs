@@ -171,7 +171,7 @@ impl Log {
     }
 
     /// The full path of a file of the table, as the log spells it: percent-encoded.
-    /// Folders of partitions have a `%` of their own.
+    /// What other programs wrote may have a `%` of its own.
     pub fn file(&self, relative: &str) -> Path {
         let decoded = percent_encoding::percent_decode_str(relative).decode_utf8_lossy();
         let parts = decoded.split('/').filter(|part| !part.is_empty());
