@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::error::{Error, Result};
 use crate::schema::TableId;
@@ -141,6 +141,9 @@ pub struct LakeConfig {
     /// How rows that changed go from their files.
     #[serde(default)]
     pub merge: Merge,
+    /// What becomes of rows that are deleted at the source.
+    #[serde(default)]
+    pub mode: Mode,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -151,6 +154,31 @@ pub enum Merge {
     DeletionVectors,
     /// Their files are written anew, for readers that know no deletion vectors.
     CopyOnWrite,
+}
+
+/// What a lake table is of its source's table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// The same rows.
+    #[default]
+    Mirror,
+    /// The same rows, and those that were deleted, as they were last, marked.
+    SoftDelete,
+}
+
+impl Mode {
+    /// As the configuration spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mode::Mirror => "mirror",
+            Mode::SoftDelete => "soft-delete",
+        }
+    }
+
+    pub fn is_mirror(&self) -> bool {
+        *self == Mode::Mirror
+    }
 }
 
 /// Options of an object store by key. Their values never show.
@@ -324,6 +352,8 @@ pub struct TableEntry {
     pub mask: Option<BTreeMap<String, String>>,
     #[serde(default)]
     pub merge: Option<Merge>,
+    #[serde(default)]
+    pub mode: Option<Mode>,
 }
 
 impl TableEntry {
@@ -345,6 +375,8 @@ pub struct TableConfig {
     pub mask: BTreeMap<String, String>,
     /// How rows that changed go from their files.
     pub merge: Merge,
+    /// What becomes of rows that are deleted at the source.
+    pub mode: Mode,
 }
 
 /// What a masked value reads if the configuration names no text.
@@ -427,7 +459,7 @@ const KEYS: &[(&str, &[&str])] = &[
             "schema",
         ],
     ),
-    ("lake", &["url", "options", "column_mapping", "merge"]),
+    ("lake", &["url", "options", "column_mapping", "merge", "mode"]),
     ("apply", &["max_latency", "memory"]),
     ("snapshot", &["parallelism", "max_bytes_per_s"]),
     ("maintenance", &["enabled", "threads", "retention"]),
@@ -438,13 +470,14 @@ const KEYS: &[(&str, &[&str])] = &[
 
 /// The section that there may be several of, and its keys. It has no environment variables.
 const TABLE: &str = "table";
-const TABLE_KEYS: &[&str] = &["match", "include", "exclude", "hash", "mask", "merge"];
+const TABLE_KEYS: &[&str] = &["match", "include", "exclude", "hash", "mask", "merge", "mode"];
 
 impl Config {
     /// What is set for a table: of all entries that match, each key as the last has it.
     pub fn table(&self, id: &TableId) -> TableConfig {
         let mut config = TableConfig {
             merge: self.lake.merge,
+            mode: self.lake.mode,
             ..TableConfig::default()
         };
         for entry in self.tables.iter().filter(|entry| selected(&entry.patterns, id)) {
@@ -462,6 +495,9 @@ impl Config {
             }
             if let Some(merge) = entry.merge {
                 config.merge = merge;
+            }
+            if let Some(mode) = entry.mode {
+                config.mode = mode;
             }
         }
         config
@@ -519,6 +555,7 @@ impl Config {
             || self.lake.options != new.lake.options
             || self.lake.column_mapping != new.lake.column_mapping
             || self.lake.merge != new.lake.merge
+            || self.lake.mode != new.lake.mode
             || self.apply.max_latency != new.apply.max_latency
             || self.apply.memory != new.apply.memory
             || self.maintenance.threads != new.maintenance.threads

@@ -25,11 +25,13 @@ mod indexing;
 mod key_index;
 mod log;
 mod merge;
+mod mode;
 mod net;
 mod read;
 mod record;
 mod requests;
 mod shape;
+mod soft_delete;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -51,6 +53,7 @@ pub use self::compaction::{Compacted, Compaction};
 pub use self::cuts::{Added, Cut, CutLog, CutTable, Cuts, as_time, shown_time};
 pub use self::data_file::{FileWriter, WrittenFile};
 pub use self::key_index::{DAMAGED, IndexHome, KeyIndex, Live, Location};
+pub use self::mode::system_column_of;
 pub use self::log::{Commit, Log, checkpoint_is_due, creation, now_ms};
 pub use self::read::{FileCache, Mismatch, Normal, Place, Refreshed, Seen, Unseen};
 pub use self::record::{PartProgress, PipelineRecord, SnapshotProgress, State, TableRecord};
@@ -63,7 +66,7 @@ use self::deletion_vector::Descriptor;
 use self::key_index::KeyMap;
 use self::log::LiveFile;
 use crate::batch::TxId;
-use crate::config::StoreOptions;
+use crate::config::{Mode, StoreOptions};
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyEncoder};
 use crate::position::Position;
@@ -234,11 +237,12 @@ pub struct FileFormat {
     log: Log,
     schema: SchemaRef,
     key: Vec<usize>,
+    mode: Mode,
 }
 
 impl FileFormat {
     pub fn writer(&self) -> Result<FileWriter> {
-        FileWriter::create(&self.log, &self.schema, &self.key)
+        FileWriter::create(&self.log, &self.schema, &self.key, self.mode)
     }
 
     /// The same files for other columns.
@@ -271,6 +275,9 @@ struct DataFile {
     /// As the log has it.
     vector: Option<Descriptor>,
     deleted: RoaringBitmap,
+    /// The rows that readers see marked as deleted at the source, and more that
+    /// are dead by now.
+    marked: RoaringBitmap,
     /// Whether the log has an `add` of it.
     committed: bool,
     /// Whether `deleted` has grown since the log's vector.
@@ -306,6 +313,7 @@ impl DataFile {
             stats: file.stats.unwrap_or_default(),
             vector: file.deletion_vector,
             deleted: file.deleted,
+            marked: RoaringBitmap::new(),
             committed: true,
             dirty: false,
             removed: false,
@@ -322,6 +330,7 @@ impl DataFile {
             stats: String::new(),
             vector: None,
             deleted: RoaringBitmap::new(),
+            marked: RoaringBitmap::new(),
             committed: false,
             dirty: false,
             removed: true,
@@ -337,6 +346,7 @@ impl DataFile {
             stats: file.stats,
             vector: None,
             deleted: RoaringBitmap::new(),
+            marked: RoaringBitmap::new(),
             committed: false,
             dirty: false,
             removed: false,
@@ -415,6 +425,8 @@ pub struct DeltaTable {
     file_schema: SchemaRef,
     /// The files' names with the batches' types.
     read_schema: SchemaRef,
+    /// The same with the system columns.
+    whole_schema: SchemaRef,
     seed: u64,
     encoder: KeyEncoder,
     record: TableRecord,
@@ -574,6 +586,7 @@ impl DeltaTable {
             arrow: schema.arrow(),
             file_schema: schema.arrow(),
             read_schema: schema.arrow(),
+            whole_schema: schema.arrow(),
             index: KeyIndex::new(encoder.is_exact(), IndexHome::private(INDEX_MEMORY)),
             vacant: indexing::Vacant::default(),
             schema,
@@ -617,11 +630,13 @@ impl DeltaTable {
         self.arrow = schema.arrow();
         self.file_schema = self.shape.file_schema(&schema);
         let names = self.file_schema.fields().iter().zip(self.arrow.fields());
-        self.read_schema = Arc::new(Schema::new(
-            names
-                .map(|(file, batch)| Field::new(file.name(), batch.data_type().clone(), true))
-                .collect::<Vec<_>>(),
-        ));
+        let mut fields: Vec<Field> = names
+            .map(|(file, batch)| Field::new(file.name(), batch.data_type().clone(), true))
+            .collect();
+        self.read_schema = Arc::new(Schema::new(fields.clone()));
+        let system = self.file_schema.fields().iter().skip(fields.len());
+        fields.extend(system.map(|field| Field::new(field.name(), field.data_type().clone(), true)));
+        self.whole_schema = Arc::new(Schema::new(fields));
         self.schema = schema;
     }
 
@@ -674,6 +689,7 @@ impl DeltaTable {
             log: self.log.clone(),
             schema: self.file_schema.clone(),
             key: self.schema.key.clone(),
+            mode: self.shape.mode,
         }
     }
 
@@ -705,13 +721,29 @@ impl DeltaTable {
         self.file_format().writer()
     }
 
+    /// Where the row of a key is that lives at the source.
     fn find(&self, key: Key) -> Result<Option<Location>> {
+        let found = self.find_any(key)?;
+        Ok(found.filter(|location| !is_marked(&self.files, *location)))
+    }
+
+    /// Where the row of a key is, be it marked as deleted.
+    fn find_any(&self, key: Key) -> Result<Option<Location>> {
         let found = self.index.get(key)?;
         Ok(found.filter(|location| is_live(&self.files, *location)))
     }
 
     /// As [`DeltaTable::find`] for each of some keys.
     fn find_all(&self, keys: &[Key]) -> Result<Vec<Option<Location>>> {
+        let mut found = self.find_all_any(keys)?;
+        for location in &mut found {
+            *location = location.filter(|location| !is_marked(&self.files, *location));
+        }
+        Ok(found)
+    }
+
+    /// As [`DeltaTable::find_any`] for each of some keys.
+    fn find_all_any(&self, keys: &[Key]) -> Result<Vec<Option<Location>>> {
         let mut found = indexing::blocking(keys.len(), || self.index.get_all(keys))?;
         for location in &mut found {
             *location = location.filter(|location| is_live(&self.files, *location));
@@ -849,9 +881,10 @@ impl DeltaTable {
             return Ok(None);
         };
         loop {
+            let carried = self.carry_deleted(&old).await?;
             let batch_number = old.batch_number + 1;
             let mut actions: Vec<Value> = old.files.iter().map(|file| file.remove_action(true)).collect();
-            let live = self.files.iter().filter(|file| file.committed);
+            let live = self.files.iter().filter(|file| !file.removed);
             actions.extend(live.map(|file| file.add_action(file.vector.as_ref(), true)));
             let record = TableRecord {
                 generation: old.record.generation + 1,
@@ -868,7 +901,13 @@ impl DeltaTable {
             actions.push(record.domain_action());
             if old.log.commit(old.version + 1, "REPLACE", actions).await? == Commit::Conflict {
                 old.reload().await?;
+                for number in carried {
+                    self.files[number] = DataFile::gone();
+                }
                 continue;
+            }
+            for number in carried {
+                self.files[number].committed = true;
             }
             let copy = std::mem::replace(&mut self.log, old.log.clone());
             self.version = old.version + 1;
@@ -911,6 +950,12 @@ fn is_live(files: &[DataFile], location: Location) -> bool {
     files
         .get(location.file() as usize)
         .is_some_and(|file| !file.removed && !file.deleted.contains(location.row()))
+}
+
+fn is_marked(files: &[DataFile], location: Location) -> bool {
+    files
+        .get(location.file() as usize)
+        .is_some_and(|file| file.marked.contains(location.row()))
 }
 
 /// The rows of a file that are not deleted.

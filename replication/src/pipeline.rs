@@ -162,7 +162,9 @@ async fn check_lake<S: Source>(
     let Standing { entries, gaps, .. } = Standing::read(source, slot, &lake, discovery, pipeline).await?;
     for entry in &entries {
         if let Some(opened) = &entry.opened {
-            tables::merge_fits(config.table(entry.table.id()).merge, opened)?;
+            let config = config.table(entry.table.id());
+            tables::merge_fits(config.merge, opened)?;
+            tables::mode_fits(config.mode, opened)?;
         }
     }
     let copies = entries.iter().filter_map(|entry| {

@@ -185,7 +185,7 @@ impl DeltaTable {
         Compaction {
             log: self.log.clone(),
             format: self.file_format(),
-            columns: self.read_schema.clone(),
+            columns: self.whole_schema.clone(),
             inputs: inputs.collect(),
         }
     }

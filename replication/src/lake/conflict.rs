@@ -206,11 +206,12 @@ impl DeltaTable {
     /// Indexes a file that another writer has added. Its rows die where we have
     /// one of their key, or have deleted it.
     async fn take_rows(&mut self, number: usize, deleted_keys: &HashSet<Key>) -> Result<()> {
+        self.read_marks(&[number]).await?;
         let mut dead = RoaringBitmap::new();
         let file = &self.files[number];
         let rows = undeleted(file.rows, &file.deleted);
         for (key, row) in self.keys_at(number, &rows).await?.into_iter().zip(rows) {
-            if deleted_keys.contains(&key) || self.find(key)?.is_some() {
+            if deleted_keys.contains(&key) || self.find_any(key)?.is_some() {
                 dead.insert(row);
             } else {
                 self.index.insert(key, Location::new(number as u32, row))?;

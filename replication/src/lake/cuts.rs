@@ -24,6 +24,7 @@ use super::log::{Commit, DOMAIN, Log, LogState, checkpoint_is_due, creation, now
 use super::shape::delta_field;
 use super::vacuum::Cleaning;
 use super::{DataFile, Lake, shown};
+use crate::config::Mode;
 use crate::error::{Error, Result};
 use crate::position::Position;
 
@@ -370,7 +371,7 @@ impl CutLog {
     }
 
     fn writer(&self) -> Result<FileWriter> {
-        FileWriter::create(&self.log, &self.schema, &[0])
+        FileWriter::create(&self.log, &self.schema, &[0], Mode::Mirror)
     }
 
     /// Commits the next version. False if somebody else has.

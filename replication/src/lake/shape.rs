@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::log::now_ms;
+use crate::config::Mode;
 use crate::error::{Error, Result};
 use crate::schema::{Column, LakeType, SourceType, TableSchema};
 use crate::transform::Form;
@@ -58,6 +59,12 @@ pub struct Shape {
     /// Table features; they only ever grow.
     pub features: BTreeSet<String>,
     pub origin: Origin,
+    /// What the lake keeps of the source's table; it never changes.
+    #[serde(skip_serializing_if = "Mode::is_mirror", default)]
+    pub mode: Mode,
+    /// The columns that readers and files have after the source's.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub system: Vec<ShapeColumn>,
 }
 
 /// What the source was when it had these columns: signs of changes to rows
@@ -93,9 +100,28 @@ impl Shape {
             mapped: false,
             features: BTreeSet::from([VECTORS.to_owned(), "domainMetadata".to_owned()]),
             origin: origin.clone(),
+            mode: Mode::Mirror,
+            system: Vec::new(),
         };
         shape.take(schema);
         shape
+    }
+
+    /// The same in another mode. For new tables alone: their files have other columns.
+    pub fn with_mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        for (place, (name, ty)) in (1..).zip(mode.columns()) {
+            self.field_max += 1;
+            self.system.push(ShapeColumn {
+                attribute: -place,
+                name: name.to_owned(),
+                physical: name.to_owned(),
+                field: self.field_max,
+                ty: delta_type(&ty, None),
+                source: SourceType::default(),
+            });
+        }
+        self
     }
 
     /// The same for readers that know no deletion vectors. For new tables alone:
@@ -251,7 +277,21 @@ impl Shape {
                 _ => field,
             }
         };
-        Arc::new(Schema::new(schema.columns.iter().map(field).collect::<Vec<_>>()))
+        let system = self.system.iter().zip(self.mode.columns()).map(|(own, (_, ty))| {
+            let field = Field::new(&own.physical, ty.arrow(), true);
+            match self.mapped {
+                true => with_ids(field, &mut own.field.clone()),
+                false => field,
+            }
+        });
+        let fields = schema.columns.iter().map(field).chain(system);
+        Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+    }
+
+    /// A system column's name in files.
+    pub fn system_column(&self, name: &str) -> Option<&str> {
+        let own = self.system.iter().find(|column| column.name == name);
+        own.map(|column| column.physical.as_str())
     }
 
     pub fn protocol_action(&self) -> Value {
@@ -288,7 +328,11 @@ impl Shape {
                 None => delta_field(&column.name, None, delta_type(&column.ty, None)),
             }
         };
-        let fields: Vec<Value> = schema.columns.iter().map(field).collect();
+        let system = self.system.iter().map(|own| {
+            let mapping = self.mapped.then_some((own.physical.as_str(), own.field));
+            delta_field(&own.name, mapping, own.ty.clone())
+        });
+        let fields: Vec<Value> = schema.columns.iter().map(field).chain(system).collect();
         json!({"metaData": {
             "id": self.id,
             "name": name,
@@ -346,7 +390,7 @@ pub fn delta_type(ty: &LakeType, mut ids: Option<&mut i32>) -> Value {
 }
 
 /// The type that Delta's schema spells so.
-fn lake_type(ty: &Value) -> Option<LakeType> {
+pub fn lake_type(ty: &Value) -> Option<LakeType> {
     if let Some(name) = ty.as_str() {
         let decimal = || {
             let digits = name.strip_prefix("decimal(")?.strip_suffix(')')?;

@@ -2,6 +2,7 @@
 //! chunks, parts of transactions, reopening, and other writers.
 
 mod index;
+mod soft_delete;
 mod upkeep;
 
 use std::collections::BTreeMap;
@@ -193,6 +194,7 @@ impl Changes {
             unchanged: self.unchanged,
             truncated_by: self.truncated_by,
             patches: None,
+            commits: None,
         }
     }
 }

@@ -24,7 +24,7 @@ use super::snapshotter::{Halt, Task};
 use super::upkeep::Upkeep;
 use super::watch::Seen;
 use super::writer::{Command, Writer};
-use crate::config::{Merge, OnGap};
+use crate::config::{Merge, Mode, OnGap};
 use crate::error::{Class, Error, Result};
 use crate::lake::{DeltaTable, Lake, Opened, Shape, State, TableRecord, table_path};
 use crate::position::Position;
@@ -119,6 +119,20 @@ pub fn merge_fits(merge: Merge, opened: &Opened) -> Result<()> {
     )
 }
 
+/// A table keeps its mode: its files have the columns of it.
+pub fn mode_fits(mode: Mode, opened: &Opened) -> Result<()> {
+    let is = opened.shape.mode;
+    if mode == is {
+        return Ok(());
+    }
+    let table = &opened.record.table;
+    Err(
+        Error::operator(format!("the lake table of {table} was made with mode = {:?}", is.as_str())).with_hint(
+            "set it back, or move the table's folder away and run again: it is copied anew, without what was deleted",
+        ),
+    )
+}
+
 /// What happens to a closed table once its writer has finished.
 pub enum Ending {
     /// It stays as it is, in a state that says why.
@@ -142,7 +156,8 @@ impl<S: Source> Apply<S> {
                 // The next look says what has become of it.
                 return Ok(());
             };
-            let mut shape = Shape::new(table.schema(), &table.origin());
+            let mode = self.mode_of(table.id());
+            let mut shape = Shape::new(table.schema(), &table.origin()).with_mode(mode);
             if self.merge_of(table.id()) == Merge::CopyOnWrite {
                 shape = shape.without_vectors();
             }
@@ -153,6 +168,7 @@ impl<S: Source> Apply<S> {
             return self.follow(Arc::new(table), lake_table, place);
         };
         merge_fits(self.merge_of(table.id()), &opened)?;
+        mode_fits(self.mode_of(table.id()), &opened)?;
         let record = &opened.record;
         let why = match record.state {
             _ if why.is_some() => why,
@@ -179,6 +195,10 @@ impl<S: Source> Apply<S> {
 
     fn merge_of(&self, id: &TableId) -> Merge {
         self.config.borrow().table(id).merge
+    }
+
+    fn mode_of(&self, id: &TableId) -> Mode {
+        self.config.borrow().table(id).mode
     }
 
     /// The record of a table that needs no change from before now, with the

@@ -79,7 +79,7 @@ impl Folder {
     }
 
     /// Another program compacts all small files, whatever their number.
-    async fn optimize(&self) {
+    pub(super) async fn optimize(&self) {
         let mut table = self.other().await;
         if let Some(compaction) = table.compaction() {
             let done = run(compaction).await;

@@ -10,7 +10,7 @@ use super::infer::{self, Sample};
 use super::json;
 use super::raw::{self, Value, tag};
 use super::rows::Fields;
-use crate::config::Documents;
+use crate::config::{Documents, Mode};
 use crate::error::{Error, Result};
 use crate::lake::{Normal, Origin, Shape};
 use crate::schema::{Column, MongoKind as Kind, MongoType, SourceType, TableId, TableSchema};
@@ -54,6 +54,8 @@ pub struct SourceTable {
     pub mixed: MixedKeys,
     /// The last number that a column got.
     pub attribute_max: i32,
+    /// What the lake keeps of it.
+    pub mode: Mode,
 }
 
 impl SourceTable {
@@ -72,6 +74,7 @@ impl SourceTable {
             relation,
             fields: Arc::new(Fields::of(&schema)?),
             attribute_max: attribute_max(&schema),
+            mode: Mode::Mirror,
             schema: Arc::new(schema),
             parts: vec![part],
             mixed,
@@ -327,6 +330,10 @@ impl crate::source::SourceTable for SourceTable {
 
     fn with_id(self, id: TableId) -> Self {
         Self { id, ..self }
+    }
+
+    fn with_mode(self, mode: Mode) -> Self {
+        Self { mode, ..self }
     }
 
     fn with_parts(&self, parts: Vec<Part>) -> Self {
