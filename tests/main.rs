@@ -29,6 +29,8 @@ mod live_tables;
 mod maintenance;
 /// What a user can get wrong, and what the environment can: a clear error, and nothing lost.
 mod misuse;
+/// Tables that keep what is deleted at the source.
+mod modes;
 /// MongoDB's oplog moves on, other sets come, primaries are elected and crash.
 mod mongo_gaps;
 /// What a user of MongoDB can get wrong, and how the program reaches a set.

@@ -15,20 +15,23 @@ use crate::support::writer::Writer;
 use crate::support::{Case, cache, finish, repository, succeed, text, wait_for};
 
 /// Tables with their keys.
-const TABLES: [(&str, &str); 5] = [
+const TABLES: [(&str, &str); 6] = [
     ("kinds", "id"),
     ("by_int", "id"),
     ("by_text", "region,seq"),
     ("renamed", "id"),
     ("alike", "id"),
+    ("kept", "id"),
 ];
-const SMALL: [&str; 3] = ["kinds", "renamed", "alike"];
+const SMALL: [&str; 4] = ["kinds", "renamed", "alike", "kept"];
 const RENAMED: [&str; 2] = ["renamed", "alike"];
 const ALIKE: [&str; 1] = ["alike"];
 const KINDS: [&str; 1] = ["kinds"];
 /// Those with files of several row groups.
 const LARGE: [&str; 2] = ["by_int", "by_text"];
-const ALL: [&str; 5] = ["kinds", "by_int", "by_text", "renamed", "alike"];
+const ALL: [&str; 6] = ["kinds", "by_int", "by_text", "renamed", "alike", "kept"];
+/// What is deleted stays.
+const KEPT: &str = "[[table]]\nmatch = \"public.kept\"\nmode = \"soft-delete\"\n";
 
 const DEFINITIONS: &str = "
     CREATE EXTENSION hstore;
@@ -54,6 +57,8 @@ const DEFINITIONS: &str = "
     INSERT INTO renamed SELECT i, 0, 'row ' || i, ROW('street ' || i, i)::place FROM generate_series(1, 500) i;
     CREATE TABLE alike (id int PRIMARY KEY, v int, street text, address place);
     INSERT INTO alike SELECT i, 0, 'row ' || i, ROW('street ' || i, i)::place FROM generate_series(1, 500) i;
+    CREATE TABLE kept (id int PRIMARY KEY, v int, label text);
+    INSERT INTO kept SELECT i, 0, 'row ' || i FROM generate_series(1, 500) i;
 ";
 
 /// When something is true of a table.
@@ -157,7 +162,9 @@ const CHANGES: &str = "
     UPDATE by_int SET v = {i} WHERE id % 900 = {k}; DELETE FROM by_int WHERE id % 9000 = {k};
     UPDATE by_text SET v = {i} WHERE seq % 900 = {k}; UPDATE by_text SET region = 'moved' WHERE seq % 9000 = {k};
     UPDATE renamed SET w = {i} WHERE id = {k}; DELETE FROM renamed WHERE id = {k} + 200;
-    UPDATE alike SET w = {i} WHERE id = {k}; DELETE FROM alike WHERE id = {k} + 200";
+    UPDATE alike SET w = {i} WHERE id = {k}; DELETE FROM alike WHERE id = {k} + 200;
+    UPDATE kept SET v = {i} WHERE id = {k} + 1; DELETE FROM kept WHERE id = {k} OR id = {k} + 200;
+    INSERT INTO kept VALUES ({k}, {i}, 'again')";
 
 /// One round of [`CHANGES`].
 fn change(case: &Case, i: u32, k: u32) {
@@ -171,7 +178,7 @@ fn all() -> BTreeSet<String> {
 #[test]
 fn every_reader_sees_the_same_rows_at_every_age_of_a_table() {
     let mut case = Case::new(Server::shared(POSTGRES), "readers");
-    case.sections = "[maintenance]\nenabled = false".to_owned();
+    case.sections = format!("{KEPT}[maintenance]\nenabled = false");
     case.max_latency = "1ms";
     case.sql(DEFINITIONS);
     case.catch_up();
@@ -192,7 +199,7 @@ fn every_reader_sees_the_same_rows_at_every_age_of_a_table() {
     assert_eq!(readers_agree(&case, "with deletion vectors"), all());
 
     // More than a tenth of the large files is dead, and the writer makes many small ones.
-    case.sections.clear();
+    case.sections = KEPT.to_owned();
     let mut sidecar = case.start();
     let writer = Writer::paced(&case, 300, 5, &[CHANGES]);
     wait_for("checkpoints and compactions", || {

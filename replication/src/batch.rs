@@ -50,7 +50,10 @@ pub struct ChangeBatch {
 impl ChangeBatch {
     /// The batch after those before it, the oldest first.
     pub fn with_earlier(mut self) -> Vec<Self> {
-        let earlier = self.commits.as_mut().map(|commits| std::mem::take(&mut commits.earlier));
+        let earlier = self
+            .commits
+            .as_mut()
+            .map(|commits| std::mem::take(&mut commits.earlier));
         let mut all = earlier.unwrap_or_default();
         all.push(self);
         all

@@ -40,7 +40,7 @@ use crate::schema::{Column, SourceType};
 /// A file of marked rows is ended once it has so many bytes.
 const FILE_BYTES: usize = 64 << 20;
 /// And once it has so many rows: their keys are in memory.
-const FILE_ROWS: usize = 1 << 20;
+const FILE_ROWS: usize = if cfg!(test) { 2 } else { 256 << 10 };
 
 fn arrow_bug(error: ArrowError) -> Error {
     Error::bug("cannot rearrange deleted rows").with_source(error)
@@ -183,7 +183,9 @@ impl DeltaTable {
         for rows in self.slices(lake, |(_, location)| Some(*location)) {
             let now: Vec<Key> = rows.iter().map(|(key, _)| *key).collect();
             let locations: Vec<Location> = rows.iter().map(|(_, location)| *location).collect();
-            writer.write_with(&self.lake_rows(&locations).await?, gone.marks(&now)).await?;
+            writer
+                .write_with(&self.lake_rows(&locations).await?, gone.marks(&now))
+                .await?;
             written.extend(now);
         }
         let mut marked = RoaringBitmap::new();
@@ -240,7 +242,10 @@ impl DeltaTable {
                     "{} of {} has fewer rows than the log says",
                     file.path, self.record.table
                 ))
-                .with_hint(format!("`tributary snapshot {}` copies the table anew", self.record.table)));
+                .with_hint(format!(
+                    "`tributary snapshot {}` copies the table anew",
+                    self.record.table
+                )));
             }
             let file = &mut self.files[number];
             file.deleted.extend(rows.iter().copied());
@@ -318,15 +323,18 @@ impl DeltaTable {
         };
         let mut writer: Option<(FileWriter, HashSet<Key>)> = None;
         for file in old.files.iter().filter(|file| file.live_rows() > 0) {
-            let (mut open, mut known) = match writer.take() {
-                Some(open) => open,
-                None => (self.file_writer()?, HashSet::new()),
-            };
-            carrier.carry(self, old, file, &mut open, &mut known).await?;
-            if open.bytes() >= FILE_BYTES || known.len() >= FILE_ROWS {
-                numbers.push(self.take_marked(open).await?);
-            } else {
-                writer = Some((open, known));
+            let mut from = Some(0);
+            while let Some(first) = from {
+                let (mut open, mut known) = match writer.take() {
+                    Some(open) => open,
+                    None => (self.file_writer()?, HashSet::new()),
+                };
+                from = carrier.carry(self, old, file, first, &mut open, &mut known).await?;
+                if open.bytes() >= FILE_BYTES || known.len() >= FILE_ROWS {
+                    numbers.push(self.take_marked(open).await?);
+                } else {
+                    writer = Some((open, known));
+                }
             }
         }
         if let Some((writer, known)) = writer
@@ -393,17 +401,18 @@ impl Carrier {
         })
     }
 
-    /// Writes the rows of a file whose key the table has not, and adds them to
-    /// those known.
+    /// Writes rows of a file, from one on, whose key the table has not, and adds
+    /// them to those known. Returns the row to go on at, if there are too many.
     async fn carry(
         &self,
         table: &DeltaTable,
         old: &Opened,
         file: &DataFile,
+        from: u32,
         writer: &mut FileWriter,
         known: &mut HashSet<Key>,
-    ) -> Result<()> {
-        let rows = self.missing(table, old, file, known).await?;
+    ) -> Result<Option<u32>> {
+        let (rows, left) = self.missing(table, old, file, from, known).await?;
         let mut stream = data_file::stream_rows(&old.log, &file.stored(), &self.columns, &rows).await?;
         while let Some(batch) = stream.next().await? {
             let at = batch.column(self.same.len()).as_primitive::<TimestampMicrosecondType>();
@@ -412,42 +421,52 @@ impl Carrier {
             let rows = RecordBatch::try_new(table.arrow.clone(), columns).map_err(arrow_bug)?;
             writer.write_with(&rows, marks(at.into_iter())).await?;
         }
-        Ok(())
+        Ok(left)
     }
 
-    /// The rows of a file to carry.
+    /// The rows of a file to carry, from one on, and the row to go on at.
     async fn missing(
         &self,
         table: &DeltaTable,
         old: &Opened,
         file: &DataFile,
+        from: u32,
         known: &mut HashSet<Key>,
-    ) -> Result<Vec<u32>> {
+    ) -> Result<(Vec<u32>, Option<u32>)> {
         let mut places = table.encoder.columns().to_vec();
         let key_columns = places.len();
         places.push(self.same.len());
         let columns = Arc::new(self.columns.project(&places).map_err(arrow_bug)?);
-        let (mut missing, mut row) = (Vec::new(), 0_u32);
+        let (mut missing, mut row, mut left) = (Vec::new(), 0_u32, None);
         data_file::scan(&old.log, &file.stored(), &columns, |batch| {
+            let end = row + batch.num_rows() as u32;
+            if left.is_some() || end <= from {
+                row = end;
+                return Ok(());
+            }
             let mut keys = Vec::with_capacity(key_columns);
             for (array, column) in batch.columns().iter().zip(table.encoder.columns()) {
                 let ty = table.schema.columns.get(*column).map(|column| column.ty.arrow());
                 keys.push(cast(array, &ty.unwrap_or(DataType::Null)).map_err(arrow_bug)?);
             }
             let whole = |at: usize| keys.iter().all(|column| column.is_valid(at));
-            let found = table.encoder.keys_of(&keys.iter().collect::<Vec<_>>(), batch.num_rows())?;
+            let found = table
+                .encoder
+                .keys_of(&keys.iter().collect::<Vec<_>>(), batch.num_rows())?;
             let there = table.find_all_any(&found)?;
             for (at, (key, there)) in found.into_iter().zip(there).enumerate() {
                 let carried = self.comparable || batch.column(key_columns).is_valid(at);
-                if carried && there.is_none() && whole(at) && !file.deleted.contains(row) && known.insert(key) {
-                    missing.push(row);
-                }
+                let looked_at = row >= from && left.is_none() && !file.deleted.contains(row);
                 row += 1;
+                if looked_at && carried && there.is_none() && whole(at) && known.insert(key) {
+                    missing.push(row - 1);
+                    left = (known.len() >= FILE_ROWS).then_some(row);
+                }
             }
             Ok(())
         })
         .await?;
-        Ok(missing)
+        Ok((missing, left))
     }
 
     /// Old rows with the table's columns.

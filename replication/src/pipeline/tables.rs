@@ -126,11 +126,13 @@ pub fn mode_fits(mode: Mode, opened: &Opened) -> Result<()> {
         return Ok(());
     }
     let table = &opened.record.table;
-    Err(
-        Error::operator(format!("the lake table of {table} was made with mode = {:?}", is.as_str())).with_hint(
-            "set it back, or move the table's folder away and run again: it is copied anew, without what was deleted",
-        ),
-    )
+    Err(Error::operator(format!(
+        "the lake table of {table} was made with mode = {:?}",
+        is.as_str()
+    ))
+    .with_hint(
+        "set it back, or move the table's folder away and run again: it is copied anew, without what was deleted",
+    ))
 }
 
 /// What happens to a closed table once its writer has finished.

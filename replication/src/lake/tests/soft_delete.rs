@@ -161,13 +161,19 @@ async fn a_chunk_brings_back_only_what_came_after_the_delete() {
     for id in 1..=3 {
         changes.push(Op::Upsert, id, Some("stream"), Some("stream"));
     }
-    table.stage(with_time(changes.batch(), 1), &NoSource).await.expect("stage");
+    table
+        .stage(with_time(changes.batch(), 1), &NoSource)
+        .await
+        .expect("stage");
     let mut changes = Changes::default();
     for id in [1, 2, 9] {
         changes.push(Op::Delete, id, None, None);
     }
     // By transaction 1.
-    table.stage(with_time(changes.batch(), 5), &NoSource).await.expect("stage");
+    table
+        .stage(with_time(changes.batch(), 5), &NoSource)
+        .await
+        .expect("stage");
     // Neither the rows of before the delete, nor one of which the lake has none.
     let unseen = chunk(&table, &[1, 2, 3, 4, 9], 0).await;
     assert_eq!(table.stage_chunk(unseen).expect("stage"), 1);
@@ -200,7 +206,10 @@ async fn a_deleted_row_gives_no_values_to_the_next_of_its_key() {
     let mut changes = Changes::default();
     changes.upsert(&mut model, 1, "a", Some("old"));
     changes.delete(&mut model, 1);
-    table.stage(with_time(changes.batch(), 5), &NoSource).await.expect("stage");
+    table
+        .stage(with_time(changes.batch(), 5), &NoSource)
+        .await
+        .expect("stage");
     commit(&mut table, 2).await.expect("commit");
     // What is left out now is of another row: the source has to be asked.
     let mut changes = Changes::default();
@@ -223,7 +232,10 @@ async fn what_only_the_source_knew_stays_as_the_lake_has_it() {
     changes.push(Op::Upsert, 1, Some("a"), None);
     changes.push(Op::Delete, 1, None, None);
     changes.push(Op::Delete, 2, None, None);
-    table.stage(with_time(changes.batch(), 5), &NoSource).await.expect("stage");
+    table
+        .stage(with_time(changes.batch(), 5), &NoSource)
+        .await
+        .expect("stage");
     commit(&mut table, 2).await.expect("commit");
     assert_eq!(kept(&table).await, Kept::new());
 }
@@ -242,7 +254,10 @@ async fn new_content_keeps_what_was_deleted_and_what_went_meanwhile() {
         }
         changes.delete(&mut model, 1);
         changes.delete(&mut model, 2);
-        table.stage(with_time(changes.batch(), 5), &NoSource).await.expect("stage");
+        table
+            .stage(with_time(changes.batch(), 5), &NoSource)
+            .await
+            .expect("stage");
         commit(&mut table, 2).await.expect("commit");
 
         let mut new = schema().as_ref().clone();
@@ -250,13 +265,20 @@ async fn new_content_keeps_what_was_deleted_and_what_went_meanwhile() {
             new.columns[0].ty = LakeType::Binary;
         }
         let new = Arc::new(new);
-        let opened = || async { Opened::read(folder.log(), PIPELINE).await.expect("open").expect("a table") };
+        let opened = || async {
+            Opened::read(folder.log(), PIPELINE)
+                .await
+                .expect("open")
+                .expect("a table")
+        };
         let lake = Lake::open(&folder.0.display().to_string(), &StoreOptions::default()).expect("lake");
         let log = lake.copy("public/t", "copy").expect("log");
         let main = opened().await;
         let record = TableRecord::new(PIPELINE.into(), "public.t".into(), 7, 1, position(3));
         let replacing = main.shape.replacing(&new, &Origin::default());
-        let mut copy = DeltaTable::create(log, new.clone(), replacing, record).await.expect("create");
+        let mut copy = DeltaTable::create(log, new.clone(), replacing, record)
+            .await
+            .expect("create");
         copy.build_index().await.expect("index");
         let mut copy = copy.replacing(main);
         // Keys 2 and 3 are there; 2 is there again, 4 and 5 are not.
@@ -308,7 +330,9 @@ async fn new_content_keeps_what_was_deleted_and_what_went_meanwhile() {
         let mut changes = Changes::default();
         changes.push(Op::Upsert, 4, Some("again"), Some("again"));
         changes.push(Op::Delete, 3, None, None);
-        copy.stage(with_time(changes.batch(), 8), &NoSource).await.expect("stage");
+        copy.stage(with_time(changes.batch(), 8), &NoSource)
+            .await
+            .expect("stage");
         commit(&mut copy, 9).await.expect("commit");
         let again = kept(&folder.reopen().await).await;
         assert_eq!(again, kept(&copy).await);
@@ -344,10 +368,17 @@ async fn columns_may_be_mapped() {
     let fields = serde_json::from_str::<Value>(schema).expect("json")["fields"].clone();
     let field = |name: &str| {
         let fields = fields.as_array().expect("fields").iter();
-        fields.filter(|field| field["name"] == name).cloned().next().expect("a field")
+        fields
+            .clone()
+            .find(|field| field["name"] == name)
+            .cloned()
+            .expect("a field")
     };
     let id = |name: &str| field(name)["metadata"]["delta.columnMapping.id"].clone();
-    assert_eq!((id(DELETED), id(DELETED_AT), id("extra")), (json!(4), json!(5), json!(6)));
+    assert_eq!(
+        (id(DELETED), id(DELETED_AT), id("extra")),
+        (json!(4), json!(5), json!(6))
+    );
     for (name, id) in [(DELETED, "4"), (DELETED_AT, "5")] {
         let field = table.file_schema.field_with_name(name).expect("a field");
         assert_eq!(field.metadata()[parquet::arrow::PARQUET_FIELD_ID_META_KEY], id);

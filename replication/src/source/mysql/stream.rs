@@ -307,7 +307,12 @@ impl ChangeStream for Stream {
     }
 
     fn take_batch(&mut self, table: usize) -> Result<ChangeBatch> {
-        if let Some(open) = self.log.transaction.as_ref().filter(|open| open.touched.contains(&table)) {
+        if let Some(open) = self
+            .log
+            .transaction
+            .as_ref()
+            .filter(|open| open.touched.contains(&table))
+        {
             // Its end is yet to come; this is as near as can be known.
             let micros = open.commit_time.and_then(|micros| i64::try_from(micros).ok());
             let at = micros.unwrap_or(i64::from(self.log.event_time) * 1_000_000);
