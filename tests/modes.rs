@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use crate::support::lake::commits;
-use crate::support::server::{Kind, MONGO, Server};
+use crate::support::server::{Kind, MONGO, POSTGRES, Server};
 use crate::support::sidecar::Sidecar;
 use crate::support::writer::Writer;
 use crate::support::{Case, assert_error, finish, on_every_source, python, succeed, text, wait_for};
@@ -12,6 +12,8 @@ use crate::support::{Case, assert_error, finish, on_every_source, python, succee
 on_every_source! {
     deleted_rows_stay_through_kills
     a_new_copy_keeps_deleted_rows
+    a_transaction_larger_than_memory_deletes_in_parts
+    verify_tells_rows_that_live_from_marked_ones
 }
 
 /// `t` keeps what is deleted; before it deletes, a transaction copies to `graves` what it is going to.
@@ -65,7 +67,11 @@ fn wait_for_commits(case: &Case, sidecar: &mut Sidecar, more: usize) {
 }
 
 fn deleted_rows_stay_through_kills(kind: Kind) {
-    let server = Server::start(kind, &[]);
+    let server = match kind {
+        // Deletes have nothing but the key, and updates what they set.
+        Kind::MariaDb(_) => Server::configured(kind, "binlog_row_image = MINIMAL"),
+        _ => Server::start(kind, &[]),
+    };
     let case = case(&server, "soft_delete");
     let since = SystemTime::now() - Duration::from_secs(2);
     case.catch_up();
@@ -145,6 +151,83 @@ fn a_new_copy_keeps_deleted_rows(kind: Kind) {
     sidecar.stop();
 }
 
+fn a_transaction_larger_than_memory_deletes_in_parts(kind: Kind) {
+    let case = case(Server::shared(kind), "soft_delete_large");
+    let since = SystemTime::now() - Duration::from_secs(2);
+    case.catch_up();
+    let before = commits(&case.table("t")).len();
+    case.sql(&format!(
+        "BEGIN; INSERT INTO t SELECT i, 1, concat(i, repeat('z', 2000)) FROM series(1001, 8000); UPDATE t SET v = v + 2 WHERE id % 3 = 0; \
+         {}; DELETE FROM t WHERE id % 2 = 0; UPDATE t SET v = 9 WHERE id % 5 = 0; {}; DELETE FROM t WHERE id % 5 = 0; COMMIT",
+        bury("id % 2 = 0"),
+        bury("id % 5 = 0"),
+    ));
+    let output = finish(case.command("run").arg("--once").env("TRIBUTARY_APPLY_MEMORY", "64MiB"));
+    assert!(output.status.success(), "{}", text(&output));
+    let with_rows = |commit: &&Vec<serde_json::Value>| commit.iter().any(|action| action["add"]["dataChange"] == true);
+    assert_eq!(commits(&case.table("t"))[before..].iter().filter(with_rows).count(), 1);
+    compare_with_graves(&case, since, 4400);
+}
+
+fn verify_tells_rows_that_live_from_marked_ones(kind: Kind) {
+    let case = case(Server::shared(kind), "soft_delete_verify");
+    case.catch_up();
+    case.sql("DELETE FROM t WHERE id <= 10");
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    case.verify();
+    let set = |id: u32, value: &str| {
+        let key = format!("{{\"id\": {id}}}");
+        let mut tamper = python("tamper.py");
+        succeed(tamper.arg(case.table("t")).args(["set", &key, "_deleted", value]));
+    };
+    set(7, "false");
+    set(8, "false");
+    set(20, "true");
+    let output = finish(&mut case.command("verify"));
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    for part in ["1 missing", "2 extra", "missing in the lake: id=20"] {
+        assert!(text(&output).contains(part), "{}", text(&output));
+    }
+    sidecar.stop();
+}
+
+#[test]
+fn columns_change_beside_deleted_rows() {
+    let case = case(Server::shared(POSTGRES), "soft_delete_columns");
+    let since = SystemTime::now() - Duration::from_secs(2);
+    case.catch_up();
+    let mut sidecar = case.start();
+    let delete = |condition: &str| case.sql(&format!("{}; DELETE FROM t WHERE {condition}", bury(condition)));
+    delete("id <= 10");
+    for (number, change) in [
+        "ADD COLUMN more int",
+        "RENAME v TO w",
+        "DROP COLUMN more",
+        "ADD COLUMN other text",
+    ]
+    .iter()
+    .enumerate()
+    {
+        case.sql(&format!("ALTER TABLE t {change}; ALTER TABLE graves {change}"));
+        case.sql("UPDATE t SET big = 'new' WHERE id % 7 = 0; INSERT INTO graves (id) VALUES (0); DELETE FROM graves WHERE id = 0");
+        delete(&format!("id <= {}", 10 * (number + 2)));
+        case.wait_until_current(&mut sidecar);
+        compare_with_graves(&case, since, 10 * (number + 2));
+    }
+    // A column of the lake's own name stalls it, until it is gone again.
+    case.sql("ALTER TABLE t ADD COLUMN _deleted_at int; UPDATE t SET big = 'newer' WHERE id % 11 = 0");
+    let status = case.wait_for_state(&mut sidecar, "t", "stalled");
+    assert!(status.reason.contains("_deleted_at"), "{}", status.reason);
+    case.sql("ALTER TABLE t DROP COLUMN _deleted_at");
+    delete("id <= 60");
+    sidecar.reload();
+    case.wait_for_state(&mut sidecar, "t", "streaming");
+    case.wait_until_current(&mut sidecar);
+    compare_with_graves(&case, since, 60);
+    sidecar.stop();
+}
+
 fn versions(case: &Case, operation: &str) -> usize {
     let is_one = |commit: &Vec<serde_json::Value>| {
         commit
@@ -156,7 +239,7 @@ fn versions(case: &Case, operation: &str) -> usize {
 
 #[test]
 fn a_table_keeps_its_mode_and_needs_its_names() {
-    let mut case = case(Server::shared(crate::support::server::POSTGRES), "soft_delete_misuse");
+    let mut case = case(Server::shared(POSTGRES), "soft_delete_misuse");
     case.catch_up();
     let sections = std::mem::take(&mut case.sections);
     for verb in ["check", "run"] {

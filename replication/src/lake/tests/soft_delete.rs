@@ -341,6 +341,49 @@ async fn new_content_keeps_what_was_deleted_and_what_went_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_takes_marked_rows_for_missing_ones() {
+    let folder = Folder::new();
+    let mut table = folder.create_as(shape()).await;
+    table.build_index().await.expect("index");
+    let mut changes = Changes::default();
+    for id in 1..=3 {
+        changes.push(Op::Upsert, id, Some("a"), Some("b"));
+    }
+    let source = changes.batch().rows;
+    for id in 1..=4 {
+        changes = Changes::default();
+        changes.push(Op::Upsert, id, Some("a"), Some("b"));
+        table.stage(changes.batch(), &NoSource).await.expect("stage");
+    }
+    let mut changes = Changes::default();
+    changes.push(Op::Delete, 2, None, None);
+    table.stage(changes.batch(), &NoSource).await.expect("stage");
+    commit(&mut table, 2).await.expect("commit");
+    let mut again = folder.reopen().await;
+    let mut seen = Seen::default();
+    let (source, mut cache) = ([source], FileCache::new(0));
+    let compared = again.compare(&source, None, Some(&mut seen), &mut cache);
+    let mismatch = compared.await.expect("compare");
+    assert_eq!((mismatch.missing, mismatch.different.len()), (vec![(0, 1)], 0));
+    let mut extra = Vec::new();
+    for number in again.file_numbers() {
+        let mut from = 0;
+        while let Some(unseen) = again.unseen(number, &seen, |_| true, &mut from).await.expect("unseen") {
+            extra.extend(
+                unseen
+                    .keys
+                    .column(0)
+                    .as_primitive::<Int64Type>()
+                    .values()
+                    .iter()
+                    .copied(),
+            );
+        }
+    }
+    assert_eq!(extra, [4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn columns_may_be_mapped() {
     let folder = Folder::new();
     let mut table = folder.create_as(shape()).await;
