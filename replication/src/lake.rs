@@ -284,6 +284,8 @@ struct DataFile {
     dirty: bool,
     /// Whether it is to go, or gone.
     removed: bool,
+    /// Whether it goes because its rows are in another file.
+    rewritten: bool,
 }
 
 impl DataFile {
@@ -317,6 +319,7 @@ impl DataFile {
             committed: true,
             dirty: false,
             removed: false,
+            rewritten: false,
         })
     }
 
@@ -334,6 +337,7 @@ impl DataFile {
             committed: false,
             dirty: false,
             removed: true,
+            rewritten: false,
         }
     }
 
@@ -350,6 +354,7 @@ impl DataFile {
             committed: false,
             dirty: false,
             removed: false,
+            rewritten: false,
         }
     }
 
@@ -358,6 +363,11 @@ impl DataFile {
             path: &self.path,
             size: self.size as u64,
         }
+    }
+
+    /// Whether all its rows are to go.
+    fn is_emptied(&self) -> bool {
+        self.removed && !self.rewritten
     }
 
     fn live_rows(&self) -> u64 {

@@ -253,6 +253,7 @@ impl DeltaTable {
             let done = done.ok_or_else(|| Error::bug("files were not written to the end"))?;
             for number in now {
                 self.files[number].removed = true;
+                self.files[number].rewritten = true;
             }
             let number = self.place(DataFile::written(done.file)) as usize;
             if self.indexed {

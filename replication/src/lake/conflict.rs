@@ -171,13 +171,17 @@ impl DeltaTable {
         let mut emptied = false;
         let mut deleted_keys = HashSet::new();
         for number in gone {
-            let staged = self.staged_deletes(number).await?;
+            // Of a row that is marked, the index has the newer one.
+            let staged = match self.shape.mode.is_mirror() {
+                true => self.staged_deletes(number).await?,
+                false => RoaringBitmap::new(),
+            };
             // A staged truncation empties whatever comes in its place.
-            emptied |= self.files[number].removed;
+            emptied |= self.files[number].is_emptied();
             deleted_keys.extend(self.keys_at(number, &staged.iter().collect::<Vec<u32>>()).await?);
             self.files[number] = DataFile::gone();
         }
-        emptied |= self.files.iter().any(|file| file.removed && file.committed);
+        emptied |= self.files.iter().any(|file| file.is_emptied() && file.committed);
         for (number, add) in grown {
             let theirs = self.vector_rows(add.deletion_vector.as_ref()).await?;
             let before = self.vector_rows(self.files[number].vector.as_ref()).await?;
@@ -232,7 +236,7 @@ impl DeltaTable {
     /// The rows that staged changes deleted in a file.
     async fn staged_deletes(&self, number: usize) -> Result<RoaringBitmap> {
         let file = &self.files[number];
-        if !file.dirty || file.removed {
+        if !file.dirty || file.is_emptied() {
             return Ok(RoaringBitmap::new());
         }
         Ok(&file.deleted - &self.vector_rows(file.vector.as_ref()).await?)
