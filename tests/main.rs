@@ -35,6 +35,8 @@ mod live_tables;
 mod maintenance;
 /// What a user can get wrong, and what the environment can: a clear error, and nothing lost.
 mod misuse;
+/// Tables that keep what is deleted at the source.
+mod modes;
 /// Fields of documents that are left out, hashed or masked: nowhere a value that was there before.
 mod mongo_columns;
 /// MongoDB's oplog moves on, other sets come, primaries are elected and crash.

@@ -15,25 +15,28 @@ use crate::support::writer::Writer;
 use crate::support::{Case, cache, finish, repository, succeed, text, wait_for};
 
 /// Tables with their keys.
-const TABLES: [(&str, &str); 6] = [
+const TABLES: [(&str, &str); 7] = [
     ("kinds", "id"),
     ("by_int", "id"),
     ("by_text", "region,seq"),
     ("renamed", "id"),
     ("alike", "id"),
     ("parts", "id"),
+    ("kept", "id"),
 ];
-const SMALL: [&str; 4] = ["kinds", "renamed", "alike", "parts"];
+const SMALL: [&str; 5] = ["kinds", "renamed", "alike", "parts", "kept"];
 const RENAMED: [&str; 2] = ["renamed", "alike"];
 const ALIKE: [&str; 1] = ["alike"];
 const KINDS: [&str; 1] = ["kinds"];
 /// Those with files of several row groups.
 const LARGE: [&str; 2] = ["by_int", "by_text"];
-const ALL: [&str; 6] = ["kinds", "by_int", "by_text", "renamed", "alike", "parts"];
+const ALL: [&str; 7] = ["kinds", "by_int", "by_text", "renamed", "alike", "parts", "kept"];
 
 /// Tables that tell their changes are read as any other.
 const FED: &str =
     "[[table]]\nmatch = [\"public.kinds\", \"public.by_text\", \"public.alike\"]\nchange_data_feed = true\n";
+/// What is deleted stays.
+const KEPT: &str = "[[table]]\nmatch = \"public.kept\"\nmode = \"soft-delete\"\n";
 
 const DEFINITIONS: &str = "
     CREATE EXTENSION hstore;
@@ -63,6 +66,8 @@ const DEFINITIONS: &str = "
     INSERT INTO parts SELECT i, 0, timestamp '1969-12-31 23:30' + (i % 3) * interval '1 hour', CASE i % 2 WHEN 0 THEN 'région ../%' ELSE '__HIVE_DEFAULT_PARTITION__' END, i % 2 - 1, i % 2 = 0
         FROM generate_series(1, 497) i;
     INSERT INTO parts (id) VALUES (498), (499), (500);
+    CREATE TABLE kept (id int PRIMARY KEY, v int, label text);
+    INSERT INTO kept SELECT i, 0, 'row ' || i FROM generate_series(1, 500) i;
 ";
 
 /// In whose data files are no partition columns.
@@ -174,7 +179,9 @@ const CHANGES: &str = "
     UPDATE renamed SET w = {i} WHERE id = {k}; DELETE FROM renamed WHERE id = {k} + 200;
     UPDATE alike SET w = {i} WHERE id = {k}; DELETE FROM alike WHERE id = {k} + 200;
     UPDATE parts SET v = {i}, made = timestamp '1969-12-31 23:30' + {i} % 2 * interval '1 hour' WHERE id = {k};
-    DELETE FROM parts WHERE id = {k} + 200";
+    DELETE FROM parts WHERE id = {k} + 200;
+    UPDATE kept SET v = {i} WHERE id = {k} + 1; DELETE FROM kept WHERE id = {k} OR id = {k} + 200;
+    INSERT INTO kept VALUES ({k}, {i}, 'again')";
 
 /// One round of [`CHANGES`].
 fn change(case: &Case, i: u32, k: u32) {
@@ -188,7 +195,7 @@ fn all() -> BTreeSet<String> {
 #[test]
 fn every_reader_sees_the_same_rows_at_every_age_of_a_table() {
     let mut case = Case::new(Server::shared(POSTGRES), "readers");
-    case.sections = format!("[maintenance]\nenabled = false\n{PARTITIONED}\n{FED}");
+    case.sections = format!("[maintenance]\nenabled = false\n{PARTITIONED}\n{FED}{KEPT}");
     case.max_latency = "1ms";
     case.sql(DEFINITIONS);
     case.catch_up();
@@ -209,7 +216,7 @@ fn every_reader_sees_the_same_rows_at_every_age_of_a_table() {
     assert_eq!(readers_agree(&case, "with deletion vectors"), all());
 
     // More than a tenth of the large files is dead, and the writer makes many small ones.
-    case.sections = format!("{PARTITIONED}\n{FED}");
+    case.sections = format!("{PARTITIONED}\n{FED}{KEPT}");
     let mut sidecar = case.start();
     let writer = Writer::paced(&case, 300, 5, &[CHANGES]);
     wait_for("checkpoints and compactions", || {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::record_batch::RecordBatch;
 
 use crate::error::Result;
+use crate::position::Position;
 
 /// Identifies a source transaction well enough to ask a chunk's snapshot
 /// whether it saw it. For PostgreSQL, the 32-bit xid.
@@ -42,6 +43,68 @@ pub struct ChangeBatch {
     /// Set when the table was emptied before the first row of the batch.
     pub truncated_by: Option<TxId>,
     pub patches: Option<Box<Patches>>,
+    /// For tables of which the lake keeps what is deleted.
+    pub commits: Option<Box<Commits>>,
+}
+
+impl ChangeBatch {
+    /// The batch after those before it, the oldest first.
+    pub fn with_earlier(mut self) -> Vec<Self> {
+        let earlier = self
+            .commits
+            .as_mut()
+            .map(|commits| std::mem::take(&mut commits.earlier));
+        let mut all = earlier.unwrap_or_default();
+        all.push(self);
+        all
+    }
+}
+
+/// What a log tells beside the changes themselves.
+#[derive(Debug, Default)]
+pub struct Commits {
+    /// By run of rows: the row after its last one, and the commit that brought it.
+    pub runs: Vec<(u32, CommitPoint)>,
+    /// The commit that emptied the table before the first row.
+    pub truncated_at: Option<CommitPoint>,
+    /// What was gathered before the table was emptied, the oldest first.
+    pub earlier: Vec<ChangeBatch>,
+}
+
+/// A commit at the source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CommitPoint {
+    /// In microseconds since 1970, as far as the log tells times.
+    pub at: Option<i64>,
+    /// For tables that keep every change.
+    pub position: Option<Position>,
+}
+
+impl Commits {
+    /// Notes the commit of all rows so far that have none. Returns the bytes
+    /// that it takes to remember that.
+    pub fn note(&mut self, rows: usize, truncated: bool, point: &CommitPoint) -> usize {
+        if truncated && self.truncated_at.is_none() {
+            self.truncated_at = Some(point.clone());
+        }
+        let rows = rows as u32;
+        match self.runs.last_mut() {
+            Some((end, last)) if last == point => *end = rows,
+            Some((end, _)) if *end >= rows => {}
+            None if rows == 0 => {}
+            _ => {
+                self.runs.push((rows, point.clone()));
+                return size_of::<(u32, CommitPoint)>();
+            }
+        }
+        0
+    }
+
+    /// The commit of a row.
+    pub fn of(&self, row: u32) -> Option<&CommitPoint> {
+        let run = self.runs.partition_point(|(end, _)| *end <= row);
+        self.runs.get(run).map(|(_, point)| point)
+    }
 }
 
 /// Rows of a batch that say how a row changes: only their key counts in its

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::error::{Error, Result};
 use crate::partition::PartitionBy;
@@ -148,6 +148,9 @@ pub struct LakeConfig {
     /// Whether tables tell their changes, row by row, to readers that follow them.
     #[serde(default, deserialize_with = "boolean")]
     pub change_data_feed: bool,
+    /// What becomes of rows that are deleted at the source.
+    #[serde(default)]
+    pub mode: Mode,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -158,6 +161,31 @@ pub enum Merge {
     DeletionVectors,
     /// Their files are written anew, for readers that know no deletion vectors.
     CopyOnWrite,
+}
+
+/// What a lake table is of its source's table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// The same rows.
+    #[default]
+    Mirror,
+    /// The same rows, and those that were deleted, as they were last, marked.
+    SoftDelete,
+}
+
+impl Mode {
+    /// As the configuration spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mode::Mirror => "mirror",
+            Mode::SoftDelete => "soft-delete",
+        }
+    }
+
+    pub fn is_mirror(&self) -> bool {
+        *self == Mode::Mirror
+    }
 }
 
 /// Options of an object store by key. Their values never show.
@@ -395,6 +423,7 @@ pub struct TableEntry {
     pub change_data_feed: Option<bool>,
     #[serde(default, deserialize_with = "partitions")]
     pub partition_by: Option<Vec<PartitionBy>>,
+    pub mode: Option<Mode>,
 }
 
 impl TableEntry {
@@ -450,6 +479,8 @@ pub struct TableConfig {
     pub change_data_feed: bool,
     /// What its files are told apart by.
     pub partition_by: Vec<PartitionBy>,
+    /// What becomes of rows that are deleted at the source.
+    pub mode: Mode,
 }
 
 /// What a masked value reads if the configuration names no text.
@@ -534,7 +565,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ),
     (
         "lake",
-        &["url", "options", "column_mapping", "merge", "change_data_feed"],
+        &["url", "options", "column_mapping", "merge", "change_data_feed", "mode"],
     ),
     ("apply", &["max_latency", "memory"]),
     ("snapshot", &["parallelism", "max_bytes_per_s"]),
@@ -556,6 +587,7 @@ const TABLE_KEYS: &[&str] = &[
     "merge",
     "partition_by",
     "change_data_feed",
+    "mode",
 ];
 
 impl Config {
@@ -564,6 +596,7 @@ impl Config {
         let mut config = TableConfig {
             merge: self.lake.merge,
             change_data_feed: self.lake.change_data_feed,
+            mode: self.lake.mode,
             ..TableConfig::default()
         };
         for entry in self.tables.iter().filter(|entry| selected(&entry.patterns, id)) {
@@ -587,6 +620,9 @@ impl Config {
             }
             if let Some(partition_by) = &entry.partition_by {
                 config.partition_by.clone_from(partition_by);
+            }
+            if let Some(mode) = entry.mode {
+                config.mode = mode;
             }
         }
         config
@@ -639,6 +675,7 @@ impl Config {
             || self.lake.column_mapping != new.lake.column_mapping
             || self.lake.merge != new.lake.merge
             || self.lake.change_data_feed != new.lake.change_data_feed
+            || self.lake.mode != new.lake.mode
             || self.apply.max_latency != new.apply.max_latency
             || self.apply.memory != new.apply.memory
             || self.maintenance.threads != new.maintenance.threads

@@ -26,12 +26,14 @@ mod indexing;
 mod key_index;
 mod log;
 mod merge;
+mod mode;
 mod net;
 mod partition;
 mod read;
 mod record;
 mod requests;
 mod shape;
+mod soft_delete;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -55,6 +57,7 @@ pub use self::data_file::{FileWriter, WrittenFile};
 pub use self::feed::reserved_column;
 pub use self::key_index::{DAMAGED, IndexHome, KeyIndex, Live, Location};
 pub use self::log::{Commit, Log, creation, now_ms};
+pub use self::mode::system_column_of;
 pub use self::partition::RowWriter;
 pub use self::read::{FileCache, Mismatch, Normal, Place, Refreshed, Seen, Unseen};
 pub use self::record::{PartProgress, PipelineRecord, SnapshotProgress, State, TableRecord};
@@ -67,7 +70,7 @@ use self::deletion_vector::Descriptor;
 use self::key_index::KeyMap;
 use self::log::LiveFile;
 use crate::batch::TxId;
-use crate::config::StoreOptions;
+use crate::config::{Mode, StoreOptions};
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::key::{Key, KeyEncoder};
@@ -241,6 +244,7 @@ pub struct FileFormat {
     schema: SchemaRef,
     key: Vec<usize>,
     partitioning: Partitioning,
+    mode: Mode,
     /// The folder of the table's that files go to, with what their names begin with.
     names: (&'static str, &'static str),
 }
@@ -256,7 +260,7 @@ impl FileFormat {
         let (place, name) = self.names;
         let folder = folder(self.partitioning.names(), partition);
         let name = format!("{place}{folder}{name}");
-        FileWriter::create_in(&self.log, &name, partition, &self.schema, &self.key)
+        FileWriter::create_in(&self.log, &name, partition, &self.schema, &self.key, self.mode)
     }
 
     /// The same files for other columns.
@@ -291,6 +295,9 @@ struct DataFile {
     /// As the log has it.
     vector: Option<Descriptor>,
     deleted: RoaringBitmap,
+    /// The rows that readers see marked as deleted at the source, and more that
+    /// are dead by now.
+    marked: RoaringBitmap,
     /// Whether the log has an `add` of it.
     committed: bool,
     /// Whether `deleted` has grown since the log's vector.
@@ -299,6 +306,8 @@ struct DataFile {
     killed: RoaringBitmap,
     /// Whether it is to go, or gone.
     removed: bool,
+    /// Whether it goes because its rows are in another file.
+    rewritten: bool,
 }
 
 impl DataFile {
@@ -329,10 +338,12 @@ impl DataFile {
             partition: file.partition,
             vector: file.deletion_vector,
             deleted: file.deleted,
+            marked: RoaringBitmap::new(),
             committed: true,
             dirty: false,
             killed: RoaringBitmap::new(),
             removed: false,
+            rewritten: false,
         })
     }
 
@@ -347,10 +358,12 @@ impl DataFile {
             partition: Values::default(),
             vector: None,
             deleted: RoaringBitmap::new(),
+            marked: RoaringBitmap::new(),
             committed: false,
             dirty: false,
             killed: RoaringBitmap::new(),
             removed: true,
+            rewritten: false,
         }
     }
 
@@ -364,10 +377,12 @@ impl DataFile {
             partition: file.partition,
             vector: None,
             deleted: RoaringBitmap::new(),
+            marked: RoaringBitmap::new(),
             committed: false,
             dirty: false,
             killed: RoaringBitmap::new(),
             removed: false,
+            rewritten: false,
         }
     }
 
@@ -376,6 +391,11 @@ impl DataFile {
             path: &self.path,
             size: self.size as u64,
         }
+    }
+
+    /// Whether all its rows are to go.
+    fn is_emptied(&self) -> bool {
+        self.removed && !self.rewritten
     }
 
     fn live_rows(&self) -> u64 {
@@ -443,6 +463,8 @@ pub struct DeltaTable {
     file_schema: SchemaRef,
     /// The files' names with the batches' types.
     read_schema: SchemaRef,
+    /// The same with the system columns.
+    whole_schema: SchemaRef,
     seed: u64,
     encoder: KeyEncoder,
     record: TableRecord,
@@ -607,6 +629,7 @@ impl DeltaTable {
             arrow: schema.arrow(),
             file_schema: schema.arrow(),
             read_schema: schema.arrow(),
+            whole_schema: schema.arrow(),
             index: KeyIndex::new(encoder.is_exact(), IndexHome::private(INDEX_MEMORY)),
             vacant: indexing::Vacant::default(),
             schema,
@@ -651,11 +674,13 @@ impl DeltaTable {
         self.arrow = schema.arrow();
         self.file_schema = self.shape.file_schema(&schema);
         let names = self.file_schema.fields().iter().zip(self.arrow.fields());
-        self.read_schema = Arc::new(Schema::new(
-            names
-                .map(|(file, batch)| Field::new(file.name(), batch.data_type().clone(), true))
-                .collect::<Vec<_>>(),
-        ));
+        let mut fields: Vec<Field> = names
+            .map(|(file, batch)| Field::new(file.name(), batch.data_type().clone(), true))
+            .collect();
+        self.read_schema = Arc::new(Schema::new(fields.clone()));
+        let system = self.file_schema.fields().iter().skip(fields.len());
+        fields.extend(system.map(|field| Field::new(field.name(), field.data_type().clone(), true)));
+        self.whole_schema = Arc::new(Schema::new(fields));
         self.schema = schema;
     }
 
@@ -711,6 +736,7 @@ impl DeltaTable {
             key: self.schema.key.clone(),
             partitioning: self.shape.partitioning(&self.schema),
             names: ("", "part"),
+            mode: self.shape.mode,
         }
     }
 
@@ -750,13 +776,29 @@ impl DeltaTable {
         self.index.bytes() + vectors
     }
 
+    /// Where the row of a key is that lives at the source.
     fn find(&self, key: Key) -> Result<Option<Location>> {
+        let found = self.find_any(key)?;
+        Ok(found.filter(|location| !is_marked(&self.files, *location)))
+    }
+
+    /// Where the row of a key is, be it marked as deleted.
+    fn find_any(&self, key: Key) -> Result<Option<Location>> {
         let found = self.index.get(key)?;
         Ok(found.filter(|location| is_live(&self.files, *location)))
     }
 
     /// As [`DeltaTable::find`] for each of some keys.
     fn find_all(&self, keys: &[Key]) -> Result<Vec<Option<Location>>> {
+        let mut found = self.find_all_any(keys)?;
+        for location in &mut found {
+            *location = location.filter(|location| !is_marked(&self.files, *location));
+        }
+        Ok(found)
+    }
+
+    /// As [`DeltaTable::find_any`] for each of some keys.
+    fn find_all_any(&self, keys: &[Key]) -> Result<Vec<Option<Location>>> {
         let mut found = indexing::blocking(keys.len(), || self.index.get_all(keys))?;
         for location in &mut found {
             *location = location.filter(|location| is_live(&self.files, *location));
@@ -811,7 +853,8 @@ impl DeltaTable {
             if self.put(operation, actions).await? == Commit::Committed {
                 break vectors;
             }
-            if rewritten {
+            // What died is not known any more, to be told.
+            if rewritten && self.shape.feed {
                 return Err(self.beside("files that were written anew"));
             }
             self.absorb().await?;
@@ -908,9 +951,10 @@ impl DeltaTable {
             return Ok(None);
         };
         loop {
+            let carried = self.carry_deleted(&old).await?;
             let batch_number = old.batch_number + 1;
             let mut actions: Vec<Value> = old.files.iter().map(|file| file.remove_action(true)).collect();
-            let live = self.files.iter().filter(|file| file.committed);
+            let live = self.files.iter().filter(|file| !file.removed);
             actions.extend(live.map(|file| file.add_action(file.vector.as_ref(), true)));
             let record = TableRecord {
                 generation: old.record.generation + 1,
@@ -928,9 +972,15 @@ impl DeltaTable {
             failpoint::reach("replace.files");
             if old.log.commit(old.version + 1, "REPLACE", actions).await? == Commit::Conflict {
                 old.reload().await?;
+                for number in carried {
+                    self.files[number] = DataFile::gone();
+                }
                 continue;
             }
             failpoint::reach("replace.put");
+            for number in carried {
+                self.files[number].committed = true;
+            }
             let copy = std::mem::replace(&mut self.log, old.log.clone());
             self.version = old.version + 1;
             self.batch_number = batch_number;
@@ -972,6 +1022,12 @@ fn is_live(files: &[DataFile], location: Location) -> bool {
     files
         .get(location.file() as usize)
         .is_some_and(|file| !file.removed && !file.deleted.contains(location.row()))
+}
+
+fn is_marked(files: &[DataFile], location: Location) -> bool {
+    files
+        .get(location.file() as usize)
+        .is_some_and(|file| file.marked.contains(location.row()))
 }
 
 /// The rows of a file that are not deleted.

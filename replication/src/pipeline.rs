@@ -171,6 +171,7 @@ async fn check_lake<S: Source>(
         tables::feed_of(&table, &entry.table)?;
         if let Some(opened) = &entry.opened {
             tables::merge_fits(table.merge, opened)?;
+            tables::mode_fits(table.mode, opened)?;
         }
         let by = config.table(entry.table.id()).partition_by;
         tables::partitions_fit(&by, &entry.table, entry.opened.as_ref())?;

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use arrow::array::{RecordBatch, StringArray};
 
 use crate::batch::{ChangeBatch, TxId};
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::error::{Error, Result};
 use crate::lake::{Normal, Origin, PartProgress, PointReader, Shape, UNREADABLE};
 use crate::position::Position;
@@ -164,6 +164,8 @@ pub trait SourceTable: Clone + Debug + Send + Sync + 'static {
     fn without_values(self, _columns: BTreeSet<i32>) -> Self {
         self
     }
+    /// The table as a lake keeps it, which may need more than the changes themselves.
+    fn with_mode(self, mode: Mode) -> Self;
     /// Whether changes of both are decoded the same way.
     fn decodes_like(&self, other: &Self) -> bool;
     /// Judges the columns that the catalogue has now. The stream must have

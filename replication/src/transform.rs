@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::batch::{ChangeBatch, UnchangedCell};
-use crate::config::{Config, TableConfig};
+use crate::config::{Config, Mode, TableConfig};
 use crate::error::{Error, Result};
 use crate::lake::delta_type;
 use crate::schema::{Column, LakeType, SourceType, TableId, TableSchema, civil};
@@ -128,6 +128,11 @@ impl Rules {
             config: config.table(table),
             key,
         }
+    }
+
+    /// What the lake keeps of the table.
+    pub fn mode(&self) -> Mode {
+        self.config.mode
     }
 
     /// Why content that was made by `form` is not what these make, if so.
@@ -449,7 +454,11 @@ impl Transform {
     }
 
     /// Changes with all columns of the source.
-    pub fn changes(&self, batch: ChangeBatch) -> Result<ChangeBatch> {
+    pub fn changes(&self, mut batch: ChangeBatch) -> Result<ChangeBatch> {
+        if let Some(commits) = &mut batch.commits {
+            let earlier = std::mem::take(&mut commits.earlier).into_iter();
+            commits.earlier = earlier.map(|batch| self.changes(batch)).collect::<Result<_>>()?;
+        }
         if batch.patches.is_some() {
             return Err(Error::bug("patches of a table whose columns are transformed"));
         }
@@ -879,6 +888,7 @@ mod tests {
             unchanged: vec![cell(0, 3), cell(0, 4), cell(1, 0), cell(1, 2)],
             truncated_by: None,
             patches: None,
+            commits: None,
         });
         let batch = batch.expect("batch");
         assert_eq!(batch.rows.schema(), schema.arrow());

@@ -29,7 +29,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable, QueryBuilder
 from pyroaring import BitMap64
@@ -38,6 +38,8 @@ import positions
 
 KNOWN_FEATURES = {"changeDataFeed", "columnMapping", "deletionVectors", "domainMetadata", "timestampNtz"}
 DOMAIN = "tributary"
+SHAPE = "tributary.shape"
+DELETED, DELETED_AT = "_deleted", "_deleted_at"
 # The least that `maintenance.retention` may be, in seconds.
 RETENTION_MIN_S = 3600
 Z85 = {c: i for i, c in enumerate("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")}
@@ -214,8 +216,8 @@ class Table:
         if cdc := [a["cdc"] for a in actions if "cdc" in a]:
             for action in cdc:
                 data = self.data(unquote(action["path"]))
-                for kind in pa.compute.unique(data[CHANGE_TYPE]).to_pylist():
-                    rows = data.filter(pa.compute.equal(data[CHANGE_TYPE], kind))
+                for kind in pc.unique(data[CHANGE_TYPE]).to_pylist():
+                    rows = data.filter(pc.equal(data[CHANGE_TYPE], kind))
                     found.append((kind, snapshot.logical(rows, action)))
             return found
         of = {kind: {a[kind]["path"]: a[kind] for a in actions if a.get(kind, {}).get("dataChange")} for kind in ("add", "remove")}
@@ -356,6 +358,31 @@ def file_key(action: dict) -> tuple:
 def read_deltalake(root, version: int | None = None) -> pa.Table:
     builder = QueryBuilder().register("t", DeltaTable(str(root), version=version))
     return pa.table(builder.execute("select * from t").read_all())
+
+
+def system_columns(snapshot: Snapshot) -> list[str]:
+    """The columns of the table that its source has not."""
+    return [column["name"] for column in json.loads(snapshot.domains.get(SHAPE, "{}")).get("system", [])]
+
+
+def without_views(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(without_views(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(without_views(field.type)) for field in kind])
+    return {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}.get(kind, kind)
+
+
+def those(rows: pa.Table, mask) -> pa.Table:
+    """Some rows; pyarrow cannot filter views."""
+    return rows.cast(pa.schema([f.with_type(without_views(f.type)) for f in rows.schema])).filter(mask)
+
+
+def alive(rows: pa.Table, system: list[str]) -> pa.Table:
+    """The rows that the source has, without the lake's own columns."""
+    if DELETED in system:
+        rows = those(rows, pc.invert(rows[DELETED]))
+    return rows.drop_columns(system)
 
 
 def mapped_names(snapshot: Snapshot) -> dict[str, int]:

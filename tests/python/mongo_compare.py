@@ -234,7 +234,8 @@ def differences(source: list[tuple], table: pa.Table, snapshot: lake.Snapshot, s
     if len(expected) < len(source):
         return ["the source has an _id twice"]
     problems, seen = [], set()
-    for row in rows(table, snapshot.own_columns()):
+    system = lake.system_columns(snapshot)
+    for row in rows(lake.alive(table, system), [c for c in snapshot.own_columns() if c["name"] not in system]):
         (_, found), wrong = from_row(row, columns)
         key = key_of(("document", found))
         if key in seen:
@@ -258,6 +259,8 @@ def shape_problems(snapshot: lake.Snapshot) -> list[str]:
     if SHAPE not in snapshot.domains:
         return [f"no {SHAPE} in the log"]
     columns, delta = kinds(snapshot), {f["name"]: schema_shape(f["type"]) for f in snapshot.own_columns()}
+    for name in lake.system_columns(snapshot):
+        del delta[name]
     if list(columns) != list(delta):
         return [f"the shape has the columns {list(columns)}, the schema {list(delta)}"]
     problems = [

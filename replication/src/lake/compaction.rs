@@ -197,7 +197,7 @@ impl DeltaTable {
         Compaction {
             log: self.log.clone(),
             format: self.file_format(),
-            columns: self.read_schema.clone(),
+            columns: self.whole_schema.clone(),
             inputs: inputs.collect(),
             partition: first.map(|file| file.partition.clone()).unwrap_or_default(),
         }
@@ -274,6 +274,7 @@ impl DeltaTable {
             let done = done.ok_or_else(|| Error::bug("files were not written to the end"))?;
             for number in now {
                 self.files[number].removed = true;
+                self.files[number].rewritten = true;
             }
             let number = self.place(DataFile::written(done.file)) as usize;
             if self.indexed {

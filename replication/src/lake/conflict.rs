@@ -24,7 +24,7 @@ use super::deletion_vector::Descriptor;
 use super::key_index::{IndexHome, Location};
 use super::log::LiveFile;
 use super::record::TableRecord;
-use super::{DataFile, DeltaTable, UNREADABLE, data_file, undeleted};
+use super::{DataFile, DeltaTable, UNREADABLE, data_file, is_marked, undeleted};
 use crate::error::{Error, Result};
 use crate::key::Key;
 
@@ -177,24 +177,28 @@ impl DeltaTable {
         let mut deleted_keys = HashSet::new();
         // Keys that lost one row to another of ours: both are in what comes.
         let mut kept = Vec::new();
+        let is_mirror = self.shape.mode.is_mirror();
         for number in &gone {
             let staged = self.staged_deletes(*number).await?;
             // A staged truncation empties whatever comes in its place.
-            emptied |= self.files[*number].removed;
+            emptied |= self.files[*number].is_emptied();
             for key in self.keys_at(*number, &staged.iter().collect::<Vec<u32>>()).await? {
                 let row = self
-                    .find(key)?
+                    .find_any(key)?
                     .filter(|row| !new.is_empty() && gone.contains(&(row.file() as usize)));
-                if deleted_keys.insert(key) {
+                // Where what is deleted stays, the index has its newer row.
+                if (is_mirror || row.is_some()) && deleted_keys.insert(key) {
                     kept.extend(row.map(|row| (row, key)));
                 }
             }
         }
+        let marked = kept.iter().filter(|(row, _)| is_marked(&self.files, *row));
+        let marked: HashSet<Key> = marked.map(|(_, key)| *key).collect();
         let kept = self.write_kept(kept).await?;
         for number in gone {
             self.files[number] = DataFile::gone();
         }
-        emptied |= self.files.iter().any(|file| file.removed && file.committed);
+        emptied |= self.files.iter().any(|file| file.is_emptied() && file.committed);
         for (number, add) in grown {
             let theirs = self.vector_rows(add.deletion_vector.as_ref()).await?;
             let before = self.vector_rows(self.files[number].vector.as_ref()).await?;
@@ -220,7 +224,7 @@ impl DeltaTable {
             }
         }
         for (file, keys) in kept {
-            self.add_new_versions(file, &keys)?;
+            self.add_new_versions(file, &keys, &marked)?;
         }
         Ok(())
     }
@@ -233,7 +237,7 @@ impl DeltaTable {
             let stored = self.files[of_file[0].0.file() as usize].stored();
             for some in of_file.chunks(KEPT_ROWS) {
                 let (numbers, keys): (Vec<u32>, Vec<Key>) = some.iter().map(|(row, key)| (row.row(), *key)).unzip();
-                let read = data_file::read_rows(&self.log, &stored, &self.read_schema, &numbers).await?;
+                let read = data_file::read_rows(&self.log, &stored, &self.whole_schema, &numbers).await?;
                 writer.write(&read, &keys).await?;
             }
         }
@@ -243,11 +247,12 @@ impl DeltaTable {
     /// Indexes a file that another writer has added. Its rows die where we have
     /// one of their key, or have deleted it.
     async fn take_rows(&mut self, number: usize, deleted_keys: &HashSet<Key>) -> Result<()> {
+        self.read_marks(&[number]).await?;
         let mut dead = RoaringBitmap::new();
         let file = &self.files[number];
         let rows = undeleted(file.rows, &file.deleted);
         for (key, row) in self.keys_at(number, &rows).await?.into_iter().zip(rows) {
-            if deleted_keys.contains(&key) || self.find(key)?.is_some() {
+            if deleted_keys.contains(&key) || self.find_any(key)?.is_some() {
                 dead.insert(row);
             } else {
                 self.index.insert(key, Location::new(number as u32, row))?;
@@ -269,7 +274,7 @@ impl DeltaTable {
     /// The rows that staged changes deleted in a file.
     async fn staged_deletes(&self, number: usize) -> Result<RoaringBitmap> {
         let file = &self.files[number];
-        if !file.dirty || file.removed {
+        if !file.dirty || file.is_emptied() {
             return Ok(RoaringBitmap::new());
         }
         Ok(&file.deleted - &self.vector_rows(file.vector.as_ref()).await?)

@@ -24,6 +24,7 @@ use super::log::{Commit, DOMAIN, Log, LogState, creation, now_ms};
 use super::shape::delta_field;
 use super::vacuum::Cleaning;
 use super::{DataFile, Lake, shown};
+use crate::config::Mode;
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::position::Position;
@@ -373,7 +374,7 @@ impl CutLog {
     }
 
     fn writer(&self) -> Result<FileWriter> {
-        FileWriter::create(&self.log, &self.schema, &[0])
+        FileWriter::create(&self.log, &self.schema, &[0], Mode::Mirror)
     }
 
     /// Commits the next version. False if somebody else has.

@@ -22,8 +22,10 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::log::{Log, now_ms, store_error};
+use super::mode::{DELETED_AT, Fill};
 use super::store;
 use super::upload::{PART_BYTES, Upload};
+use crate::config::Mode;
 use crate::error::{Error, Result};
 use crate::partition::Values;
 
@@ -61,18 +63,27 @@ pub struct FileWriter {
     schema: SchemaRef,
     stats: Stats,
     partition: Values,
+    mode: Mode,
+    fill: Fill,
 }
 
 impl FileWriter {
-    /// `schema` has the columns under their physical names; `key` names those
-    /// that get min/max statistics.
-    pub fn create(log: &Log, schema: &SchemaRef, key: &[usize]) -> Result<Self> {
-        Self::create_in(log, "part", &Values::default(), schema, key)
+    /// `schema` has the columns under their physical names, the system columns
+    /// of `mode` last; `key` names those that get min/max statistics.
+    pub fn create(log: &Log, schema: &SchemaRef, key: &[usize], mode: Mode) -> Result<Self> {
+        Self::create_in(log, "part", &Values::default(), schema, key, mode)
     }
 
     /// A file of a partition. Its name begins with `name`: plain, with the folders of
     /// the table's that it is in.
-    pub fn create_in(log: &Log, name: &str, partition: &Values, schema: &SchemaRef, key: &[usize]) -> Result<Self> {
+    pub fn create_in(
+        log: &Log,
+        name: &str,
+        partition: &Values,
+        schema: &SchemaRef,
+        key: &[usize],
+        mode: Mode,
+    ) -> Result<Self> {
         let path = format!("{name}-{}.snappy.parquet", Uuid::new_v4());
         let properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
@@ -92,6 +103,8 @@ impl FileWriter {
             schema: schema.clone(),
             stats: Stats::new(schema, key),
             partition: partition.clone(),
+            mode,
+            fill: Fill::Alive,
         })
     }
 
@@ -100,10 +113,29 @@ impl FileWriter {
         self.writer.memory_size() + self.writer.bytes_written() % PART_BYTES
     }
 
-    /// Takes rows with the schema's columns, whatever they are called.
+    /// The same with other system columns for rows that have none.
+    pub fn with_fill(self, fill: Fill) -> Self {
+        Self { fill, ..self }
+    }
+
+    /// Takes rows with the schema's columns, whatever they are called, with
+    /// the system columns or without.
     pub async fn write(&mut self, rows: &RecordBatch) -> Result<()> {
-        self.stats.add(rows);
-        let rows = as_schema(&self.schema, rows.columns().to_vec(), rows.num_rows())?;
+        let mut columns = rows.columns().to_vec();
+        if columns.len() < self.schema.fields().len() {
+            columns.extend(self.fill.arrays(self.mode, rows.num_rows()));
+        }
+        self.write_columns(columns, rows.num_rows()).await
+    }
+
+    /// Bytes written so far, in whole row groups.
+    pub fn bytes(&self) -> usize {
+        self.writer.bytes_written()
+    }
+
+    async fn write_columns(&mut self, columns: Vec<ArrayRef>, rows: usize) -> Result<()> {
+        let rows = as_schema(&self.schema, columns, rows)?;
+        self.stats.add(&rows);
         self.writer
             .write(&rows)
             .await
@@ -239,6 +271,45 @@ pub async fn copy_rows(
         writer
             .write(&project(columns, &places, Some(&batch), batch.num_rows())?)
             .await?;
+    }
+}
+
+/// Rows of a file, batch by batch.
+pub struct RowStream {
+    log: Log,
+    columns: SchemaRef,
+    places: Vec<Option<usize>>,
+    stream: Option<ParquetRecordBatchStream<StoreReader>>,
+    /// Rows without any of the columns, if the file has none of them.
+    bare: usize,
+}
+
+/// Opens a file for some rows, ascending and without repeats.
+pub async fn stream_rows(log: &Log, file: &Stored<'_>, columns: &SchemaRef, rows: &[u32]) -> Result<RowStream> {
+    let (stream, places) = open_rows(log, file, columns, rows).await?;
+    Ok(RowStream {
+        log: log.clone(),
+        columns: columns.clone(),
+        places,
+        bare: if stream.is_none() { rows.len() } else { 0 },
+        stream,
+    })
+}
+
+impl RowStream {
+    pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        let Some(stream) = &mut self.stream else {
+            let now = self.bare.min(PAGE_ROWS);
+            self.bare -= now;
+            return match now {
+                0 => Ok(None),
+                _ => project(&self.columns, &self.places, None, now).map(Some),
+            };
+        };
+        let batch = stream.try_next().await;
+        let batch = batch.map_err(|e| parquet_error("cannot read", &self.log, e))?;
+        let batch = batch.map(|batch| project(&self.columns, &self.places, Some(&batch), batch.num_rows()));
+        batch.transpose()
     }
 }
 
@@ -413,6 +484,8 @@ struct Stats {
 }
 
 enum Bounds {
+    /// NULLs alone are counted.
+    Nulls(usize),
     Integer(Option<(i64, i64)>),
     Text(Option<(String, String)>),
 }
@@ -430,6 +503,10 @@ impl Stats {
                 };
                 Some((*index, field.name().clone(), range))
             })
+            .chain(schema.column_with_name(DELETED_AT).map(|(index, field)| {
+                // Tells which files have deleted rows at all.
+                (index, field.name().clone(), Bounds::Nulls(0))
+            }))
             .collect();
         Self { rows: 0, columns }
     }
@@ -446,6 +523,10 @@ impl Stats {
             let (low, high) = match range {
                 Bounds::Integer(Some((low, high))) => (json!(low), json!(high)),
                 Bounds::Text(Some((low, high))) => (json!(low), json!(high)),
+                Bounds::Nulls(count) => {
+                    nulls.insert(name.clone(), json!(count));
+                    continue;
+                }
                 _ => continue,
             };
             min.insert(name.clone(), low);
@@ -459,10 +540,15 @@ impl Stats {
 impl Bounds {
     /// Widens the range, or says that the column can have none.
     fn add(&mut self, column: &ArrayRef) -> bool {
+        if let Bounds::Nulls(count) = self {
+            *count += column.null_count();
+            return true;
+        }
         if column.null_count() > 0 {
             return false;
         }
         match self {
+            Bounds::Nulls(_) => {}
             Bounds::Integer(range) => {
                 let bounds = match column.data_type() {
                     DataType::Int16 => bounds(

@@ -137,7 +137,7 @@ impl DeltaTable {
         let mut living = Rows::new();
         let mut slices = std::pin::pin!(self.slices_of(&dead));
         while let Some(slice) = slices.try_next().await? {
-            let found = self.find_all(&self.encoder.keys(&slice.batch)?)?;
+            let found = self.find_all_any(&self.encoder.keys(&slice.batch)?)?;
             for location in found.iter().flatten() {
                 living
                     .entry(location.file() as usize)
@@ -209,7 +209,7 @@ impl DeltaTable {
 
     async fn slice(&self, number: usize, rows: Vec<u32>) -> Result<Slice> {
         let stored = self.files[number].stored();
-        let batch = data_file::read_rows(&self.log, &stored, &self.read_schema, &rows).await?;
+        let batch = data_file::read_rows(&self.log, &stored, &self.whole_schema, &rows).await?;
         Ok(Slice { number, rows, batch })
     }
 }
@@ -241,7 +241,7 @@ impl Feed {
         };
         Self {
             writer: format.writer(),
-            schema: with_kind(&table.read_schema),
+            schema: with_kind(&table.whole_schema),
         }
     }
 

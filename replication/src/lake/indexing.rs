@@ -6,7 +6,7 @@
 //! to another file only once no run and no recent key names it, so files that
 //! come and go leave nothing behind.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -57,6 +57,9 @@ impl DeltaTable {
             self.set_schema(self.schema.clone());
         }
         let unknown = self.number_files(manifest);
+        let read: HashSet<&usize> = unknown.iter().collect();
+        let known: Vec<usize> = (0..self.files.len()).filter(|n| !read.contains(n)).collect();
+        self.read_marks(&known).await?;
         let rows = self.index_files(&unknown).await?;
         if self.index.wants_save_now() {
             self.save_manifest()?;
@@ -153,6 +156,7 @@ impl DeltaTable {
         if numbers.is_empty() {
             return Ok(0);
         }
+        self.read_marks(numbers).await?;
         let files = numbers.iter().filter_map(|number| self.files.get(*number));
         let total: u64 = files.map(|file| u64::from(file.rows)).sum();
         let (key_schema, order) = self.key_columns()?;

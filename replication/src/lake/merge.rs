@@ -1,6 +1,6 @@
 //! Staging: how a batch or a chunk becomes new files and grown vectors.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{interleave, take, take_record_batch};
@@ -12,24 +12,26 @@ use super::indexing::blocking;
 use super::key_index::{KeyMap, Location};
 use super::net::{self, LakeRow, NetChange, Origin};
 use super::record::State;
-use super::{Chunk, DataFile, DeltaTable, PointReader, UNREADABLE, sorted};
+use super::soft_delete::Gone;
+use super::{Chunk, DataFile, DeltaTable, PointReader, UNREADABLE, is_marked, sorted};
 use crate::batch::{ChangeBatch, Op, Patches, RowChanges, TxId};
+use crate::config::Mode;
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::position::Position;
 
 /// Rows written to a file at a time.
-const WRITE_ROWS: usize = 8 << 10;
+pub const WRITE_ROWS: usize = 8 << 10;
 /// Keys of a chunk looked up at a time.
 const CHUNK_KEYS: usize = 32 << 10;
 /// Bytes of unchanged values fetched at a time.
 const FETCH_BYTES: u64 = 16 << 20;
 
 /// A row whose unchanged cells have been traced.
-struct Patch {
+pub struct Patch {
     row: u32,
     /// The lake row that has the cells whose origin is the lake.
-    location: Option<Location>,
+    pub location: Option<Location>,
     cells: Vec<(u16, Origin)>,
 }
 
@@ -40,7 +42,7 @@ impl Patch {
 }
 
 /// A row that is told by patches.
-struct Changed {
+pub struct Changed {
     row: u32,
     base: net::Patched,
     /// The patches' numbers, the oldest first.
@@ -48,12 +50,12 @@ struct Changed {
 }
 
 impl Changed {
-    fn of(net: &NetChange<'_>, row: u32) -> Self {
+    pub fn of(net: &NetChange<'_>, row: u32) -> Self {
         let (base, patches) = net.patched(row);
         Self { row, base, patches }
     }
 
-    fn location(&self) -> Option<Location> {
+    pub fn location(&self) -> Option<Location> {
         match self.base {
             net::Patched::Lake(LakeRow { location, .. }) => Some(location),
             _ => None,
@@ -84,13 +86,22 @@ enum Slice {
 }
 
 /// Rows with every cell resolved, and their keys.
-struct Patched {
-    rows: RecordBatch,
-    keys: Vec<Key>,
+pub(super) struct Patched {
+    pub rows: RecordBatch,
+    pub keys: Vec<Key>,
     /// Set if values were read at the source: they may be as new as this.
     high: Option<Position>,
     /// The keys that have such values.
     provisional: Vec<Key>,
+}
+
+/// The position of two that covers the other.
+fn later(a: Option<Position>, b: Option<Position>) -> Option<Position> {
+    match (a, b) {
+        (Some(a), Some(b)) if a.covers(&b) => Some(a),
+        (a, None) => a,
+        (_, b) => b,
+    }
 }
 
 fn arrow_bug(error: ArrowError) -> Error {
@@ -103,9 +114,25 @@ impl DeltaTable {
     /// Returns the position that the table has to reach before it equals the
     /// source, if values had to be read there.
     pub async fn stage(&mut self, batch: ChangeBatch, points: &dyn PointReader) -> Result<Option<Position>> {
+        let mut high = None;
+        for batch in batch.with_earlier() {
+            high = later(high, self.stage_one(batch, points).await?);
+        }
+        Ok(high)
+    }
+
+    async fn stage_one(&mut self, batch: ChangeBatch, points: &dyn PointReader) -> Result<Option<Position>> {
         self.has_staged = true;
+        let mode = self.shape.mode;
         if let Some(transaction) = batch.truncated_by {
-            self.truncate(transaction);
+            let commit = batch.commits.as_ref().and_then(|commits| commits.truncated_at.as_ref());
+            match mode {
+                Mode::Mirror => self.truncate(transaction),
+                Mode::SoftDelete => {
+                    self.truncate_softly(transaction, commit.and_then(|commit| commit.at))
+                        .await?;
+                }
+            }
         }
         if batch.ops.is_empty() {
             return Ok(None);
@@ -135,10 +162,16 @@ impl DeltaTable {
         changed.sort_by_key(|changed| changed.location().map(|l| (l.file(), l.row())));
         let deleted: Vec<Key> = deletes.iter().map(|row| keys[*row as usize]).collect();
         let found = self.find_all(&deleted)?;
+        let gone = match mode {
+            Mode::Mirror => Gone::default(),
+            Mode::SoftDelete => self.gone(&batch, &net, &keys, &deletes, &found),
+        };
         for ((row, key), location) in deletes.into_iter().zip(deleted).zip(found) {
-            self.delete(key, location, batch.transactions[row as usize]);
+            // A row that is marked dies when it is written anew.
+            let dies = location.filter(|_| mode.is_mirror());
+            self.delete(key, dies, batch.transactions[row as usize]);
         }
-        if plain.is_empty() && patches.is_empty() && changed.is_empty() {
+        if plain.is_empty() && patches.is_empty() && changed.is_empty() && gone.is_empty() {
             return Ok(None);
         }
         let mut writer = self.file_format().writer();
@@ -171,11 +204,15 @@ impl DeltaTable {
             if let Some(position) = patched.high {
                 self.provisional
                     .extend(patched.provisional.iter().map(|key| (*key, position.clone())));
-                high = Some(high.filter(|h| h.covers(&position)).unwrap_or(position));
+                high = later(high, Some(position));
             }
         }
+        let marked = match gone.is_empty() {
+            true => HashSet::new(),
+            false => self.write_gone(&mut writer, &batch, &keys, gone).await?,
+        };
         for (file, written) in writer.finish().await? {
-            self.add_new_versions(file, &written)?;
+            self.add_new_versions(file, &written, &marked)?;
         }
         Ok(high)
     }
@@ -194,9 +231,10 @@ impl DeltaTable {
             let mut dropped = RoaringBitmap::new();
             let mut bulk = self.index.bulk()?;
             for (part, keys) in keys.chunks(CHUNK_KEYS).enumerate() {
-                let found = self.find_all(keys)?;
+                let there = self.find_all_any(keys)?;
                 let first = (part * CHUNK_KEYS) as u32;
-                for (row, (key, found)) in (first..).zip(keys.iter().zip(found)) {
+                for (row, (key, there)) in (first..).zip(keys.iter().zip(there)) {
+                    let found = there.filter(|location| !is_marked(&self.files, *location));
                     let deleted = self
                         .deleted_keys
                         .get(key)
@@ -205,6 +243,10 @@ impl DeltaTable {
                         dropped.insert(row);
                     } else {
                         bulk.push(*key, Location::new(number, row))?;
+                        // It is there again.
+                        if let Some(marked) = there {
+                            self.kill(marked);
+                        }
                     }
                 }
             }
@@ -235,20 +277,29 @@ impl DeltaTable {
     }
 
     /// Registers a staged file whose row `i` is the new version of `keys[i]`.
-    pub(super) fn add_new_versions(&mut self, file: WrittenFile, keys: &[Key]) -> Result<()> {
+    /// `marked` are those that are deleted.
+    pub(super) fn add_new_versions(&mut self, file: WrittenFile, keys: &[Key], marked: &HashSet<Key>) -> Result<()> {
+        let rows = (0_u32..).zip(keys).filter(|(_, key)| marked.contains(*key));
+        let marked: RoaringBitmap = rows.map(|(row, _)| row).collect();
         // In key order, look-ups and bits touch neighbouring memory.
         let mut ordered = keys.to_vec();
         ordered.sort_unstable();
-        for old in self.find_all(&ordered)?.into_iter().flatten() {
+        for old in self.find_all_any(&ordered)?.into_iter().flatten() {
             self.kill(old);
         }
         if !self.deleted_keys.is_empty() {
-            for key in keys {
-                self.deleted_keys.remove(key);
+            for (row, key) in (0_u32..).zip(keys) {
+                if !marked.contains(row) {
+                    self.deleted_keys.remove(key);
+                }
             }
         }
-        self.staged.upserts += keys.len() as u64;
-        let number = self.place(DataFile::written(file));
+        self.staged.upserts += keys.len() as u64 - marked.len();
+        self.staged.deletes += marked.len();
+        let number = self.place(DataFile {
+            marked,
+            ..DataFile::written(file)
+        });
         for (row, key) in (0_u32..).zip(keys) {
             self.index.insert(*key, Location::new(number, row))?;
         }
@@ -267,7 +318,7 @@ impl DeltaTable {
     }
 
     /// Cuts patches so that what one slice fetches stays within bounds.
-    fn slices<T>(&self, patches: Vec<T>, location: impl Fn(&T) -> Option<Location>) -> Vec<Vec<T>> {
+    pub(super) fn slices<T>(&self, patches: Vec<T>, location: impl Fn(&T) -> Option<Location>) -> Vec<Vec<T>> {
         let mut slices = Vec::new();
         let mut slice = Vec::new();
         let mut bytes = 0;
@@ -290,7 +341,7 @@ impl DeltaTable {
     /// Builds whole rows from a batch's rows and the values they left out.
     /// Returns what is left for another time, as many as fit in memory being
     /// read at the source.
-    async fn patch(
+    pub(super) async fn patch(
         &self,
         batch: &ChangeBatch,
         keys: &[Key],
@@ -365,7 +416,7 @@ impl DeltaTable {
 
     /// Applies patches to the rows that they are of. Returns what is left, as
     /// [`DeltaTable::patch`] does.
-    async fn apply(
+    pub(super) async fn apply(
         &self,
         batch: &ChangeBatch,
         keys: &[Key],
@@ -473,8 +524,14 @@ impl DeltaTable {
 
     /// Reads the rows that patches apply to, by file number.
     async fn fetch_whole(&self, changed: &[Changed]) -> Result<HashMap<u32, Fetched>> {
+        let locations: Vec<Location> = changed.iter().filter_map(Changed::location).collect();
+        self.fetch_locations(&locations).await
+    }
+
+    /// Reads whole rows of the lake, by file number.
+    pub(super) async fn fetch_locations(&self, locations: &[Location]) -> Result<HashMap<u32, Fetched>> {
         let mut wanted = Wanted::new();
-        for location in changed.iter().filter_map(Changed::location) {
+        for location in locations {
             wanted.entry(location.file()).or_default().1.push(location.row());
         }
         for (columns, _) in wanted.values_mut() {
@@ -549,13 +606,13 @@ impl Missing {
 }
 
 /// Some rows of some columns of one file; both ascending.
-struct Fetched {
+pub(super) struct Fetched {
     columns: Vec<usize>,
-    rows: Vec<u32>,
-    batch: RecordBatch,
+    pub rows: Vec<u32>,
+    pub batch: RecordBatch,
 }
 
-fn trace(net: &NetChange<'_>, row: u32) -> Patch {
+pub fn trace(net: &NetChange<'_>, row: u32) -> Patch {
     let cells: Vec<(u16, Origin)> = net
         .unchanged(row)
         .map(|column| (column, net.origin(row, column)))
@@ -568,7 +625,7 @@ fn trace(net: &NetChange<'_>, row: u32) -> Patch {
 }
 
 /// Some rows of a batch, ascending; a run of neighbours is not copied.
-fn pick(batch: &RecordBatch, rows: &[u32]) -> Result<RecordBatch> {
+pub fn pick(batch: &RecordBatch, rows: &[u32]) -> Result<RecordBatch> {
     match (rows.first(), rows.last()) {
         (Some(first), Some(last)) if (last - first) as usize + 1 == rows.len() => {
             Ok(batch.slice(*first as usize, rows.len()))

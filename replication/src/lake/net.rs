@@ -221,6 +221,7 @@ mod tests {
                 .collect(),
             truncated_by: None,
             patches: None,
+            commits: None,
         };
         let keys: Vec<Key> = changes.iter().map(|c| c.1).collect();
         // The lake has keys below 10; key 9 is provisional.

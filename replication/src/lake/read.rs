@@ -331,6 +331,7 @@ impl DeltaTable {
         let mut rows = RoaringBitmap::new();
         rows.insert_range(*from..file.rows);
         rows -= &file.deleted;
+        rows -= &file.marked;
         rows -= seen;
         let rows: Vec<u32> = rows
             .iter()

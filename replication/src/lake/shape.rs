@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use super::feed;
 use super::log::now_ms;
 use super::partition::PartitionColumn;
+use crate::config::Mode;
 use crate::error::{Error, Result};
 use crate::schema::{Column, LakeType, SourceType, TableSchema};
 use crate::transform::Form;
@@ -68,6 +69,12 @@ pub struct Shape {
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub feed: bool,
     pub origin: Origin,
+    /// What the lake keeps of the source's table; it never changes.
+    #[serde(skip_serializing_if = "Mode::is_mirror", default)]
+    pub mode: Mode,
+    /// The columns that readers and files have after the source's.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub system: Vec<ShapeColumn>,
 }
 
 /// What the source was when it had these columns: signs of changes to rows
@@ -105,9 +112,28 @@ impl Shape {
             features: BTreeSet::from([VECTORS.to_owned(), "domainMetadata".to_owned()]),
             feed: false,
             origin: origin.clone(),
+            mode: Mode::Mirror,
+            system: Vec::new(),
         };
         shape.take(schema);
         shape
+    }
+
+    /// The same in another mode. For new tables alone: their files have other columns.
+    pub fn with_mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        for (place, (name, ty)) in (1..).zip(mode.columns()) {
+            self.field_max += 1;
+            self.system.push(ShapeColumn {
+                attribute: -place,
+                name: name.to_owned(),
+                physical: name.to_owned(),
+                field: self.field_max,
+                ty: delta_type(&ty, None),
+                source: SourceType::default(),
+            });
+        }
+        self
     }
 
     /// The same for readers that know no deletion vectors. For new tables alone:
@@ -278,7 +304,21 @@ impl Shape {
                 _ => field,
             }
         };
-        Arc::new(Schema::new(schema.columns.iter().map(field).collect::<Vec<_>>()))
+        let system = self.system.iter().zip(self.mode.columns()).map(|(own, (_, ty))| {
+            let field = Field::new(&own.physical, ty.arrow(), true);
+            match self.mapped {
+                true => with_ids(field, &mut own.field.clone()),
+                false => field,
+            }
+        });
+        let fields = schema.columns.iter().map(field).chain(system);
+        Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+    }
+
+    /// A system column's name in files.
+    pub fn system_column(&self, name: &str) -> Option<&str> {
+        let own = self.system.iter().find(|column| column.name == name);
+        own.map(|column| column.physical.as_str())
     }
 
     pub fn protocol_action(&self) -> Value {
@@ -318,12 +358,24 @@ impl Shape {
                 None => delta_field(&column.name, None, delta_type(&column.ty, None)),
             }
         };
-        let partition = |own: &PartitionColumn| {
-            let mapping = self.mapped.then_some((own.physical.as_str(), own.field));
-            delta_field(&own.name, mapping, own.ty.clone())
+        let extra = |name: &str, physical: &str, id: i32, ty: &Value| {
+            delta_field(name, self.mapped.then_some((physical, id)), ty.clone())
         };
-        let fields = schema.columns.iter().map(field);
-        let fields: Vec<Value> = fields.chain(self.partitions.iter().map(partition)).collect();
+        let system = self
+            .system
+            .iter()
+            .map(|own| extra(&own.name, &own.physical, own.field, &own.ty));
+        let partitions = self
+            .partitions
+            .iter()
+            .map(|own| extra(&own.name, &own.physical, own.field, &own.ty));
+        let fields: Vec<Value> = schema
+            .columns
+            .iter()
+            .map(field)
+            .chain(system)
+            .chain(partitions)
+            .collect();
         let partition_columns: Vec<&String> = self.partitions.iter().map(|own| &own.name).collect();
         json!({"metaData": {
             "id": self.id,
@@ -382,7 +434,7 @@ pub fn delta_type(ty: &LakeType, mut ids: Option<&mut i32>) -> Value {
 }
 
 /// The type that Delta's schema spells so.
-fn lake_type(ty: &Value) -> Option<LakeType> {
+pub fn lake_type(ty: &Value) -> Option<LakeType> {
     if let Some(name) = ty.as_str() {
         let decimal = || {
             let digits = name.strip_prefix("decimal(")?.strip_suffix(')')?;

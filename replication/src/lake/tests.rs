@@ -4,6 +4,7 @@
 mod feed;
 mod index;
 mod partitions;
+mod soft_delete;
 mod upkeep;
 
 use std::collections::BTreeMap;
@@ -195,6 +196,7 @@ impl Changes {
             unchanged: self.unchanged,
             truncated_by: self.truncated_by,
             patches: None,
+            commits: None,
         }
     }
 }

@@ -24,7 +24,7 @@ use super::snapshotter::{Halt, Task};
 use super::upkeep::Upkeep;
 use super::watch::Seen;
 use super::writer::{Command, Writer};
-use crate::config::{Merge, OnGap, TableConfig};
+use crate::config::{Merge, Mode, OnGap, TableConfig};
 use crate::error::{Class, Error, Result};
 use crate::failpoint;
 use crate::lake::{DeltaTable, Lake, Opened, Shape, State, TableRecord, reserved_column, table_path};
@@ -145,6 +145,22 @@ pub fn partitions_fit<T: SourceTable>(by: &[PartitionBy], table: &T, opened: Opt
     }
 }
 
+/// A table keeps its mode: its files have the columns of it.
+pub fn mode_fits(mode: Mode, opened: &Opened) -> Result<()> {
+    let is = opened.shape.mode;
+    if mode == is {
+        return Ok(());
+    }
+    let table = &opened.record.table;
+    Err(Error::operator(format!(
+        "the lake table of {table} was made with mode = {:?}",
+        is.as_str()
+    ))
+    .with_hint(
+        "set it back, or move the table's folder away and run again: it is copied anew, without what was deleted",
+    ))
+}
+
 /// What happens to a closed table once its writer has finished.
 pub enum Ending {
     /// It stays as it is, in a state that says why.
@@ -168,7 +184,10 @@ impl<S: Source> Apply<S> {
                 // The next look says what has become of it.
                 return Ok(());
             };
-            let shape = Shape::new(table.schema(), &table.origin()).with_feed(self.feed_of(&table)?);
+            let mode = self.mode_of(table.id());
+            let shape = Shape::new(table.schema(), &table.origin())
+                .with_mode(mode)
+                .with_feed(self.feed_of(&table)?);
             let by = self.partition_by(table.id());
             let partitioned = shape.partitioned(&by, table.schema());
             let mut shape = partitioned.map_err(|error| error.within(table.id()))?;
@@ -183,6 +202,7 @@ impl<S: Source> Apply<S> {
         };
         merge_fits(self.merge_of(table.id()), &opened)?;
         partitions_fit(&self.partition_by(table.id()), &table, Some(&opened))?;
+        mode_fits(self.mode_of(table.id()), &opened)?;
         let record = &opened.record;
         let why = match record.state {
             _ if why.is_some() => why,
@@ -217,6 +237,10 @@ impl<S: Source> Apply<S> {
 
     fn partition_by(&self, id: &TableId) -> Vec<PartitionBy> {
         self.config.borrow().table(id).partition_by
+    }
+
+    fn mode_of(&self, id: &TableId) -> Mode {
+        self.config.borrow().table(id).mode
     }
 
     /// The record of a table that needs no change from before now, with the

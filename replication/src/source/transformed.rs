@@ -25,9 +25,9 @@ use super::{
     RowVersions, Slot, Source, SourceEvent, SourceTable, TableSource, Throttle, Verdict, glob, selected,
 };
 use crate::batch::ChangeBatch;
-use crate::config::{Config, TableEntry, did_you_mean};
+use crate::config::{Config, Mode, TableEntry, did_you_mean};
 use crate::error::{Error, Result};
-use crate::lake::{Normal, Origin, PartProgress, PointRead, PointReader, Shape, ShapeColumn};
+use crate::lake::{Normal, Origin, PartProgress, PointRead, PointReader, Shape, ShapeColumn, system_column_of};
 use crate::position::Position;
 use crate::schema::{TableId, TableSchema};
 use crate::transform::{Action, Form, FormColumn, HashKey, Rules, Transform};
@@ -373,9 +373,20 @@ impl<T: SourceTable> Table<T> {
     /// Errors: the rules ask for what can't be done.
     fn new(source: T, rules: Arc<Rules>) -> Result<Self, Refusal> {
         let transform = Transform::of(source.id(), source.schema(), &rules)?;
+        let schema = transform.as_ref().map_or(source.schema(), Transform::schema);
+        if let Some((column, hint)) = system_column_of(schema, rules.mode()) {
+            return Err(Refusal {
+                table: source.id().clone(),
+                reason: format!(
+                    "can't be replicated with mode = {:?}: its column {column} has the name of one that the lake adds",
+                    rules.mode().as_str()
+                ),
+                hint,
+            });
+        }
         let unread = transform.iter().flat_map(|transform| transform.excluded());
         Ok(Self {
-            source: source.without_values(unread.collect()),
+            source: source.without_values(unread.collect()).with_mode(rules.mode()),
             rules,
             transform: transform.map(Arc::new),
         })
@@ -471,6 +482,13 @@ impl<T: SourceTable> SourceTable for Table<T> {
         Self {
             source: self.source.with_parts(parts),
             ..self.clone()
+        }
+    }
+
+    fn with_mode(self, mode: Mode) -> Self {
+        Self {
+            source: self.source.with_mode(mode),
+            ..self
         }
     }
 

@@ -481,3 +481,28 @@ async fn a_checkpoint_forgets_vectors_that_were_replaced() {
     assert_eq!((&hint["size"], &hint["numOfAddFiles"]), (&json!(6), &json!(1)));
     assert_eq!(rows(&folder.reopen().await).await, model);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_optimize_beside_files_that_are_written_anew_loses_nothing() {
+    let folder = Folder::new();
+    let shape = Shape::new(&schema(), &Origin::default()).without_vectors();
+    let mut table = folder.create_as(shape).await;
+    table.build_index().await.expect("index");
+    table.commit("START", streaming).await.expect("start");
+    let mut model = Model::new();
+    for id in 0..10 {
+        let mut changes = Changes::default();
+        changes.upsert(&mut model, 10 * id, "a", Some("a"));
+        changes.upsert(&mut model, 10 * id + 1, "a", Some("a"));
+        apply(&mut table, changes, 2 + id as u64).await;
+    }
+    // Key 10 is gone and 11 is written anew; the file of both is another's input.
+    let mut changes = Changes::default();
+    changes.delete(&mut model, 10);
+    changes.upsert(&mut model, 21, "b", None);
+    table.stage(changes.batch(), &NoSource).await.expect("stage");
+    folder.optimize().await;
+    commit(&mut table, 20).await.expect("commit");
+    assert_eq!(rows(&table).await, model);
+    assert_eq!(rows(&folder.reopen().await).await, model);
+}

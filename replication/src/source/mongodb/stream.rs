@@ -22,7 +22,7 @@ use super::rows::Rows;
 use super::snapshot::{Access, Told};
 use super::table::SourceTable;
 use super::transform::Transformer;
-use crate::batch::{ChangeBatch, Op, Patches, TxId};
+use crate::batch::{ChangeBatch, CommitPoint, Commits, Op, Patches, TxId};
 use crate::error::{Error, Result};
 use crate::position::{ClusterTime, Position, ResumePoint};
 use crate::schema::{MongoKind as Kind, TableId};
@@ -723,6 +723,11 @@ pub fn token_time(token: &str) -> Option<ClusterTime> {
     u64::from_str_radix(digits, 16).ok().map(ClusterTime)
 }
 
+/// A cluster time in microseconds since 1970.
+fn micros(time: ClusterTime) -> i64 {
+    (time.0 >> 32) as i64 * 1_000_000
+}
+
 /// The open batch of one table.
 struct TableBuffer {
     source: Arc<SourceTable>,
@@ -733,6 +738,9 @@ struct TableBuffer {
     transactions: Vec<TxId>,
     patches: Vec<(u32, usize)>,
     patch_bytes: Vec<u8>,
+    /// If the lake keeps what is deleted.
+    commits: Option<Commits>,
+    commit_bytes: usize,
     stalled: bool,
 }
 
@@ -741,6 +749,8 @@ impl TableBuffer {
         Self {
             rows: Rows::new(source.fields.clone(), source.schema().arrow()),
             transformer: Transformer::new(source.transform.clone()),
+            commits: (!source.mode.is_mirror()).then(Commits::default),
+            commit_bytes: 0,
             source,
             watermark,
             ops: Vec::new(),
@@ -752,7 +762,7 @@ impl TableBuffer {
     }
 
     fn bytes(&self) -> usize {
-        self.rows.bytes + self.patch_bytes.len()
+        self.rows.bytes + self.patch_bytes.len() + self.commit_bytes
     }
 
     /// Whether the table has an event already.
@@ -834,6 +844,13 @@ impl TableBuffer {
         };
         self.ops.push(op);
         self.transactions.push(event.time.0);
+        if let Some(commits) = &mut self.commits {
+            let point = CommitPoint {
+                at: Some(micros(event.time)),
+                position: None,
+            };
+            self.commit_bytes += commits.note(self.ops.len(), false, &point);
+        }
         Ok(Applied::Changed)
     }
 
@@ -842,6 +859,7 @@ impl TableBuffer {
         let rows: RecordBatch = self.rows.finish()?;
         let patches = std::mem::take(&mut self.patches);
         let bytes = std::mem::take(&mut self.patch_bytes);
+        self.commit_bytes = 0;
         Ok(ChangeBatch {
             rows,
             ops: std::mem::take(&mut self.ops),
@@ -855,6 +873,7 @@ impl TableBuffer {
                     bytes,
                 })
             }),
+            commits: self.commits.as_mut().map(|commits| Box::new(std::mem::take(commits))),
         })
     }
 }

@@ -11,7 +11,7 @@ use super::json;
 use super::raw::{self, Value, tag};
 use super::rows::Fields;
 use super::transform::Transform;
-use crate::config::Documents;
+use crate::config::{Documents, Mode};
 use crate::error::{Error, Result};
 use crate::lake::{Normal, Origin, Shape};
 use crate::schema::{Column, MongoKind as Kind, MongoType, SourceType, TableId, TableSchema};
@@ -57,6 +57,8 @@ pub struct SourceTable {
     pub transform: Option<Arc<Transform>>,
     /// The last number that a column got.
     pub attribute_max: i32,
+    /// What the lake keeps of it.
+    pub mode: Mode,
 }
 
 impl SourceTable {
@@ -75,6 +77,7 @@ impl SourceTable {
             relation,
             fields: Arc::new(Fields::of(&schema)?),
             attribute_max: attribute_max(&schema),
+            mode: Mode::Mirror,
             schema: Arc::new(schema),
             parts: vec![part],
             mixed,
@@ -336,6 +339,10 @@ impl crate::source::SourceTable for SourceTable {
 
     fn with_id(self, id: TableId) -> Self {
         Self { id, ..self }
+    }
+
+    fn with_mode(self, mode: Mode) -> Self {
+        Self { mode, ..self }
     }
 
     fn with_parts(&self, parts: Vec<Part>) -> Self {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::ddl::{self, Session};
 use super::types::{Charsets, Codec, Flavor, TypeOptions, ZeroDates};
 use super::wire::{TextRow, Wire, quote_identifier, quote_literal};
-use crate::config::{Infinity, SourceConfig};
+use crate::config::{Infinity, Mode, SourceConfig};
 use crate::error::{Error, Result};
 use crate::lake::{Origin, Shape, delta_type};
 use crate::schema::{Column, MySqlType, SourceType, TableId, TableSchema};
@@ -53,6 +53,8 @@ pub struct SourceTable {
     pub hidden: usize,
     /// Columns of which nobody wants the values, by attribute.
     pub unread: BTreeSet<i32>,
+    /// What the lake keeps of it.
+    pub mode: Mode,
     /// How its DDL is read.
     session: Session,
 }
@@ -274,6 +276,10 @@ impl crate::source::SourceTable for SourceTable {
             unread: columns,
             ..self
         }
+    }
+
+    fn with_mode(self, mode: Mode) -> Self {
+        Self { mode, ..self }
     }
 
     fn decodes_like(&self, other: &Self) -> bool {
@@ -558,6 +564,7 @@ fn resolve(
         }),
         hidden,
         unread: BTreeSet::new(),
+        mode: Mode::Mirror,
         session: types.session,
     };
     if key.len() != key_columns.len() {

@@ -23,7 +23,7 @@ use super::lease::Lease;
 use super::server::Server;
 use super::types::{ColumnBuilder, DecodeError, apply_json_diffs, json_text};
 use super::wire::{Endpoint, Replica, Wire};
-use crate::batch::{ChangeBatch, Op, TxId, UnchangedCell};
+use crate::batch::{ChangeBatch, CommitPoint, Commits, Op, TxId, UnchangedCell};
 use crate::error::{Error, Result};
 use crate::position::gtid::Origin;
 use crate::position::{BinlogPosition, Gtids, Position, file_number};
@@ -307,6 +307,17 @@ impl ChangeStream for Stream {
     }
 
     fn take_batch(&mut self, table: usize) -> Result<ChangeBatch> {
+        if let Some(open) = self
+            .log
+            .transaction
+            .as_ref()
+            .filter(|open| open.touched.contains(&table))
+        {
+            // Its end is yet to come; this is as near as can be known.
+            let micros = open.commit_time.and_then(|micros| i64::try_from(micros).ok());
+            let at = micros.unwrap_or(i64::from(self.log.event_time) * 1_000_000);
+            self.log.note(&[table], Some(at));
+        }
         match self.log.tables.get_mut(table) {
             Some(table) => {
                 self.log.open_bytes -= table.bytes;
@@ -449,6 +460,7 @@ impl Log {
             // Else the event that ends it tells, in seconds.
             let micros = transaction.commit_time.and_then(|micros| i64::try_from(micros).ok());
             self.committed_at = Some(micros.unwrap_or(i64::from(self.event_time) * 1_000_000));
+            self.note(&transaction.touched, self.committed_at);
         }
         if let Some(transaction) = &transaction
             && transaction.gtid.is_some()
@@ -470,6 +482,17 @@ impl Log {
             _ => {}
         }
         self.position = OnceLock::new();
+    }
+
+    /// Notes the commit of what tables were told last.
+    fn note(&mut self, tables: &[usize], at: Option<i64>) {
+        for table in tables {
+            if let Some(buffer) = self.tables.get_mut(*table) {
+                let before = buffer.bytes;
+                buffer.note(at);
+                self.open_bytes = self.open_bytes - before + buffer.bytes;
+            }
+        }
     }
 
     fn apply(&mut self, decoder: &mut Decoder, event: Event<'_>) -> Result<()> {
@@ -725,7 +748,7 @@ impl Log {
                 }
                 Effect::Truncate { table } => {
                     if let Some(number) = self.concerned(&table) {
-                        self.truncate(number);
+                        self.truncate(number)?;
                     }
                 }
                 Effect::Drop { table } => self.gone(&table, "it was dropped at the source".to_owned(), session),
@@ -781,15 +804,19 @@ impl Log {
         }
     }
 
-    fn truncate(&mut self, number: usize) {
-        let (Some(buffer), Some(transaction)) = (self.tables.get_mut(number), &self.transaction) else {
-            return;
+    fn truncate(&mut self, number: usize) -> Result<()> {
+        let (Some(buffer), Some(transaction)) = (self.tables.get_mut(number), &mut self.transaction) else {
+            return Ok(());
         };
+        if !transaction.touched.contains(&number) {
+            transaction.touched.push(number);
+        }
         let before = buffer.bytes;
-        buffer.truncate(transaction.id);
+        buffer.truncate(transaction.id)?;
         self.open_bytes = self.open_bytes - before + buffer.bytes;
         self.steps
             .push_back(Step::Event(SourceEvent::Changed { table: number }));
+        Ok(())
     }
 
     fn rows(&mut self, decoder: &mut Decoder, table: usize, rows: &Rows<'_>) -> Result<()> {
@@ -895,6 +922,8 @@ struct TableBuffer {
     transactions: Vec<TxId>,
     unchanged: Vec<UnchangedCell>,
     truncated_by: Option<TxId>,
+    /// If the lake keeps what is deleted.
+    commits: Option<Commits>,
     bytes: usize,
     stalled: bool,
 }
@@ -911,6 +940,7 @@ impl TableBuffer {
                 .map(|c| source.unread.contains(&c.attribute))
                 .collect(),
             columns: source.columns.iter().map(|c| c.codec.builder()).collect(),
+            commits: (!source.mode.is_mirror()).then(Commits::default),
             source,
             watermark,
             has: None,
@@ -1080,11 +1110,29 @@ impl TableBuffer {
         Ok(())
     }
 
-    /// Nothing before a truncate counts any more.
-    fn truncate(&mut self, tx: TxId) {
+    /// Nothing before a truncate counts any more, unless what is deleted is kept.
+    fn truncate(&mut self, tx: TxId) -> Result<()> {
+        let bytes = self.bytes;
+        let earlier = match self.commits.is_some() && bytes > 0 {
+            true => self.take_batch()?.with_earlier(),
+            false => Vec::new(),
+        };
         self.clear();
         self.truncated_by = Some(tx);
         self.bytes = ROW_OVERHEAD_BYTES;
+        if let Some(commits) = self.commits.as_mut().filter(|_| !earlier.is_empty()) {
+            commits.earlier = earlier;
+            self.bytes += bytes;
+        }
+        Ok(())
+    }
+
+    /// Notes when what has come last was committed.
+    fn note(&mut self, at: Option<i64>) {
+        if let Some(commits) = &mut self.commits {
+            let point = CommitPoint { at, position: None };
+            self.bytes += commits.note(self.ops.len(), self.truncated_by.is_some(), &point);
+        }
     }
 
     fn push(&mut self, op: Op, tx: TxId, bytes: usize) {
@@ -1115,6 +1163,7 @@ impl TableBuffer {
         self.transactions.clear();
         self.unchanged.clear();
         self.truncated_by = None;
+        self.commits = self.commits.take().map(|_| Commits::default());
         self.bytes = 0;
     }
 
@@ -1134,6 +1183,7 @@ impl TableBuffer {
             unchanged: std::mem::take(&mut self.unchanged),
             truncated_by: self.truncated_by.take(),
             patches: None,
+            commits: self.commits.as_mut().map(|commits| Box::new(std::mem::take(commits))),
         })
     }
 }

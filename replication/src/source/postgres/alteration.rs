@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use super::catalog::{Attribute, SourceColumn, SourceTable, Types};
 use super::pgoutput::RelationColumn;
+use crate::config::Mode;
 use crate::lake::{Origin, Shape, delta_type};
 use crate::schema::{PostgresType, SourceType, TableId, TableSchema};
 use crate::source::{Part, PartChanges, SourceTable as _, Verdict};
@@ -69,6 +70,10 @@ impl crate::source::SourceTable for SourceTable {
             unread: columns,
             ..self
         }
+    }
+
+    fn with_mode(self, mode: Mode) -> Self {
+        Self { mode, ..self }
     }
 
     /// Whether changes of both are decoded the same way.
@@ -401,6 +406,7 @@ mod tests {
             attributes: attributes.collect(),
             attribute_max: max,
             unread: BTreeSet::new(),
+            mode: Mode::Mirror,
         };
         bare.with_columns(columns.collect(), &[1]).expect("table")
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::types::{Codec, Infinity as Policy, TypeCatalog, TypeOptions};
 use super::wire::{TextRow, Wire, quote_identifier};
-use crate::config::{Infinity, SourceConfig};
+use crate::config::{Infinity, Mode, SourceConfig};
 use crate::error::{Error, Result};
 use crate::schema::{Column, PostgresType, SourceType, TableId, TableSchema};
 use crate::source::{Discovery, Membership, Part, Refusal, selected};
@@ -43,6 +43,8 @@ pub struct SourceTable {
     pub attribute_max: i32,
     /// Columns of which nobody wants the values, by attribute.
     pub unread: BTreeSet<i32>,
+    /// What the lake keeps of it.
+    pub mode: Mode,
 }
 
 /// What the catalogue tells of a column besides its type.
@@ -506,6 +508,7 @@ fn resolve(
         attribute_max: attributes.iter().map(|a| a.number).max().unwrap_or(0),
         attributes,
         unread: BTreeSet::new(),
+        mode: Mode::Mirror,
     };
     bare.with_columns(columns, &key)
         .ok_or_else(|| ("has a key column that the server does not publish".into(), exclude))

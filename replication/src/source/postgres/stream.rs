@@ -17,7 +17,7 @@ use super::catalog::SourceTable;
 use super::pgoutput::{self, Datum, Message, Old, Tuple};
 use super::types::{ColumnBuilder, DecodeError};
 use super::wire::{Endpoint, Wire, quote_identifier, quote_literal};
-use crate::batch::{ChangeBatch, Op, TxId, UnchangedCell};
+use crate::batch::{ChangeBatch, CommitPoint, Commits, Op, TxId, UnchangedCell};
 use crate::error::{Error, Result};
 use crate::position::{Lsn, Position};
 use crate::schema::TableId;
@@ -334,6 +334,10 @@ impl Open<'_> {
         }
         let before = buffer.bytes;
         let changed = change(buffer, transaction.id);
+        buffer.note(|| CommitPoint {
+            at: Some(transaction.commit_time.saturating_add(EPOCH_MICROS)),
+            position: None,
+        });
         let event = match changed {
             Ok(()) => SourceEvent::Changed { table },
             Err(error) => {
@@ -371,6 +375,8 @@ struct TableBuffer {
     transactions: Vec<TxId>,
     unchanged: Vec<UnchangedCell>,
     truncated_by: Option<TxId>,
+    /// If the lake keeps what is deleted.
+    commits: Option<Commits>,
     bytes: usize,
     stalled: bool,
 }
@@ -387,6 +393,7 @@ impl TableBuffer {
                 .map(|c| source.unread.contains(&c.attribute))
                 .collect(),
             columns: source.columns.iter().map(|c| c.codec.builder()).collect(),
+            commits: (!source.mode.is_mirror()).then(Commits::default),
             source,
             watermark,
             ops: Vec::new(),
@@ -463,12 +470,28 @@ impl TableBuffer {
         Ok(())
     }
 
-    /// Nothing before a truncate counts any more.
+    /// Nothing before a truncate counts any more, unless what is deleted is kept.
     fn truncate(&mut self, tx: TxId) -> Result<()> {
+        let bytes = self.bytes;
+        let earlier = match self.commits.is_some() && bytes > 0 {
+            true => self.take_batch()?.with_earlier(),
+            false => Vec::new(),
+        };
         self.clear();
         self.truncated_by = Some(tx);
         self.bytes = ROW_OVERHEAD_BYTES;
+        if let Some(commits) = self.commits.as_mut().filter(|_| !earlier.is_empty()) {
+            commits.earlier = earlier;
+            self.bytes += bytes;
+        }
         Ok(())
+    }
+
+    /// Notes the commit of what has come last.
+    fn note(&mut self, point: impl FnOnce() -> CommitPoint) {
+        if let Some(commits) = &mut self.commits {
+            self.bytes += commits.note(self.ops.len(), self.truncated_by.is_some(), &point());
+        }
     }
 
     fn push(&mut self, op: Op, tx: TxId, bytes: usize) {
@@ -510,6 +533,7 @@ impl TableBuffer {
         self.transactions.clear();
         self.unchanged.clear();
         self.truncated_by = None;
+        self.commits = self.commits.take().map(|_| Commits::default());
         self.bytes = 0;
     }
 
@@ -529,6 +553,7 @@ impl TableBuffer {
             unchanged: std::mem::take(&mut self.unchanged),
             truncated_by: self.truncated_by.take(),
             patches: None,
+            commits: self.commits.as_mut().map(|commits| Box::new(std::mem::take(commits))),
         })
     }
 }

@@ -1,0 +1,559 @@
+//! Rows that stay when they are deleted at the source: marked, with their last
+//! values and the time.
+//!
+//! ```text
+//! delete:   last values (of the batch, else the lake's) ──► a marked row; the one before dies
+//! truncate: every row that lives, file by file        ──► marked rows
+//! REPLACE:  rows of the old content that the new lacks ──► marked rows, in the same commit
+//! ```
+//!
+//! A marked row is the row of its key as every other: the index has it, and a
+//! new version of the key takes its place. To the stream and to chunks it is
+//! not there.
+
+use std::collections::{HashMap, HashSet};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_null_array};
+use arrow::compute::{cast, interleave};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::error::ArrowError;
+use roaring::RoaringBitmap;
+use serde_json::Value;
+
+use super::data_file::{self, FileWriter, WrittenFile};
+use super::key_index::{KeyMap, Location};
+use super::merge::{Changed, Patch, WRITE_ROWS, pick, trace};
+use super::mode::{DELETED, DELETED_AT, Fill, marks, now_micros};
+use super::net::NetChange;
+use super::partition::RowWriter;
+use super::record::State;
+use super::shape::{delta_type, lake_type};
+use super::{DataFile, DeltaTable, Opened, PointRead, PointReader, Shape, undeleted};
+use crate::batch::{ChangeBatch, Op, TxId};
+use crate::config::Mode;
+use crate::error::{Error, Result};
+use crate::key::Key;
+use crate::partition::Values;
+use crate::position::Position;
+use crate::schema::{Column, SourceType};
+
+/// A file of marked rows is ended once it has so many bytes.
+const FILE_BYTES: usize = 64 << 20;
+/// And once it has so many rows: their keys are in memory.
+const FILE_ROWS: usize = if cfg!(test) { 2 } else { 256 << 10 };
+
+fn arrow_bug(error: ArrowError) -> Error {
+    Error::bug("cannot rearrange deleted rows").with_source(error)
+}
+
+/// Keys that a batch deletes, and where their last values are.
+#[derive(Default)]
+pub struct Gone {
+    /// When each was deleted, in microseconds since 1970.
+    at: KeyMap<i64>,
+    /// Where the lake has the row that lives.
+    lake: KeyMap<Location>,
+    /// The rows of the batch that they were last, by how these are told.
+    whole: Vec<u32>,
+    partial: Vec<Patch>,
+    changed: Vec<Changed>,
+}
+
+impl Gone {
+    pub fn is_empty(&self) -> bool {
+        self.lake.is_empty() && self.whole.is_empty() && self.partial.is_empty() && self.changed.is_empty()
+    }
+
+    /// The system columns of rows with these keys.
+    fn marks(&self, keys: &[Key]) -> Vec<ArrayRef> {
+        marks(keys.iter().map(|key| self.at.get(key).copied()))
+    }
+}
+
+/// A source that has no row any more.
+struct Absent {
+    rows: RecordBatch,
+    high: Position,
+}
+
+impl PointReader for Absent {
+    fn read<'a>(&'a self, keys: RecordBatch) -> Pin<Box<dyn Future<Output = Result<PointRead>> + Send + 'a>> {
+        let read = PointRead {
+            rows: self.rows.clone(),
+            asked: keys.num_rows(),
+            high: self.high.clone(),
+        };
+        Box::pin(async move { Ok(read) })
+    }
+}
+
+/// Of each row that deletes, the row of the batch that had its values before.
+fn rows_before(ops: &[Op], keys: &[Key]) -> HashMap<u32, u32> {
+    let mut last: KeyMap<u32> = KeyMap::default();
+    let mut before = HashMap::new();
+    for (row, (key, op)) in (0_u32..).zip(keys.iter().zip(ops)) {
+        let earlier = last.insert(*key, row);
+        if *op == Op::Delete
+            && let Some(earlier) = earlier
+        {
+            // Deleted twice, it is what it was before the first time.
+            let values = match ops[earlier as usize] {
+                Op::Delete => before.get(&earlier).copied(),
+                _ => Some(earlier),
+            };
+            before.extend(values.map(|values| (row, values)));
+        }
+    }
+    before
+}
+
+impl DeltaTable {
+    /// Traces the last values of keys that a batch deletes. `deletes` are its
+    /// rows that do, `found` is where the lake has each.
+    pub(super) fn gone(
+        &self,
+        batch: &ChangeBatch,
+        net: &NetChange<'_>,
+        keys: &[Key],
+        deletes: &[u32],
+        found: &[Option<Location>],
+    ) -> Gone {
+        let mut gone = Gone::default();
+        if deletes.is_empty() {
+            return gone;
+        }
+        let now = now_micros();
+        let before = rows_before(&batch.ops, keys);
+        for (delete, found) in deletes.iter().zip(found) {
+            let key = keys[*delete as usize];
+            let commit = batch.commits.as_ref().and_then(|commits| commits.of(*delete));
+            gone.at.insert(key, commit.and_then(|commit| commit.at).unwrap_or(now));
+            gone.lake.extend(found.map(|location| (key, location)));
+            match before.get(delete) {
+                Some(row) if net.is_patch(*row) => gone.changed.push(Changed::of(net, *row)),
+                Some(row) if net.is_partial(*row) => gone.partial.push(trace(net, *row)),
+                Some(row) => gone.whole.push(*row),
+                None => {}
+            }
+        }
+        gone.whole.sort_unstable();
+        gone
+    }
+
+    /// Writes rows that are gone, with their last values, after what was written
+    /// before. Returns their keys.
+    ///
+    /// What cannot be known any more, for the source alone had it, stays as the
+    /// lake has it; where the lake has nothing, nothing is left.
+    pub(super) async fn write_gone(
+        &self,
+        writer: &mut RowWriter,
+        batch: &ChangeBatch,
+        keys: &[Key],
+        mut gone: Gone,
+    ) -> Result<HashSet<Key>> {
+        let mut done = HashSet::new();
+        for rows in gone.whole.chunks(WRITE_ROWS) {
+            let now: Vec<Key> = rows.iter().map(|row| keys[*row as usize]).collect();
+            let rows = self.with_system(&pick(&batch.rows, rows)?, gone.marks(&now))?;
+            writer.write(&rows, &now).await?;
+            done.extend(now);
+        }
+        let absent = Absent {
+            rows: RecordBatch::new_empty(self.arrow.clone()),
+            high: self.record.watermark.clone(),
+        };
+        let partial = std::mem::take(&mut gone.partial);
+        for patches in self.slices(partial, |patch| patch.location) {
+            let (patched, _) = self.patch(batch, keys, patches, &absent).await?;
+            let rows = self.with_system(&patched.rows, gone.marks(&patched.keys))?;
+            writer.write(&rows, &patched.keys).await?;
+            done.extend(patched.keys);
+        }
+        let changed = std::mem::take(&mut gone.changed);
+        for changed in self.slices(changed, Changed::location) {
+            let (patched, _) = self.apply(batch, keys, changed, &absent).await?;
+            let rows = self.with_system(&patched.rows, gone.marks(&patched.keys))?;
+            writer.write(&rows, &patched.keys).await?;
+            done.extend(patched.keys);
+        }
+        let lake = std::mem::take(&mut gone.lake);
+        let mut lake: Vec<(Key, Location)> = lake.into_iter().filter(|(key, _)| !done.contains(key)).collect();
+        // Neighbours in a file are fetched together.
+        lake.sort_unstable_by_key(|(_, location)| (location.file(), location.row()));
+        for rows in self.slices(lake, |(_, location)| Some(*location)) {
+            let now: Vec<Key> = rows.iter().map(|(key, _)| *key).collect();
+            let locations: Vec<Location> = rows.iter().map(|(_, location)| *location).collect();
+            let rows = self.with_system(&self.lake_rows(&locations).await?, gone.marks(&now))?;
+            writer.write(&rows, &now).await?;
+            done.extend(now);
+        }
+        Ok(done)
+    }
+
+    /// Rows together with their system columns.
+    fn with_system(&self, rows: &RecordBatch, system: Vec<ArrayRef>) -> Result<RecordBatch> {
+        let fields = self.arrow.fields().iter().cloned();
+        let own = self
+            .whole_schema
+            .fields()
+            .iter()
+            .skip(self.arrow.fields().len())
+            .cloned();
+        let schema = Arc::new(Schema::new(fields.chain(own).collect::<Vec<_>>()));
+        let columns = rows.columns().iter().cloned().chain(system).collect();
+        RecordBatch::try_new(schema, columns).map_err(arrow_bug)
+    }
+
+    /// Rows of the lake, as batches have them.
+    async fn lake_rows(&self, locations: &[Location]) -> Result<RecordBatch> {
+        let fetched = self.fetch_locations(locations).await?;
+        let mut batches = Vec::with_capacity(fetched.len());
+        let mut numbers = HashMap::new();
+        for (file, rows) in &fetched {
+            numbers.insert(*file, batches.len());
+            batches.push(&rows.batch);
+        }
+        let mut places = Vec::with_capacity(locations.len());
+        for location in locations {
+            let rows = fetched.get(&location.file());
+            let row = rows.and_then(|rows| rows.rows.binary_search(&location.row()).ok());
+            let place = numbers.get(&location.file()).copied().zip(row);
+            places.push(place.ok_or_else(|| Error::bug("a row of the lake was not read"))?);
+        }
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.schema.columns.len());
+        for column in 0..self.schema.columns.len() {
+            let arrays: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(column).as_ref()).collect();
+            columns.push(interleave(&arrays, &places).map_err(arrow_bug)?);
+        }
+        RecordBatch::try_new(self.arrow.clone(), columns).map_err(arrow_bug)
+    }
+
+    /// Marks every row that lives, one file's after the other.
+    pub(super) async fn truncate_softly(&mut self, transaction: TxId, at: Option<i64>) -> Result<()> {
+        let fill = Fill::DeletedAt(at.unwrap_or_else(now_micros));
+        let mut writer: Option<(FileWriter, usize, Values)> = None;
+        let mut numbers: Vec<usize> = (0..self.files.len()).collect();
+        numbers.sort_by_key(|number| self.files[*number].partition.clone());
+        for number in numbers {
+            let file = &self.files[number];
+            if file.removed {
+                continue;
+            }
+            let dead = &file.deleted | &file.marked;
+            let rows = undeleted(file.rows, &dead);
+            if rows.is_empty() {
+                continue;
+            }
+            let partition = file.partition.clone();
+            if let Some((other, ..)) = writer.take_if(|(.., open)| *open != partition) {
+                self.take_marked(other).await?;
+            }
+            let (mut open, before, _) = match writer.take() {
+                Some(open) => open,
+                None => (
+                    self.file_format().writer_of(&partition)?.with_fill(fill),
+                    0,
+                    partition.clone(),
+                ),
+            };
+            let file = &self.files[number];
+            let (stored, columns) = (file.stored(), &self.read_schema);
+            let copied = data_file::copy_rows(&self.log, &stored, columns, Some(&rows), &mut open, || true);
+            if copied.await? != Some(rows.len()) {
+                return Err(Error::operator(format!(
+                    "{} of {} has fewer rows than the log says",
+                    file.path, self.record.table
+                ))
+                .with_hint(format!(
+                    "`tributary snapshot {}` copies the table anew",
+                    self.record.table
+                )));
+            }
+            let file = &mut self.files[number];
+            file.deleted.extend(rows.iter().copied());
+            file.dirty = true;
+            if file.committed {
+                file.killed.extend(rows.iter().copied());
+            }
+            self.staged.deletes += rows.len() as u64;
+            let gathered = before + rows.len();
+            if open.bytes() >= FILE_BYTES || gathered >= FILE_ROWS {
+                self.take_marked(open).await?;
+            } else {
+                writer = Some((open, gathered, partition));
+            }
+        }
+        if let Some((writer, ..)) = writer {
+            self.take_marked(writer).await?;
+        }
+        if self.record.state == State::Snapshotting {
+            self.deleted_keys = KeyMap::default();
+            self.truncated_by.push(transaction);
+        }
+        Ok(())
+    }
+
+    /// Ends a file of marked rows and takes it in. Returns its number.
+    async fn take_marked(&mut self, writer: FileWriter) -> Result<usize> {
+        let file = writer.finish().await?;
+        self.take_marked_file(file).await
+    }
+
+    async fn take_marked_file(&mut self, file: WrittenFile) -> Result<usize> {
+        let number = self.place(DataFile::written(file)) as usize;
+        self.index_files(&[number]).await?;
+        Ok(number)
+    }
+
+    /// Finds out which rows of files are marked.
+    pub(super) async fn read_marks(&mut self, numbers: &[usize]) -> Result<()> {
+        let Some(name) = self.shape.system_column(DELETED) else {
+            return Ok(());
+        };
+        let columns = Schema::new(vec![Field::new(name, DataType::Boolean, true)]);
+        let columns: SchemaRef = Arc::new(columns);
+        let at = self.shape.system_column(DELETED_AT).unwrap_or_default().to_owned();
+        for number in numbers {
+            let Some(file) = self.files.get(*number).filter(|file| !file.removed) else {
+                continue;
+            };
+            let stats: Value = serde_json::from_str(&file.stats).unwrap_or_default();
+            // Rows that live have no time.
+            if stats["nullCount"][at.as_str()].as_u64() == Some(u64::from(file.rows)) {
+                continue;
+            }
+            let (mut marked, mut row) = (RoaringBitmap::new(), 0);
+            data_file::scan(&self.log, &file.stored(), &columns, |batch| {
+                for deleted in batch.column(0).as_boolean() {
+                    if deleted == Some(true) {
+                        marked.insert(row);
+                    }
+                    row += 1;
+                }
+                Ok(())
+            })
+            .await?;
+            self.files[*number].marked = marked;
+        }
+        Ok(())
+    }
+
+    /// Writes what the content before had and this has not: it is deleted by
+    /// now. Returns the numbers of the files, which no commit has yet.
+    pub(super) async fn carry_deleted(&mut self, old: &Opened) -> Result<Vec<usize>> {
+        if self.shape.mode != Mode::SoftDelete {
+            return Ok(Vec::new());
+        }
+        let carrier = Carrier::new(self, old);
+        let mut numbers = Vec::new();
+        let Some(carrier) = carrier else {
+            tracing::warn!(table = %self.record.table, "the table has another key now, under which rows that were deleted before can't be kept; older versions have them for maintenance.retention");
+            return Ok(numbers);
+        };
+        let mut writer: Option<(RowWriter, HashSet<Key>)> = None;
+        for file in old.files.iter().filter(|file| file.live_rows() > 0) {
+            let mut from = Some(0);
+            while let Some(first) = from {
+                let (mut open, mut known) = match writer.take() {
+                    Some(open) => open,
+                    None => (self.file_format().writer(), HashSet::new()),
+                };
+                from = carrier.carry(self, old, file, first, &mut open, &mut known).await?;
+                if known.len() >= FILE_ROWS {
+                    for (file, _) in open.finish().await? {
+                        numbers.push(self.take_marked_file(file).await?);
+                    }
+                } else {
+                    writer = Some((open, known));
+                }
+            }
+        }
+        if let Some((writer, known)) = writer
+            && !known.is_empty()
+        {
+            for (file, _) in writer.finish().await? {
+                numbers.push(self.take_marked_file(file).await?);
+            }
+        }
+        let rows: u64 = numbers.iter().map(|number| self.files[*number].live_rows()).sum();
+        if rows > 0 {
+            tracing::info!(table = %self.record.table, rows, "keeping rows that the new content has not: they are deleted");
+        }
+        Ok(numbers)
+    }
+}
+
+/// Brings rows of a content that is replaced to the columns of the new one.
+struct Carrier {
+    /// What to read of old files: the table's columns as they were, then the marks.
+    columns: SchemaRef,
+    /// Which of them are taken as they are; others are NULL.
+    same: Vec<bool>,
+    /// Whether a key of the new content names the same row as in the old one.
+    comparable: bool,
+    /// When rows went of which nobody saw that.
+    now: i64,
+}
+
+impl Carrier {
+    /// `None` if old rows have no key that new ones could have.
+    fn new(table: &DeltaTable, old: &Opened) -> Option<Self> {
+        let mut fields = Vec::new();
+        let mut same = Vec::new();
+        let mut comparable = true;
+        let remade = old.record.relation != table.record.relation;
+        for (place, column) in table.schema.columns.iter().enumerate() {
+            let own = column_before(&old.shape, column, remade);
+            let before = own.and_then(|own| Some((own, lake_type(&own.ty)?)));
+            let is_same = own.is_some_and(|own| own.ty == delta_type(&column.ty, None));
+            let is_key = table.schema.key.contains(&place);
+            same.push(is_same || is_key);
+            if is_key {
+                let (own, ty) = before.as_ref()?;
+                if !is_same && !is_key_cast(&ty.arrow(), &column.ty.arrow()) {
+                    return None;
+                }
+                // The key of a collection may be written in another way.
+                let mongo = |ty: &SourceType| matches!(ty, SourceType::Mongo(_));
+                comparable &= own.source == column.source || !mongo(&column.source);
+            }
+            let (name, ty) = match &before {
+                Some((own, ty)) if is_same || is_key => (own.physical.as_str(), ty.arrow()),
+                // No column of a file has an empty name.
+                _ => ("", column.ty.arrow()),
+            };
+            fields.push(Field::new(name, ty, true));
+        }
+        let ty = DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, Some("UTC".into()));
+        fields.push(Field::new(old.shape.system_column(DELETED_AT)?, ty, true));
+        Some(Self {
+            columns: Arc::new(Schema::new(fields)),
+            same,
+            comparable,
+            now: now_micros(),
+        })
+    }
+
+    /// Writes rows of a file, from one on, whose key the table has not, and adds
+    /// them to those known. Returns the row to go on at, if there are too many.
+    async fn carry(
+        &self,
+        table: &DeltaTable,
+        old: &Opened,
+        file: &DataFile,
+        from: u32,
+        writer: &mut RowWriter,
+        known: &mut HashSet<Key>,
+    ) -> Result<Option<u32>> {
+        let (rows, left) = self.missing(table, old, file, from, known).await?;
+        let mut stream = data_file::stream_rows(&old.log, &file.stored(), &self.columns, &rows).await?;
+        while let Some(batch) = stream.next().await? {
+            let at = batch.column(self.same.len()).as_primitive::<TimestampMicrosecondType>();
+            let at: Vec<Option<i64>> = at.iter().map(|at| Some(at.unwrap_or(self.now))).collect();
+            let columns = self.table_columns(table, &batch)?;
+            let rows = RecordBatch::try_new(table.arrow.clone(), columns).map_err(arrow_bug)?;
+            writer
+                .write(&table.with_system(&rows, marks(at.into_iter()))?, &[])
+                .await?;
+        }
+        Ok(left)
+    }
+
+    /// The rows of a file to carry, from one on, and the row to go on at.
+    async fn missing(
+        &self,
+        table: &DeltaTable,
+        old: &Opened,
+        file: &DataFile,
+        from: u32,
+        known: &mut HashSet<Key>,
+    ) -> Result<(Vec<u32>, Option<u32>)> {
+        let mut places = table.encoder.columns().to_vec();
+        let key_columns = places.len();
+        places.push(self.same.len());
+        let columns = Arc::new(self.columns.project(&places).map_err(arrow_bug)?);
+        let (mut missing, mut row, mut left) = (Vec::new(), 0_u32, None);
+        data_file::scan(&old.log, &file.stored(), &columns, |batch| {
+            let end = row + batch.num_rows() as u32;
+            if left.is_some() || end <= from {
+                row = end;
+                return Ok(());
+            }
+            let mut keys = Vec::with_capacity(key_columns);
+            for (array, column) in batch.columns().iter().zip(table.encoder.columns()) {
+                let ty = table.schema.columns.get(*column).map(|column| column.ty.arrow());
+                keys.push(cast(array, &ty.unwrap_or(DataType::Null)).map_err(arrow_bug)?);
+            }
+            let whole = |at: usize| keys.iter().all(|column| column.is_valid(at));
+            let found = table
+                .encoder
+                .keys_of(&keys.iter().collect::<Vec<_>>(), batch.num_rows())?;
+            let there = table.find_all_any(&found)?;
+            for (at, (key, there)) in found.into_iter().zip(there).enumerate() {
+                let carried = self.comparable || batch.column(key_columns).is_valid(at);
+                let looked_at = row >= from && left.is_none() && !file.deleted.contains(row);
+                row += 1;
+                if looked_at && carried && there.is_none() && whole(at) && known.insert(key) {
+                    missing.push(row - 1);
+                    left = (known.len() >= FILE_ROWS).then_some(row);
+                }
+            }
+            Ok(())
+        })
+        .await?;
+        Ok((missing, left))
+    }
+
+    /// Old rows with the table's columns.
+    fn table_columns(&self, table: &DeltaTable, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
+        let columns = batch.columns().iter().zip(&self.same).zip(table.arrow.fields());
+        columns
+            .map(|((array, same), field)| match same {
+                true => cast(array, field.data_type()).map_err(arrow_bug),
+                false => Ok(new_null_array(field.data_type(), array.len())),
+            })
+            .collect()
+    }
+}
+
+/// What a column was in a content before: by its name, or else by its number,
+/// unless the table is another one.
+fn column_before<'a>(shape: &'a Shape, column: &Column, remade: bool) -> Option<&'a super::ShapeColumn> {
+    let named = shape.columns.iter().find(|own| own.name == column.name);
+    named.or_else(|| shape.column(column.attribute).filter(|_| !remade))
+}
+
+/// Whether the same key can be of both types.
+fn is_key_cast(from: &DataType, to: &DataType) -> bool {
+    let width = |ty: &DataType| match ty {
+        DataType::Int16 => Some(16),
+        DataType::Int32 => Some(32),
+        DataType::Int64 => Some(64),
+        _ => None,
+    };
+    width(from).is_some_and(|_| width(to).is_some() || *to == DataType::Utf8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deleted_row_is_what_it_was_before_its_deletes() {
+        use Op::{Delete, Upsert};
+        for (changes, expected) in [
+            (&[(Upsert, 1), (Delete, 1)][..], &[(1, 0)][..]),
+            (&[(Delete, 1)], &[]),
+            (&[(Upsert, 1), (Delete, 1), (Delete, 1)], &[(1, 0), (2, 0)]),
+            (&[(Upsert, 1), (Upsert, 2), (Upsert, 1), (Delete, 1)], &[(3, 2)]),
+            (&[(Delete, 1), (Delete, 1)], &[]),
+        ] {
+            let (ops, keys): (Vec<Op>, Vec<Key>) = changes.iter().copied().unzip();
+            let expected: HashMap<u32, u32> = expected.iter().copied().collect();
+            assert_eq!(rows_before(&ops, &keys), expected, "{changes:?}");
+        }
+    }
+}
