@@ -1132,6 +1132,16 @@ mod tests {
     }
 
     #[test]
+    fn a_mode_is_for_all_tables_or_for_some() {
+        let text = format!("{MINIMAL}mode = \"soft-delete\"\n[[table]]\nmatch = \"s.log*\"\nmode = \"mirror\"");
+        let config = parse(&text).expect("config");
+        let mode = |name| config.table(&TableId::new("s", name)).mode;
+        assert_eq!((mode("orders"), mode("logs")), (Mode::SoftDelete, Mode::Mirror));
+        let error = parse(&format!("{MINIMAL}mode = \"history\"")).expect_err("unknown");
+        assert!(error.to_string().contains("soft-delete"), "{error}");
+    }
+
+    #[test]
     fn fields_of_documents_are_those_at_the_top() {
         let text = MINIMAL.replace("postgres:", "mongodb:");
         for (entry, part) in [
