@@ -173,6 +173,9 @@ fn partitions_follow_renames_and_copies(kind: Kind) {
     }
     case.sections = PARTITIONS.to_owned();
     let mut sidecar = case.start();
+    // The command would take one that does not stream yet for none.
+    case.sql("UPDATE events SET v = 2 WHERE id > 90");
+    case.wait_until_current(&mut sidecar);
     succeed(&mut case.snapshot(&[&case.qualified("events")]));
     case.sql("UPDATE events SET v = 1 WHERE id > 50");
     case.wait_until_current(&mut sidecar);
@@ -356,5 +359,23 @@ fn a_collection_is_partitioned_by_its_columns() {
     case.compare(&[]);
     case.verify();
     assert!(partitions(&case.table("events")).len() > 12);
+    // One that has no such column is told of, and the others go on.
+    case.mongo("db.other.events.insert_one({'_id': 1})");
+    sidecar.reload();
+    sidecar.wait_for_log("a new table can't be replicated yet");
+    case.mongo("db.events.update_many({}, {'$set': {'v': 7}}); db.other.events.drop()");
+    sidecar.reload();
+    case.wait_until_current(&mut sidecar);
+    case.compare(&[]);
     sidecar.stop();
+    // Another configuration, and a new one that does not fit.
+    case.sections = case.sections.replace("bucket(4, _id)", "bucket(5, _id)");
+    assert_error(&case.run_once(), &["was made with partition_by", "bucket(4, _id)"]);
+    case.sections = "[[table]]\nmatch = \"*.later\"\npartition_by = \"date(made)\"".to_owned()
+        + &case.sections.replace("bucket(5, _id)", "bucket(4, _id)");
+    case.mongo("db.later.insert_one({'_id': 1})");
+    assert_error(
+        &case.run_once(),
+        &["later: partition_by has date(made), but there is no column"],
+    );
 }

@@ -174,7 +174,7 @@ async fn check_lake<S: Source>(
             tables::mode_fits(table.mode, opened)?;
         }
         let by = config.table(entry.table.id()).partition_by;
-        tables::partitions_fit(&by, &entry.table, entry.opened.as_ref())?;
+        tables::partitions_fit::<S>(&by, &entry.table, entry.opened.as_ref())?;
     }
     let copies = entries.iter().filter_map(|entry| {
         let opened = entry.opened.as_ref().filter(|opened| opened.record.state.is_live())?;
@@ -290,7 +290,7 @@ async fn prepare<S: Source>(
     for entry in &entries {
         // Before anything is changed at the source.
         let by = config.table(entry.table.id()).partition_by;
-        tables::partitions_fit(&by, &entry.table, entry.opened.as_ref())?;
+        tables::partitions_fit::<S>(&by, &entry.table, entry.opened.as_ref())?;
     }
     let refused = set_aside(&mut discovery, control.as_ref());
     source.require(&discovery).await?;

@@ -40,6 +40,9 @@ pub trait Source: Sized + Send + 'static {
     /// from there on. Where it doesn't, the lake's record is the position.
     const KEEPS_POSITION: bool;
 
+    /// Whether a table's columns are known before it is begun.
+    const KNOWS_COLUMNS: bool;
+
     fn connect(config: &Config) -> impl Future<Output = Result<Self>> + Send;
 
     /// Host and port, without secrets.

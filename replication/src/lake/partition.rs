@@ -194,13 +194,15 @@ impl Shape {
     }
 
     /// A table keeps how it is partitioned, whatever becomes of the names of
-    /// its columns. Errors: another configuration.
-    pub fn partitions_fit(&self, by: &[PartitionBy], table: &str, schema: &TableSchema) -> Result<()> {
+    /// its columns. `schema` is what they are at the source, if that is known.
+    /// Errors: another configuration.
+    pub fn partitions_fit(&self, by: &[PartitionBy], table: &str, schema: Option<&TableSchema>) -> Result<()> {
         let fits = |(own, by): (&PartitionColumn, &PartitionBy)| {
             let now = self.column(own.attribute).map(|column| column.name.as_str());
             let known = now.into_iter().chain([own.column.as_str()]);
             let gone = || {
-                let is = |name: &str| schema.columns.iter().any(|column| column.name == name);
+                let columns = schema.map(|schema| schema.columns.as_slice());
+                let is = |name: &str| columns.is_none_or(|all| all.iter().any(|column| column.name == name));
                 !known.clone().any(is)
             };
             own.by == by.derive && (known.clone().any(|name| by.names(name)) || gone())

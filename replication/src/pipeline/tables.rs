@@ -40,6 +40,9 @@ const ASKED: &str = "a new snapshot was asked for";
 /// Why one is that has another relation under its name.
 const REMADE: &str = "it was dropped and made anew at the source";
 
+/// The code of the error that a new table can't be partitioned as configured.
+const UNFIT: &str = "unfit-partitions";
+
 /// A table that is about to be followed.
 pub struct Entry<T> {
     pub table: T,
@@ -135,9 +138,12 @@ pub fn feed_of(config: &TableConfig, table: &impl SourceTable) -> Result<bool> {
 
 /// Whether a table can be partitioned as it is configured, and is if it is in the
 /// lake. Errors: names the table, and the column.
-pub fn partitions_fit<T: SourceTable>(by: &[PartitionBy], table: &T, opened: Option<&Opened>) -> Result<()> {
+/// What the source does not know yet, can't be told yet.
+pub fn partitions_fit<S: Source>(by: &[PartitionBy], table: &S::Table, opened: Option<&Opened>) -> Result<()> {
+    let schema = S::KNOWS_COLUMNS.then(|| table.schema().as_ref());
     match opened {
-        Some(opened) => opened.shape.partitions_fit(by, &opened.record.table, table.schema()),
+        Some(opened) => opened.shape.partitions_fit(by, &opened.record.table, schema),
+        None if schema.is_none() => Ok(()),
         None => Shape::new(table.schema(), &table.origin())
             .partitioned(by, table.schema())
             .map(|_| ())
@@ -190,7 +196,7 @@ impl<S: Source> Apply<S> {
                 .with_feed(self.feed_of(&table)?);
             let by = self.partition_by(table.id());
             let partitioned = shape.partitioned(&by, table.schema());
-            let mut shape = partitioned.map_err(|error| error.within(table.id()))?;
+            let mut shape = partitioned.map_err(|error| error.within(table.id()).with_code(UNFIT))?;
             if self.merge_of(table.id()) == Merge::CopyOnWrite {
                 shape = shape.without_vectors();
             }
@@ -201,8 +207,8 @@ impl<S: Source> Apply<S> {
             return self.follow(Arc::new(table), lake_table, place);
         };
         merge_fits(self.merge_of(table.id()), &opened)?;
-        partitions_fit(&self.partition_by(table.id()), &table, Some(&opened))?;
         mode_fits(self.mode_of(table.id()), &opened)?;
+        partitions_fit::<S>(&self.partition_by(table.id()), &table, Some(&opened))?;
         let record = &opened.record;
         let why = match record.state {
             _ if why.is_some() => why,
@@ -314,8 +320,10 @@ impl<S: Source> Apply<S> {
         reason: String,
         place: String,
     ) -> Result<()> {
-        if let Err(error) = self.shape_of_copy(&table, &opened) {
-            return self.stall_unpartitioned(opened, old, error).await;
+        if S::KNOWS_COLUMNS
+            && let Err(error) = self.shape_of_copy(&table, &opened)
+        {
+            return self.stall_unpartitioned(table.id(), opened, old, error).await;
         }
         warn!(table = %table.id(), reason, "copying the table anew; readers keep its content of now until the copy is whole");
         let (epoch, copy) = (self.epoch, uuid::Uuid::new_v4().to_string());
@@ -341,7 +349,7 @@ impl<S: Source> Apply<S> {
         };
         let shape = match self.shape_of_copy(&table, &opened) {
             Ok(shape) => shape,
-            Err(error) => return self.stall_unpartitioned(opened, None, error).await,
+            Err(error) => return self.stall_unpartitioned(table.id(), opened, None, error).await,
         };
         let shape = shape.with_feed(self.feed_of(&table)?);
         let log = self.lake.copy(&table_path(table.id()), &copy)?;
@@ -359,8 +367,15 @@ impl<S: Source> Apply<S> {
     }
 
     /// Keeps a table as it is that can't be partitioned any more; the others go on.
-    async fn stall_unpartitioned(&self, mut opened: Opened, old: Option<Opened>, error: Error) -> Result<()> {
+    async fn stall_unpartitioned(
+        &mut self,
+        id: &TableId,
+        mut opened: Opened,
+        old: Option<Opened>,
+        error: Error,
+    ) -> Result<()> {
         let (state, reason) = stalled_by(error)?;
+        self.unfit.insert(id.clone());
         if opened.record.state != state || opened.record.reason.as_ref() != Some(&reason) {
             stop(&mut opened, self.epoch, state, &reason).await?;
         }
@@ -820,12 +835,13 @@ impl<S: Source> Apply<S> {
             let Look::Table(table, Some(place)) = self.source.look(table.id(), table.relation()).await? else {
                 continue;
             };
+            if !S::KNOWS_COLUMNS && self.unfit.contains(table.id()) {
+                // To look at its columns is to begin it; the next start does.
+                continue;
+            }
             let mut entry = Entry::read(&self.lake, *table, &self.pipeline).await?;
             if let Err(error) = self.check_new(&entry) {
-                // The others go on; it is tried again at the next look, and told once.
-                if self.unfit.insert(entry.table.id().clone()) {
-                    warn!(%error, hint = error.hint(), "a new table can't be replicated yet");
-                }
+                self.tell_unfit(entry.table.id(), &error);
                 continue;
             }
             places.insert(table_path(entry.table.id()), place.clone());
@@ -837,16 +853,28 @@ impl<S: Source> Apply<S> {
         }
         self.control.enter(places).await?;
         for (entry, place) in entries {
-            self.enter(entry, place).await?;
+            let id = entry.table.id().clone();
+            match self.enter(entry, place).await {
+                Err(error) if error.code() == Some(UNFIT) => self.tell_unfit(&id, &error),
+                entered => entered?,
+            }
         }
         Ok(())
+    }
+
+    /// Says once that a table is not followed for how it is configured. The
+    /// others go on.
+    fn tell_unfit(&mut self, id: &TableId, error: &Error) {
+        if self.unfit.insert(id.clone()) {
+            warn!(%error, hint = error.hint(), "a new table can't be replicated yet");
+        }
     }
 
     /// Errors: a table that the lake does not have yet can't be partitioned as it
     /// is configured.
     fn check_new(&self, entry: &Entry<S::Table>) -> Result<()> {
         let (table, by) = (&entry.table, self.partition_by(entry.table.id()));
-        partitions_fit(&by, table, entry.opened.as_ref())
+        partitions_fit::<S>(&by, table, entry.opened.as_ref())
     }
 
     /// Removes requests whose tables have all been taken on.

@@ -470,6 +470,7 @@ impl Source for MongoDb {
     type Tables = TableSource;
 
     const KEEPS_POSITION: bool = false;
+    const KNOWS_COLUMNS: bool = false;
 
     async fn connect(config: &Config) -> Result<Self> {
         let (settings, key) = (config.clone(), config.transform.key.as_ref());

@@ -429,6 +429,7 @@ impl Source for MySql {
     type Tables = TableSource;
 
     const KEEPS_POSITION: bool = false;
+    const KNOWS_COLUMNS: bool = true;
 
     async fn connect(config: &Config) -> Result<Self> {
         let config = &config.source;

@@ -54,6 +54,7 @@ impl Source for Postgres {
     type Tables = TableSource;
 
     const KEEPS_POSITION: bool = true;
+    const KNOWS_COLUMNS: bool = true;
 
     async fn connect(config: &Config) -> Result<Self> {
         let config = &config.source;

@@ -123,6 +123,7 @@ impl<S: Source> Source for Transformed<S> {
     type Tables = Rows<S::Tables>;
 
     const KEEPS_POSITION: bool = S::KEEPS_POSITION;
+    const KNOWS_COLUMNS: bool = S::KNOWS_COLUMNS;
 
     async fn connect(config: &Config) -> Result<Self> {
         let key = config.transform.key.as_ref();
