@@ -520,7 +520,10 @@ def audit(root) -> list[str]:
                 report(f"{path.name} has a wrong size")
             if set(told[CHANGE_TYPE].to_pylist()) - CHANGE_TYPES or not len(told):
                 report(f"{path.name} has no changes, or of an unknown kind")
-            if told.column_names != snapshot.physical_names() + [CHANGE_TYPE]:
+            partitioned = snapshot.partition_columns()
+            if set(cdc["partitionValues"]) != set(partitioned):
+                report(f"{path.name} has the partition {cdc['partitionValues']}")
+            if told.column_names != [n for n in snapshot.physical_names() if n not in partitioned] + [CHANGE_TYPE]:
                 report(f"{path.name} has the columns {told.column_names}")
         if (added or removed) and version > 0 and not others:
             if not any(a.get("domainMetadata", {}).get("domain") == DOMAIN for a in actions):
