@@ -261,7 +261,7 @@ fn what_cannot_be_partitioned_by_is_told(kind: Kind) {
     case.sections.clear();
     case.catch_up();
     // One that comes while the others are followed does not keep them from going on.
-    case.sections = "[[table]]\nmatch = \"*.late*\"\npartition_by = \"date(made)\"".to_owned();
+    case.sections = "[[table]]\nmatch = \"*.late*\"\npartition_by = \"date(made)\"\n".to_owned();
     let mut sidecar = case.start();
     case.wait_until_current(&mut sidecar);
     case.sql("CREATE TABLE late_wrong (id int PRIMARY KEY); CREATE TABLE late (id int PRIMARY KEY, made date)");
@@ -371,7 +371,7 @@ fn a_collection_is_partitioned_by_its_columns() {
     // Another configuration, and a new one that does not fit.
     case.sections = case.sections.replace("bucket(4, _id)", "bucket(5, _id)");
     assert_error(&case.run_once(), &["was made with partition_by", "bucket(4, _id)"]);
-    case.sections = "[[table]]\nmatch = \"*.later\"\npartition_by = \"date(made)\"".to_owned()
+    case.sections = "[[table]]\nmatch = \"*.later\"\npartition_by = \"date(made)\"\n".to_owned()
         + &case.sections.replace("bucket(5, _id)", "bucket(4, _id)");
     case.mongo("db.later.insert_one({'_id': 1})");
     assert_error(

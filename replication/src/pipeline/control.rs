@@ -100,6 +100,13 @@ impl Control {
         self.commit(record).await
     }
 
+    /// Takes back that a table was entered which nobody follows.
+    pub async fn take_back(&mut self, folder: &str) -> Result<()> {
+        let mut record = self.record.clone();
+        record.tables.remove(folder);
+        self.commit(record).await
+    }
+
     /// Whether the slot may be confirmed up to `target` without telling the
     /// lake first: the lake has to know a position at or past the slot's.
     pub fn covers(&self, target: &Position, durable: &[Position]) -> bool {

@@ -855,7 +855,10 @@ impl<S: Source> Apply<S> {
         for (entry, place) in entries {
             let id = entry.table.id().clone();
             match self.enter(entry, place).await {
-                Err(error) if error.code() == Some(UNFIT) => self.tell_unfit(&id, &error),
+                Err(error) if error.code() == Some(UNFIT) => {
+                    self.control.take_back(&table_path(&id)).await?;
+                    self.tell_unfit(&id, &error);
+                }
                 entered => entered?,
             }
         }
