@@ -19,6 +19,12 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Look at a database, and write a configuration for it.
+    ///
+    /// Says which tables can be replicated, why others can't and what to do about
+    /// it, and prints the statements that make a user with no more rights than it
+    /// needs. Changes nothing at the source; the password is not written.
+    Init(Init),
     /// Replicate: copy what is new, then follow the source until stopped.
     ///
     /// SIGTERM and Ctrl-C commit what is complete, confirm it to the source
@@ -67,6 +73,24 @@ pub struct Configured {
         env = "TRIBUTARY_CONFIG"
     )]
     pub config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Init {
+    /// postgres://, mysql://, mariadb:// or mongodb://, as source.url.
+    #[arg(value_name = "URL", env = "TRIBUTARY_SOURCE_URL", hide_env_values = true)]
+    pub url: String,
+
+    /// Where the lake is to be: a folder, or a prefix of a bucket.
+    #[arg(long, value_name = "URL", default_value = "./lake")]
+    pub lake: String,
+
+    #[command(flatten)]
+    pub configured: Configured,
+
+    /// Overwrite the file.
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Debug, Args)]

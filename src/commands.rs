@@ -2,6 +2,7 @@
 
 mod check;
 mod cuts;
+mod init;
 mod maintain;
 mod run;
 mod snapshot;
@@ -17,6 +18,7 @@ use crate::progress::Bars;
 
 pub async fn dispatch(cli: Cli, bars: Bars) -> Result<ExitCode> {
     match cli.command {
+        Command::Init(args) => init::init(args).await,
         Command::Run(args) => run::run(args, bars).await,
         Command::Snapshot(args) => snapshot::snapshot(args, bars).await,
         Command::Check(args) => check::check(args).await,

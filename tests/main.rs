@@ -25,6 +25,8 @@ mod failpoints;
 mod feed;
 /// Rows are found by whatever identifies them; values stored out of line; key changes; truncation.
 mod identity;
+/// A configuration and the least rights, from nothing but a URL.
+mod init;
 /// The key index on the local disk: kept, lost, damaged and out of date.
 mod key_index;
 /// Copies beside a running stream: several readers, kills, throttle, and new content in one switch.
