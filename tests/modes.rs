@@ -132,6 +132,8 @@ fn a_new_copy_keeps_deleted_rows(kind: Kind) {
         case.sql(&format!("{}; DELETE FROM t WHERE id % 9 = 0", bury("id % 9 = 0")));
         case.sql("INSERT INTO t SELECT i, 2, 'again' FROM series(1, 400) WHERE i % 18 = 0");
         let mut sidecar = case.start();
+        // The command would take one that does not stream yet for none.
+        case.wait_until_current(&mut sidecar);
         let replaced = || versions(&case, "REPLACE");
         let before = replaced();
         let mut request = case.snapshot(&[&case.qualified("t")]);
