@@ -86,17 +86,27 @@ impl<S: Source> Watch<S> {
             let patterns = self.config.borrow_and_update().source.tables.clone();
             self.source.select(patterns);
             let seen = Seen::read(&mut self.source, requests).await?;
-            if let Some(slot) = super::slot(&mut self.source, &self.lake, &self.pipeline).await? {
-                let numbers = SourceNumbers {
-                    retained_bytes: slot.retained_bytes,
-                    log_end: seen.position.to_string(),
-                };
-                self.metrics.update(|m| m.source = Some(numbers));
-            }
+            self.tell_slot(&seen.position).await;
             if self.seen.send(seen).await.is_err() {
                 return Ok(());
             }
             next = tokio::time::Instant::now() + CATALOGUE_INTERVAL;
+        }
+    }
+
+    /// For metrics alone, so nothing ends if it fails: what is wrong with the slot,
+    /// the stream finds out.
+    async fn tell_slot(&mut self, log_end: &Position) {
+        match super::slot(&mut self.source, &self.lake, &self.pipeline).await {
+            Ok(Some(slot)) => {
+                let numbers = SourceNumbers {
+                    retained_bytes: slot.retained_bytes,
+                    log_end: log_end.to_string(),
+                };
+                self.metrics.update(|m| m.source = Some(numbers));
+            }
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "cannot look at the slot"),
         }
     }
 }
