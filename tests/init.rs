@@ -30,16 +30,28 @@ fn a_user_and_a_file_are_all_that_it_takes(kind: Kind) {
         "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a'), (2, 'b');
          CREATE TABLE keyless (v int)",
     );
+    if kind.has_slot() {
+        // Partitions in another schema, and a child without the key of its parent, to which the application writes.
+        case.sql(
+            "CREATE SCHEMA \"other one\"; CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
+             CREATE TABLE \"other one\".low PARTITION OF parts FOR VALUES FROM (0) TO (10); INSERT INTO parts VALUES (1);
+             CREATE TABLE child () INHERITS (t); INSERT INTO child VALUES (1, 'a')",
+        );
+    }
     let config = case.folder.join("written.toml");
     let url = match kind {
         Kind::Postgres(_) => case.database.url("postgres:planted-password", "127.0.0.1"),
         _ => case.url.clone(),
     };
     let said = succeed(&mut init(&case, &url, &config));
+    let written = fs::read_to_string(&config).unwrap();
+    assert!(
+        written.contains(&format!("    \"{}\",\n", case.qualified("t"))),
+        "{written}"
+    );
     let (t, keyless) = (case.qualified("t"), case.qualified("keyless"));
     assert!(said.contains(&format!("✓ {t}: 2 columns, key id")), "{said}");
     assert!(said.contains(&format!("✗ {keyless}: ")), "{said}");
-    let written = fs::read_to_string(&config).unwrap();
     assert!(written.contains(&format!("\"!{keyless}\"")), "{written}");
     assert!(
         !written.contains(":planted") && !written.contains(":tributary@"),
@@ -67,8 +79,12 @@ fn a_user_and_a_file_are_all_that_it_takes(kind: Kind) {
     assert!(checked.status.success(), "{}", text(&checked));
     succeed(command("run").arg("--once"));
     case.sql("UPDATE t SET v = 'c' WHERE id = 2");
+    if kind.has_slot() {
+        case.sql("UPDATE child SET v = 'b'");
+    }
     succeed(command("run").arg("--once"));
-    case.compare(&["t"]);
+    let copied: &[&str] = if kind.has_slot() { &["t", "parts"] } else { &["t"] };
+    case.compare(copied);
 }
 
 #[test]

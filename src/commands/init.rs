@@ -15,9 +15,6 @@ use replication::schema::TableId;
 use crate::cli::Init;
 use crate::report::bytes;
 
-/// Tables that a statement names; of more, it takes whole schemas.
-const NAMED_MAX: usize = 20;
-
 pub async fn init(args: Init) -> Result<ExitCode> {
     let path = &args.configured.config;
     if path.exists() && !args.force {
@@ -47,7 +44,7 @@ pub async fn init(args: Init) -> Result<ExitCode> {
     write(path, &text, args.force)?;
     println!(
         "\nfor a user of its own, with no more rights than it needs:\n\n{}",
-        statements(&found)
+        statements(&found, &args.url)
     );
     println!("\nwrote {}", path.display());
     if let Some(variable) = password {
@@ -101,24 +98,49 @@ fn print_tables(found: &Survey) {
     }
 }
 
-/// The URL without its password, and the variable to have that in, if there is one.
+/// The URL without its secrets, and the variable to have them in, if there are any.
 fn without_password(url: &str) -> (String, Option<&'static str>) {
     let Some((scheme, rest)) = url.split_once("://") else {
         return (url.to_owned(), None);
     };
     let authority = rest.find(['/', '?']).unwrap_or(rest.len());
-    let Some(at) = rest[..authority].rfind('@') else {
-        return (url.to_owned(), None);
+    let (place, tail) = rest.split_at(authority);
+    let (user, host) = place.rsplit_once('@').unwrap_or(("", place));
+    let (name, password) = user.split_once(':').unwrap_or((user, ""));
+    let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
+    let is_secret = |pair: &&str| {
+        let key = pair.split('=').next().unwrap_or_default().to_lowercase();
+        // As of TLS keys and cloud credentials.
+        ["password", "token", "secret", "authmechanismproperties"]
+            .iter()
+            .any(|part| key.contains(part))
     };
-    let Some((user, _)) = rest[..at].split_once(':') else {
-        return (url.to_owned(), None);
-    };
+    let (secret, plain): (Vec<&str>, Vec<&str>) = query.split('&').partition(is_secret);
+    let mut clean = format!("{scheme}://{name}");
+    if !name.is_empty() {
+        clean.push('@');
+    }
+    clean += host;
+    clean += path;
+    if !plain.concat().is_empty() {
+        clean += &format!("?{}", plain.join("&"));
+    }
     let variable = match scheme {
-        "postgres" | "postgresql" => "PGPASSWORD",
-        "mysql" | "mariadb" => "MYSQL_PWD",
+        _ if password.is_empty() && secret.is_empty() => return (clean, None),
+        "postgres" | "postgresql" if secret.is_empty() => "PGPASSWORD",
+        "mysql" | "mariadb" if secret.is_empty() => "MYSQL_PWD",
         _ => "TRIBUTARY_SOURCE_URL to the whole URL",
     };
-    (format!("{scheme}://{user}{}", &rest[at..]), Some(variable))
+    (clean, Some(variable))
+}
+
+/// A glob for one table. A character that would mean something is any one.
+fn pattern(id: &TableId) -> String {
+    let text = id.to_string().replace('*', "?");
+    match text.strip_prefix('!') {
+        Some(rest) => format!("?{rest}"),
+        None => text,
+    }
 }
 
 fn configuration(found: &Survey, url: &str, password: Option<&str>, lake: &str) -> String {
@@ -127,18 +149,25 @@ fn configuration(found: &Survey, url: &str, password: Option<&str>, lake: &str) 
         text += &format!("# The password is not here: set {variable}.\n");
     }
     text += &format!("url = {}\n", toml_text(url));
-    text += "# Globs over schema.table; ! in front excludes. Without any: all tables, and those to come.\n";
-    let excluded: Vec<String> = found
-        .refused
-        .iter()
-        .map(|refusal| {
-            let reason = refusal.reason.replace(char::is_control, " ");
-            format!("    # {reason}\n    {},\n", toml_text(&format!("!{}", refusal.table)))
-        })
-        .collect();
-    match excluded.is_empty() {
-        true => text += "# tables = [\"public.*\"]\n",
-        false => text += &format!("tables = [\n{}]\n", excluded.concat()),
+    // A user that may read all of a MongoDB database may read what comes.
+    let (about, listed) = match found.kind {
+        SourceKind::MongoDb => ("! in front excludes", Vec::new()),
+        _ => (
+            "! in front excludes. Without any: all tables, and those to come, which the user has to be able to read",
+            found
+                .tables
+                .iter()
+                .map(|table| entry(None, &pattern(&table.id)))
+                .collect(),
+        ),
+    };
+    text += &format!("# Globs over schema.table; {about}.\n");
+    let refused = found.refused.iter();
+    let excluded = refused.map(|refusal| entry(Some(&refusal.reason), &format!("!{}", pattern(&refusal.table))));
+    let listed: Vec<String> = listed.into_iter().chain(excluded).collect();
+    match listed.is_empty() {
+        true => text += "# tables = [\"shop.*\"]\n",
+        false => text += &format!("tables = [\n{}]\n", listed.concat()),
     }
     text += "\n[lake]\n# A folder, or s3://bucket/prefix, gs://bucket/prefix, az://container/prefix.\n";
     text += &format!("url = {}\n", toml_text(lake));
@@ -148,71 +177,86 @@ fn configuration(found: &Survey, url: &str, password: Option<&str>, lake: &str) 
     text
 }
 
+/// A line of a list, with what is to be said of it.
+fn entry(comment: Option<&str>, pattern: &str) -> String {
+    let comment = comment.map(|text| format!("    # {}\n", text.replace(char::is_control, " ")));
+    format!("{}    {},\n", comment.unwrap_or_default(), toml_text(pattern))
+}
+
 /// A TOML string: JSON's escapes are TOML's.
 fn toml_text(text: &str) -> String {
     serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
-/// What makes a user with the least rights.
-fn statements(found: &Survey) -> String {
-    let ids: Vec<&TableId> = found.tables.iter().map(|table| &table.id).collect();
-    let schemas: BTreeSet<&str> = ids.iter().map(|id| id.schema.as_str()).collect();
-    let each = |line: &dyn Fn(&str) -> String| schemas.iter().map(|schema| line(schema)).collect::<Vec<_>>();
+/// What makes a user with the least rights. `url` is that of the source.
+fn statements(found: &Survey, url: &str) -> String {
     match found.kind {
-        SourceKind::Postgres => {
-            let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
-            let mut lines = vec!["CREATE ROLE tributary LOGIN REPLICATION PASSWORD '…';".to_owned()];
-            lines.extend(each(&|schema| {
-                format!("GRANT USAGE ON SCHEMA {} TO tributary;", quoted(schema))
-            }));
-            let names: Vec<String> = ids
-                .iter()
-                .map(|id| format!("{}.{}", quoted(&id.schema), quoted(&id.name)))
-                .collect();
-            if names.len() <= NAMED_MAX {
-                let names = names.join(", ");
-                lines.push(format!("GRANT SELECT ON {names} TO tributary;"));
-                lines.push("-- As the tables' owner. Whoever creates it adds later tables to it:".to_owned());
-                lines.push(format!(
-                    "CREATE PUBLICATION tributary FOR TABLE {names} WITH (publish_via_partition_root = true);"
-                ));
-            } else {
-                lines.extend(each(&|schema| {
-                    format!("GRANT SELECT ON ALL TABLES IN SCHEMA {} TO tributary;", quoted(schema))
-                }));
-                lines.push("-- As a superuser:".to_owned());
-                let listed: Vec<String> = schemas.iter().map(|schema| quoted(schema)).collect();
-                lines.push(format!(
-                    "CREATE PUBLICATION tributary FOR TABLES IN SCHEMA {} WITH (publish_via_partition_root = true); -- PostgreSQL 15 and newer",
-                    listed.join(", ")
-                ));
-            }
-            lines.push("-- The replication slot is created by the first run.".to_owned());
-            lines.join("\n")
-        }
-        SourceKind::MySql => {
-            let quoted = |text: &str| format!("`{}`", text.replace('`', "``"));
-            let mut lines = vec![
-                "CREATE USER 'tributary'@'%' IDENTIFIED BY '…';".to_owned(),
-                "GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO 'tributary'@'%';".to_owned(),
-            ];
-            lines.extend(each(&|schema| {
-                format!("GRANT SELECT ON {}.* TO 'tributary'@'%';", quoted(schema))
-            }));
-            lines.join("\n")
-        }
-        SourceKind::MongoDb => {
-            let role = |schema: &str| format!("{{role: \"read\", db: {}}}", toml_text(schema));
-            let roles = match schemas.len() {
-                1 => each(&role).concat(),
-                // A stream of several databases is one of the cluster.
-                _ => "{role: \"readAnyDatabase\", db: \"admin\"}".to_owned(),
-            };
-            format!(
-                "db.getSiblingDB(\"admin\").createUser({{user: \"tributary\", pwd: passwordPrompt(), roles: [{roles}]}})"
-            )
-        }
+        SourceKind::Postgres => postgres_statements(found),
+        SourceKind::MySql => mysql_statements(found),
+        SourceKind::MongoDb => mongodb_statements(url),
     }
+}
+
+fn postgres_statements(found: &Survey) -> String {
+    let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
+    let name = |id: &TableId| format!("{}.{}", quoted(&id.schema), quoted(&id.name));
+    let tables: BTreeSet<&TableId> = found.tables.iter().map(|table| &table.id).collect();
+    // Partitions are read one by one.
+    let read: BTreeSet<&TableId> = found
+        .tables
+        .iter()
+        .flat_map(|table| &table.parts)
+        .chain(tables.clone())
+        .collect();
+    let schemas: BTreeSet<&str> = read.iter().map(|id| id.schema.as_str()).collect();
+    let list = |texts: Vec<String>| texts.join(",\n    ");
+    let mut lines = vec!["CREATE ROLE tributary LOGIN REPLICATION PASSWORD '…';".to_owned()];
+    if !read.is_empty() {
+        let schemas = schemas.iter().map(|schema| quoted(schema)).collect();
+        lines.push(format!("GRANT USAGE ON SCHEMA\n    {}\n  TO tributary;", list(schemas)));
+        let read = read.iter().map(|id| name(id)).collect();
+        lines.push(format!("GRANT SELECT ON\n    {}\n  TO tributary;", list(read)));
+        // Without ONLY, children without a key would refuse updates.
+        let published = tables.iter().map(|id| format!("ONLY {}", name(id))).collect();
+        lines.push(format!(
+            "-- As the tables' owner, who adds later ones:\nCREATE PUBLICATION tributary FOR TABLE\n    {}\n  WITH (publish_via_partition_root = true);",
+            list(published)
+        ));
+    }
+    lines.push("-- The replication slot is created by the first run.".to_owned());
+    lines.join("\n")
+}
+
+fn mysql_statements(found: &Survey) -> String {
+    let quoted = |text: &str| format!("`{}`", text.replace('`', "``"));
+    let mut lines = vec![
+        "CREATE USER 'tributary'@'%' IDENTIFIED BY '…';".to_owned(),
+        "GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO 'tributary'@'%';".to_owned(),
+    ];
+    for table in &found.tables {
+        let (schema, name) = (quoted(&table.id.schema), quoted(&table.id.name));
+        lines.push(format!("GRANT SELECT ON {schema}.{name} TO 'tributary'@'%';"));
+    }
+    lines.push("-- In MySQL with gtid_mode = OFF also: GRANT PROCESS ON *.* TO 'tributary'@'%';".to_owned());
+    lines.join("\n")
+}
+
+fn mongodb_statements(url: &str) -> String {
+    // The stream is of the database that the URL names, or of all.
+    let (_, rest) = url.split_once("://").unwrap_or_default();
+    let (_, path) = rest.split_once('/').unwrap_or_default();
+    let database = path
+        .split('?')
+        .next()
+        .filter(|name| !name.is_empty() && *name != "admin");
+    let role = match database {
+        Some(name) => format!("{{role: \"read\", db: {}}}", toml_text(name)),
+        None => "{role: \"readAnyDatabase\", db: \"admin\"}".to_owned(),
+    };
+    format!(
+        "db.getSiblingDB(\"admin\").createUser({{user: \"tributary\", pwd: passwordPrompt(), roles: [{role}]}})\n\
+         // Its URL has to have authSource=admin."
+    )
 }
 
 #[cfg(test)]
@@ -229,6 +273,11 @@ mod tests {
             ),
             ("postgres://u@h/d", "postgres://u@h/d", None),
             ("postgres://h/d?user=a:b@c", "postgres://h/d?user=a:b@c", None),
+            (
+                "mongodb://a/d?tls=true&tlsCertificateKeyFilePassword=p",
+                "mongodb://a/d?tls=true",
+                Some("TRIBUTARY_SOURCE_URL to the whole URL"),
+            ),
             ("mysql://u:p@@h:3306", "mysql://u@h:3306", Some("MYSQL_PWD")),
             (
                 "mongodb://u:p@a:1,b:2/?replicaSet=r",
@@ -243,7 +292,7 @@ mod tests {
     #[test]
     fn a_configuration_can_be_read_whatever_the_names() {
         let refusal = replication::source::Refusal {
-            table: TableId::new("a\"b", "c\\d\n\u{7f}é"),
+            table: TableId::new("a\"b", "c\\d\n\u{7f}é*"),
             reason: "a reason\nof two lines".to_owned(),
             hint: String::new(),
         };
@@ -256,7 +305,7 @@ mod tests {
         };
         let text = configuration(&found, "postgres://u@h/d", Some("PGPASSWORD"), "./la\"ke");
         let config = Config::parse(&text, |_| None).expect("a configuration");
-        assert_eq!(config.source.tables, ["!a\"b.c\\d\n\u{7f}é"]);
+        assert_eq!(config.source.tables, ["!a\"b.c\\d\n\u{7f}é?"]);
         assert_eq!(config.lake.url, "./la\"ke");
     }
 }

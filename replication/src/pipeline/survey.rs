@@ -14,6 +14,8 @@ pub struct SurveyedTable {
     pub key: Vec<String>,
     /// What it takes at the source, in bytes, as the server says.
     pub bytes: u64,
+    /// Where its rows lie: itself, or its partitions.
+    pub parts: Vec<TableId>,
 }
 
 /// What `init` makes a configuration of.
@@ -43,6 +45,7 @@ async fn survey_of<S: Source>(config: &Config) -> Result<Survey> {
             columns: S::KNOWS_COLUMNS.then_some(schema.columns.len()),
             key: schema.key.iter().filter_map(name).collect(),
             bytes: table.parts().iter().map(|part| part.bytes).sum(),
+            parts: table.parts().iter().map(|part| part.id.clone()).collect(),
         }
     };
     let mut tables: Vec<SurveyedTable> = discovery.tables.iter().map(table).collect();
