@@ -27,11 +27,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tracing::{info, warn};
 
-/// Connections served at a time; further ones wait.
-const CONNECTIONS_MAX: usize = 32;
-/// How long a client may take to ask, and for all it asks on one connection.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// Connections served at a time; further ones are closed.
+const CONNECTIONS_MAX: usize = 128;
+/// How long a client may take to ask, and until it has its answer.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a request's body and its head may take, in bytes.
 const BODY_MAX: usize = 16 << 10;
 const HEAD_MAX: usize = 16 << 10;
@@ -79,9 +79,6 @@ pub async fn start(http: &HttpConfig, metrics: Arc<Metrics>, config: watch::Send
 async fn accept(listener: TcpListener, daemon: Arc<Daemon>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else {
-            return;
-        };
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -89,6 +86,10 @@ async fn accept(listener: TcpListener, daemon: Arc<Daemon>) {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             }
+        };
+        // Whoever comes when all is taken must not keep the next from asking.
+        let Ok(permit) = room.clone().try_acquire_owned() else {
+            continue;
         };
         let daemon = daemon.clone();
         tokio::spawn(async move {
@@ -108,6 +109,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, daemon: Arc<Daemon>) -> Resu
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
+        .keep_alive(false)
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(HEAD_MAX)
         .serve_connection(TokioIo::new(stream), service)
@@ -246,6 +248,9 @@ impl Daemon {
             .ok_or_else(wrong)?;
         let patterns = tables.iter().map(|table| table.as_str().map(str::to_owned));
         let patterns = patterns.collect::<Option<Vec<_>>>().ok_or_else(wrong)?;
+        if patterns.iter().all(|pattern| pattern.starts_with('!')) {
+            return Err(wrong());
+        }
         let config = self.config.borrow().clone();
         let asked = replication::pipeline::snapshot(&config, &patterns).await?;
         let names: Vec<String> = asked.tables().map(ToString::to_string).collect();

@@ -150,7 +150,7 @@ impl ProgressLines {
             bar.set_message(format!(
                 "streaming  {} changes committed  {} not yet durable",
                 HumanCount(numbers.changes),
-                bytes(numbers.lag_bytes)
+                numbers.lag_bytes.map_or_else(|| "an unknown part".to_owned(), bytes)
             ));
             bar.tick();
         } else if let Some(bar) = self.stream.take() {

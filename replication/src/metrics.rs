@@ -16,8 +16,9 @@ pub struct Metrics(Mutex<Numbers>);
 pub struct Numbers {
     /// Tables whose snapshot runs now.
     pub snapshots: BTreeMap<TableId, SnapshotNumbers>,
-    /// Log between what the stream has read and what is durable, in bytes.
-    pub lag_bytes: u64,
+    /// Log between what the stream has read and what is durable, in bytes, where
+    /// positions tell.
+    pub lag_bytes: Option<u64>,
     pub streaming: bool,
     /// Row changes committed since the start.
     pub changes: u64,
@@ -63,8 +64,9 @@ pub struct TableNumbers {
     /// The version that readers see.
     pub version: Option<u64>,
     pub watermark: String,
-    /// Log between what is durable of it and what the stream has read, in bytes.
-    pub lag_bytes: u64,
+    /// Log between what is durable of it and what the stream has read, in bytes,
+    /// where positions tell.
+    pub lag_bytes: Option<u64>,
     /// When its oldest change was read that is not durable.
     pub pending_since: Option<Instant>,
     pub rows: u64,
@@ -91,8 +93,8 @@ impl TableNumbers {
 /// The server, as of the last look.
 #[derive(Clone, Default)]
 pub struct SourceNumbers {
-    /// Log that the server keeps for us, in bytes.
-    pub retained_bytes: u64,
+    /// Log that the server keeps for us, in bytes, where it can be told.
+    pub retained_bytes: Option<u64>,
     /// Where its log ends.
     pub log_end: String,
 }
@@ -123,6 +125,15 @@ pub struct Trouble {
 }
 
 impl Trouble {
+    /// As a table's record has it.
+    pub fn told(reason: &str) -> Self {
+        Self {
+            error: reason.to_owned(),
+            hint: None,
+            since: Instant::now(),
+        }
+    }
+
     pub fn of(error: &Error) -> Self {
         let cause = error.cause().map(|cause| format!(": {cause}"));
         Self {

@@ -97,6 +97,7 @@ pub async fn run(config: Receiver<Config>, once: bool, metrics: Arc<Metrics>, sh
         let result = for_source!(now, S => attempt::<S>(updates, once, metrics_now, ending).await);
         metrics.update(|m| {
             m.streaming = false;
+            m.source = None;
             m.snapshots.clear();
         });
         let error = match result {

@@ -71,9 +71,13 @@ fn write_page(
     };
     let mut fact = |name: &str, value: &dyn Display| write!(html, "<div><dt>{name}</dt><dd>{value}</dd></div>");
     fact("source", &stream)?;
-    fact("not yet durable", &bytes(numbers.lag_bytes))?;
+    if let Some(lag) = numbers.lag_bytes {
+        fact("not yet durable", &bytes(lag))?;
+    }
     if let Some(source) = &numbers.source {
-        fact("log kept at the source", &bytes(source.retained_bytes))?;
+        if let Some(retained) = source.retained_bytes {
+            fact("log kept at the source", &bytes(retained))?;
+        }
         fact("end of its log", &Plain(&source.log_end))?;
     }
     fact("changes committed", &numbers.changes)?;

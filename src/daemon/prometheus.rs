@@ -77,18 +77,20 @@ pub fn render(numbers: &Numbers, started: Instant) -> String {
         "Whether the source's log is being read.",
         u8::from(numbers.streaming),
     );
-    text.one(
-        "tributary_lag_bytes",
-        "gauge",
-        "Log that was read and is not durable in the lake for every table.",
-        numbers.lag_bytes,
-    );
-    if let Some(source) = &numbers.source {
+    if let Some(bytes) = numbers.lag_bytes {
+        text.one(
+            "tributary_lag_bytes",
+            "gauge",
+            "Log that was read and is not durable in the lake for every table.",
+            bytes,
+        );
+    }
+    if let Some(bytes) = numbers.source.as_ref().and_then(|source| source.retained_bytes) {
         text.one(
             "tributary_source_retained_bytes",
             "gauge",
             "Log that the source keeps for this pipeline.",
-            source.retained_bytes,
+            bytes,
         );
     }
     if let Some(at) = numbers.committed_at {
@@ -152,7 +154,7 @@ fn tables(text: &mut Text, numbers: &Numbers) {
             gauge,
             "Log since the oldest change that was read and is not durable.",
         ),
-        |table| Some(table.lag_bytes),
+        |table| table.lag_bytes,
     );
     text.by_table(
         numbers,

@@ -91,6 +91,8 @@ pub struct Route {
     vector_bytes: u64,
     /// Set when the table can't go on: where its changes stop being durable.
     pub stalled_at: Option<Position>,
+    /// Since when it has been stalled, or holds the slot, or its oldest change before that.
+    waiting_since: Option<Instant>,
 }
 
 pub struct Open {
@@ -145,7 +147,22 @@ impl Route {
             version: lake_table.visible_version(),
             vector_bytes: 0,
             stalled_at: None,
+            waiting_since: None,
         }
+    }
+
+    /// When its oldest change was read that is not durable.
+    fn pending_since(&self) -> Option<Instant> {
+        let held = self.held.is_some() || self.stalled_at.is_some();
+        let waiting = self.waiting_since.filter(|_| held);
+        waiting
+            .or(self.in_flight.front().map(|(_, since)| *since))
+            .or(self.open.as_ref().map(|open| open.since))
+    }
+
+    /// Notes that what comes from now on is not durable soon.
+    pub fn wait(&mut self) {
+        self.waiting_since = Some(self.pending_since().unwrap_or_else(Instant::now));
     }
 
     /// Whether its version equals the source at its watermark, and readers can see it.
@@ -662,6 +679,7 @@ impl<S: Source> Apply<S> {
             return Ok(());
         }
         let at = route.pending().unwrap_or(position);
+        route.wait();
         route.stalled_at = Some(at.clone());
         route.open = None;
         let (id, trouble) = (route.id.clone(), Trouble::of(&error));
@@ -772,8 +790,10 @@ impl<S: Source> Apply<S> {
     /// Tells where everything stands.
     fn publish(&self) {
         let position = self.stream.position();
-        let lag = |from: Position| from.bytes_until(&position).unwrap_or_default();
+        let shown = position.to_string();
+        let lag = |from: Position| from.bytes_until(&position);
         let confirmable = self.confirmable();
+        let followed: HashSet<&TableId> = self.routes.iter().map(|route| &route.id).collect();
         self.metrics.update(|m| {
             m.streaming = true;
             m.lag_bytes = lag(confirmable);
@@ -783,7 +803,7 @@ impl<S: Source> Apply<S> {
                 in_flight: (self.in_flight_bytes_max - self.in_flight.available_permits().min(self.in_flight_bytes_max))
                     as u64,
             };
-            m.tables.retain(|id, _| self.routes.iter().any(|route| route.id == *id));
+            m.tables.retain(|id, _| followed.contains(id));
             for route in &self.routes {
                 let table = m.tables.entry(route.id.clone()).or_default();
                 let pending = route.pending();
@@ -792,15 +812,14 @@ impl<S: Source> Apply<S> {
                 table.version = route.version;
                 table.watermark = match &pending {
                     // What is on its way is more than its last commit says.
-                    None if position.covers(&route.durable) && !route.is_closed() => position.to_string(),
+                    None if position.covers(&route.durable) && !route.is_closed() => shown.clone(),
                     _ => route.durable.to_string(),
                 };
-                table.lag_bytes = pending.map_or(0, lag);
-                let waiting = route.in_flight.front().map(|(_, since)| *since);
-                table.pending_since = waiting
-                    .or(route.open.as_ref().map(|open| open.since))
-                    .map(Instant::into_std);
-                if !stalled {
+                table.lag_bytes = pending.map_or(Some(0), lag);
+                table.pending_since = route.pending_since().map(Instant::into_std);
+                if route.is_closed() {
+                    table.index_bytes = 0;
+                } else if !stalled {
                     table.trouble = None;
                 }
             }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::apply::{Apply, Open, Route};
 use super::gaps;
@@ -28,6 +28,7 @@ use crate::config::{Merge, Mode, OnGap, TableConfig};
 use crate::error::{Class, Error, Result};
 use crate::failpoint;
 use crate::lake::{DeltaTable, Lake, Opened, Shape, State, TableRecord, reserved_column, table_path};
+use crate::metrics::Trouble;
 use crate::partition::PartitionBy;
 use crate::position::Position;
 use crate::schema::TableId;
@@ -193,7 +194,7 @@ impl<S: Source> Apply<S> {
             let mode = self.mode_of(table.id());
             let shape = Shape::new(table.schema(), &table.origin())
                 .with_mode(mode)
-                .with_feed(self.feed_of(&table)?);
+                .with_feed(self.feed_of(&table).map_err(|error| error.with_code(UNFIT))?);
             let by = self.partition_by(table.id());
             let partitioned = shape.partitioned(&by, table.schema());
             let mut shape = partitioned.map_err(|error| error.within(table.id()).with_code(UNFIT))?;
@@ -237,6 +238,14 @@ impl<S: Source> Apply<S> {
         self.config.borrow().table(id).merge
     }
 
+    /// As [`Apply::feed_of`] for a table that is followed: it goes on without a feed.
+    fn feed_if_fit(&self, table: &S::Table) -> bool {
+        self.feed_of(table).unwrap_or_else(|error| {
+            error!(table = %table.id(), %error, hint = error.hint(), "the table has no change data feed");
+            false
+        })
+    }
+
     fn feed_of(&self, table: &S::Table) -> Result<bool> {
         feed_of(&self.config.borrow().table(table.id()), table)
     }
@@ -265,7 +274,7 @@ impl<S: Source> Apply<S> {
         let started = Instant::now();
         let mut lake_table = DeltaTable::new(table.schema().clone(), opened);
         let indexed = lake_table.prepare(self.lake.indexes()).await?;
-        lake_table.set_feed(self.feed_of(table)?);
+        lake_table.set_feed(self.feed_if_fit(table));
         let epoch = self.epoch;
         lake_table.commit("CLAIM", |record| record.epoch = epoch).await?;
         info!(table = %table.id(), rows = lake_table.rows(), indexed, watermark = %lake_table.record().watermark, index_bytes = lake_table.bytes(),
@@ -351,7 +360,7 @@ impl<S: Source> Apply<S> {
             Ok(shape) => shape,
             Err(error) => return self.stall_unpartitioned(table.id(), opened, None, error).await,
         };
-        let shape = shape.with_feed(self.feed_of(&table)?);
+        let shape = shape.with_feed(self.feed_if_fit(&table));
         let log = self.lake.copy(&table_path(table.id()), &copy)?;
         let mut lake_table = DeltaTable::create(log, table.schema().clone(), shape, record).await?;
         failpoint::reach("copy.created");
@@ -457,6 +466,7 @@ impl<S: Source> Apply<S> {
         let position = self.stream.position();
         self.stream.close(number);
         let route = self.route(number)?;
+        route.wait();
         route.held = Some(route.pending().unwrap_or(position));
         route.ending = Some(ending);
         route.close();
@@ -502,7 +512,15 @@ impl<S: Source> Apply<S> {
         if matches!(state, State::Dropped | State::Excluded) {
             self.control.leave(table_path(&id)).await?;
         }
-        self.route(number)?.held = None;
+        let route = self.route(number)?;
+        route.held = None;
+        route.state = state;
+        if !matches!(state, State::Dropped | State::Excluded) {
+            let trouble = Trouble::told(&reason);
+            let id = id.clone();
+            self.metrics
+                .update(|m| m.tables.entry(id).or_default().trouble = Some(trouble));
+        }
         if state == State::NeedsSnapshot {
             return Err(gaps::needs_snapshot(&[id.to_string()], &reason));
         }
@@ -877,6 +895,11 @@ impl<S: Source> Apply<S> {
     /// is configured.
     fn check_new(&self, entry: &Entry<S::Table>) -> Result<()> {
         let (table, by) = (&entry.table, self.partition_by(entry.table.id()));
+        self.feed_of(table)?;
+        if let Some(opened) = &entry.opened {
+            merge_fits(self.merge_of(table.id()), opened)?;
+            mode_fits(self.mode_of(table.id()), opened)?;
+        }
         partitions_fit::<S>(&by, table, entry.opened.as_ref())
     }
 

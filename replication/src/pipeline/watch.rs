@@ -99,8 +99,16 @@ impl<S: Source> Watch<S> {
     async fn tell_slot(&mut self, log_end: &Position) {
         match super::slot(&mut self.source, &self.lake, &self.pipeline).await {
             Ok(Some(slot)) => {
+                let retained_bytes = match S::KEEPS_POSITION {
+                    true => Some(slot.retained_bytes),
+                    false => self
+                        .source
+                        .log_bytes(&slot.confirmed, log_end)
+                        .await
+                        .unwrap_or_default(),
+                };
                 let numbers = SourceNumbers {
-                    retained_bytes: slot.retained_bytes,
+                    retained_bytes,
                     log_end: log_end.to_string(),
                 };
                 self.metrics.update(|m| m.source = Some(numbers));
