@@ -71,6 +71,13 @@ fn missing_rights_come_with_the_sql_that_grants_them() {
     case.sql("UPDATE t SET v = 'w'");
     case.catch_up();
     case.compare(&[]);
+    // Rows that a policy hides would be missing in a copy.
+    case.sql("CREATE TABLE hidden (id int PRIMARY KEY); INSERT INTO hidden VALUES (1); GRANT SELECT ON hidden TO rights_reader");
+    case.sql("ALTER TABLE hidden ENABLE ROW LEVEL SECURITY; ALTER PUBLICATION rights ADD TABLE hidden");
+    assert_error(&case.run_once(), &["public.hidden", "row-level security", "BYPASSRLS"]);
+    case.sql("ALTER ROLE rights_reader BYPASSRLS");
+    case.catch_up();
+    case.compare(&[]);
 }
 
 #[test]

@@ -171,7 +171,7 @@ fn split(token: &str) -> (&str, &str) {
 const TABLES: &str = "\
 SELECT c.oid, n.nspname, c.relname, c.relkind, c.relreplident, c.relpersistence,
        has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'), coalesce(pg_table_size(c.oid), 0),
-       c.relfilenode, c.relispartition
+       c.relfilenode, c.relispartition, row_security_active(c.oid)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
   -- NULL for a table that goes away just now.
@@ -181,7 +181,7 @@ WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
 const PARTITIONS: &str = "\
 SELECT c.oid, l.oid, n.nspname, l.relname, l.relkind, l.relreplident,
        coalesce(pg_table_size(l.oid), 0), l.relfilenode,
-       has_table_privilege(l.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE')
+       has_table_privilege(l.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'), row_security_active(l.oid)
 FROM pg_class c CROSS JOIN LATERAL pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid
 JOIN pg_namespace n ON n.oid = l.relnamespace
 WHERE c.relkind = 'p' AND NOT c.relispartition AND t.isleaf AND l.relkind <> 'p'";
@@ -330,6 +330,8 @@ struct TableRow {
     bytes: u64,
     file: String,
     is_partition: bool,
+    /// Whether row-level security keeps rows from this role.
+    filtered: bool,
 }
 
 impl TableRow {
@@ -344,6 +346,7 @@ impl TableRow {
             bytes: number(row, 7)?,
             file: text(row, 8),
             is_partition: text(row, 9) == "t",
+            filtered: text(row, 10) == "t",
         })
     }
 }
@@ -383,8 +386,17 @@ fn resolve(
             ),
         )
     };
+    let filtered = |id: &TableId| {
+        (
+            format!("has row-level security that keeps rows of {id} from this role"),
+            format!("ALTER ROLE <role> BYPASSRLS; or {exclude}"),
+        )
+    };
     if !table.readable {
         return Err(unreadable(id));
+    }
+    if table.filtered {
+        return Err(filtered(id));
     }
     let key = key_attributes(table, rows.keys).map_err(|reason| {
         let name = sql_name(id);
@@ -416,6 +428,9 @@ fn resolve(
             }
             if text(row, 8) != "t" {
                 return Err(unreadable(&part.id));
+            }
+            if text(row, 9) == "t" {
+                return Err(filtered(&part.id));
             }
             storage.push((part.relation, number(row, 7).map_err(bad_catalog)?));
             parts.push(part);

@@ -158,6 +158,8 @@ impl Wire {
             ("search_path", "pg_catalog"),
             ("statement_timeout", "0"),
             ("idle_in_transaction_session_timeout", "0"),
+            // A policy for rows is an error: without it, rows would be missing in silence.
+            ("row_security", "off"),
         ];
         if replication {
             parameters.push(("replication", "database"));
