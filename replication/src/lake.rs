@@ -519,6 +519,8 @@ impl Opened {
         if state.has_feed {
             // Another program may have turned it on, or off.
             shape = shape.with_feed(true).with_feed(state.feed);
+        } else {
+            shape = shape.without_feed();
         }
         let mut files = Vec::with_capacity(state.files.len());
         for file in state.files {

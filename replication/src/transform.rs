@@ -307,6 +307,26 @@ impl Form {
         }
     }
 
+    /// Whether values of a column of one content may stand in one of another: both
+    /// are made in the same way. `names` are what the column is called in each.
+    pub fn is_alike(forms: (Option<&Self>, Option<&Self>), names: (&str, &str)) -> bool {
+        let (before, now) = forms;
+        if before == now {
+            return true;
+        }
+        let fields = |form: Option<&Self>| form.is_some_and(|form| form.fields.is_some());
+        if fields(before) || fields(now) {
+            return false;
+        }
+        let action = |form: Option<&Self>, name: &str| {
+            let column = form.and_then(|form| form.columns.iter().find(|column| column.name == name));
+            column.map_or(Action::Keep, |column| column.action.clone())
+        };
+        let key = |form: Option<&Self>| form.and_then(|form| form.key.clone());
+        let (was, is) = (action(before, names.0), action(now, names.1));
+        was == is && (was == Action::Keep || key(before) == key(now))
+    }
+
     /// Whether columns of the same names became the same, whatever their numbers.
     pub fn is_like(&self, other: &Self) -> bool {
         let same = |(a, b): (&FormColumn, &FormColumn)| a.name == b.name && a.action == b.action;
@@ -777,6 +797,28 @@ mod tests {
     }
 
     /// RFC 4231, test cases 1 and 2.
+    #[test]
+    fn values_stand_in_for_others_that_were_made_alike() {
+        let schema = schema(&[("email", LakeType::String), ("id", LakeType::Long)]);
+        let form = |entry: &str| {
+            let transform = Transform::of(&TableId::new("public", "t"), &schema, &rules(entry)).expect("a transform");
+            transform.map(|transform| transform.form().clone())
+        };
+        let (plain, masked, hashed) = (form(""), form("mask = [\"email\"]"), form("hash = [\"email\"]"));
+        let mut other_key = hashed.clone();
+        if let Some(form) = &mut other_key {
+            form.key = Some("another".to_owned());
+        }
+        let forms = [&plain, &masked, &hashed, &other_key];
+        for (a, before) in forms.iter().enumerate() {
+            for (b, now) in forms.iter().enumerate() {
+                let pair = (before.as_ref(), now.as_ref());
+                assert_eq!(Form::is_alike(pair, ("email", "email")), a == b, "{a} {b}");
+                assert!(Form::is_alike(pair, ("id", "id")), "{a} {b}");
+            }
+        }
+    }
+
     #[test]
     fn hashes_are_hmac_sha_256() {
         let mut digits = [0; HASH_DIGITS];

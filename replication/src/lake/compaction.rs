@@ -211,7 +211,8 @@ impl DeltaTable {
         }
         loop {
             // Rows of another writer that doubled ours have died since.
-            let data_change = self.has_staged;
+            let mut files = self.files.iter();
+            let data_change = files.any(|file| !file.dead().is_empty() || !file.born().is_empty());
             let told = self.tell().await?;
             let (mut file, replaced) = self.carry_over(done)?;
             for number in &replaced {

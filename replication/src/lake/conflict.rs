@@ -67,6 +67,12 @@ fn record_of(entry: &[Value]) -> Option<TableRecord> {
         .find_map(|action| TableRecord::from_action(&action["domainMetadata"]))
 }
 
+/// Whether an entry is one that a sidecar, or `maintain`, compacts files with.
+fn is_compaction(entry: &[Value]) -> bool {
+    let has = |what: &dyn Fn(&Value) -> bool| entry.iter().any(what);
+    has(&|action| action["commitInfo"]["operation"] == "OPTIMIZE") && !has(&|action| action["txn"].is_object())
+}
+
 impl DeltaTable {
     /// Takes over what others have committed since our last look.
     pub(super) async fn absorb(&mut self) -> Result<()> {
@@ -126,16 +132,19 @@ impl DeltaTable {
     /// Goes back to the last version that is ours.
     async fn go_back_to_own(&mut self) -> Result<()> {
         let newest = self.version;
-        let mut own = newest;
+        let (mut own, mut others) = (newest, false);
         while own > 0 {
             match self.log.read(own).await? {
-                Some(entry) if record_of(&entry).is_none() => own -= 1,
+                Some(entry) if record_of(&entry).is_none() => others = true,
+                // What others have added before it is in its files.
+                Some(entry) if is_compaction(&entry) => {}
                 Some(_) => break,
                 // Cleaned up: as it is, then.
                 None => return Ok(()),
             }
+            own -= 1;
         }
-        if own == newest {
+        if !others {
             return Ok(());
         }
         let state = self.log.load_at(&self.record.pipeline, own).await?;
@@ -204,6 +213,11 @@ impl DeltaTable {
             let before = self.vector_rows(self.files[number].vector.as_ref()).await?;
             if !before.is_subset(&theirs) {
                 return Err(self.unfit("has rows again that were deleted"));
+            }
+            if is_mirror && !new.is_empty() {
+                // Theirs may be the newer row of a key that we delete.
+                let ours = self.staged_deletes(number).await? & &theirs;
+                deleted_keys.extend(self.keys_at(number, &ours.iter().collect::<Vec<u32>>()).await?);
             }
             let file = &mut self.files[number];
             file.vector = add.deletion_vector;

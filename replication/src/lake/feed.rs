@@ -77,7 +77,7 @@ pub fn reserved_column(schema: &TableSchema) -> Option<&str> {
 
 impl DataFile {
     /// The rows that are in the log's version, and not in the next one.
-    fn dead(&self) -> RoaringBitmap {
+    pub(super) fn dead(&self) -> RoaringBitmap {
         if !self.committed {
             return RoaringBitmap::new();
         }
@@ -90,7 +90,7 @@ impl DataFile {
     }
 
     /// The rows that come with the next version.
-    fn born(&self) -> RoaringBitmap {
+    pub(super) fn born(&self) -> RoaringBitmap {
         let mut rows = RoaringBitmap::new();
         if !self.committed && !self.removed {
             rows.insert_range(0..self.rows);

@@ -143,6 +143,13 @@ impl Shape {
         self
     }
 
+    /// The same without the feature itself, which another program has dropped.
+    pub fn without_feed(mut self) -> Self {
+        self.feed = false;
+        self.features.remove(feed::FEATURE);
+        self
+    }
+
     /// The same with a change data feed, or without.
     pub fn with_feed(mut self, feed: bool) -> Self {
         self.feed = feed;

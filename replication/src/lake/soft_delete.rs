@@ -38,6 +38,7 @@ use crate::key::Key;
 use crate::partition::Values;
 use crate::position::Position;
 use crate::schema::{Column, SourceType};
+use crate::transform::Form;
 
 /// A file of marked rows is ended once it has so many bytes.
 const FILE_BYTES: usize = 64 << 20;
@@ -405,10 +406,13 @@ impl Carrier {
         let mut same = Vec::new();
         let mut comparable = true;
         let remade = old.record.relation != table.record.relation;
+        let forms = (old.shape.origin.form.as_ref(), table.shape.origin.form.as_ref());
         for (place, column) in table.schema.columns.iter().enumerate() {
             let own = column_before(&old.shape, column, remade);
             let before = own.and_then(|own| Some((own, lake_type(&own.ty)?)));
-            let is_same = own.is_some_and(|own| own.ty == delta_type(&column.ty, None));
+            let is_same = own.is_some_and(|own| {
+                own.ty == delta_type(&column.ty, None) && Form::is_alike(forms, (&own.name, &column.name))
+            });
             let is_key = table.schema.key.contains(&place);
             same.push(is_same || is_key);
             if is_key {
@@ -519,11 +523,13 @@ impl Carrier {
     }
 }
 
-/// What a column was in a content before: by its name, or else by its number,
-/// unless the table is another one.
+/// What a column was in a content before: by its number where the source itself
+/// gives such, and the table is the same one, else by its name.
 fn column_before<'a>(shape: &'a Shape, column: &Column, remade: bool) -> Option<&'a super::ShapeColumn> {
-    let named = shape.columns.iter().find(|own| own.name == column.name);
-    named.or_else(|| shape.column(column.attribute).filter(|_| !remade))
+    match column.source {
+        SourceType::Postgres(_) if !remade => shape.column(column.attribute),
+        _ => shape.columns.iter().find(|own| own.name == column.name),
+    }
 }
 
 /// Whether the same key can be of both types.

@@ -83,7 +83,27 @@ impl Folder {
         ids.column(0).as_primitive::<Int64Type>().values().to_vec()
     }
 
-    /// Another program compacts all small files, whatever their number.
+    /// Another program updates rows: they die where they were.
+    async fn update(&self, ids: &[i64]) {
+        let mut table = self.other().await;
+        table.build_index().await.expect("index");
+        let mut changes = Changes::default();
+        for id in ids {
+            changes.push(Op::Upsert, *id, Some("other"), Some("other"));
+        }
+        table.stage(changes.batch(), &NoSource).await.expect("stage");
+        let vectors = table.write_vectors().await.expect("vectors");
+        self.commit(table.file_actions(&vectors, true)).await;
+    }
+
+    /// As [`Folder::optimize`], which must have something to do.
+    async fn optimize_all(&self) {
+        let before = self.other().await.version;
+        self.optimize().await;
+        assert!(self.other().await.version > before, "nothing was compacted");
+    }
+
+    /// Another program compacts small files, if there are many.
     pub(super) async fn optimize(&self) {
         let mut table = self.other().await;
         if let Some(compaction) = table.compaction() {
@@ -237,19 +257,30 @@ async fn whatever_comes_between_our_commits_no_row_is_lost_or_doubled() {
     );
 }
 
+/// A table of 20 rows in files that are worth compacting.
+async fn many_files(folder: &Folder, model: &mut Model) -> DeltaTable {
+    let mut table = folder.create().await;
+    table.commit("START", streaming).await.expect("start");
+    table.build_index().await.expect("index");
+    for first in 0..10 {
+        let mut changes = Changes::default();
+        for id in [first, first + 10] {
+            changes.upsert(model, id, "v", Some("b"));
+        }
+        apply(&mut table, changes, 2).await;
+    }
+    table
+}
+
+fn of_others() -> (String, String) {
+    ("other".to_owned(), "other".to_owned())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_others_doubled_and_then_compacted_is_ours() {
     for staged in [false, true] {
-        let folder = Folder::new();
-        let mut table = folder.create().await;
-        table.commit("START", streaming).await.expect("start");
-        table.build_index().await.expect("index");
-        let mut model = Model::new();
-        let mut changes = Changes::default();
-        for id in 0..20 {
-            changes.upsert(&mut model, id, "v", Some("b"));
-        }
-        apply(&mut table, changes, 2).await;
+        let (folder, mut model) = (Folder::new(), Model::new());
+        let mut table = many_files(&folder, &mut model).await;
         let mut changes = Changes::default();
         if staged {
             changes.upsert(&mut model, 5, "newer", None);
@@ -260,10 +291,9 @@ async fn a_row_that_others_doubled_and_then_compacted_is_ours() {
         // twice.
         folder.append(&[5, 7, 100, 100], true).await;
         folder.append(&[7, 8], true).await;
-        folder.optimize().await;
+        folder.optimize_all().await;
         folder.append(&[9], true).await;
-        folder.optimize().await;
-        model.insert(100, ("other".to_owned(), "other".to_owned()));
+        model.insert(100, of_others());
         commit(&mut table, 3).await.expect("commit");
         assert_eq!(rows(&table).await, model, "staged: {staged}");
         let mut changes = Changes::default();
@@ -274,6 +304,33 @@ async fn a_row_that_others_doubled_and_then_compacted_is_ours() {
         assert_eq!(rows(&table).await, model, "staged: {staged}");
         assert_eq!(rows(&folder.reopen().await).await, model, "staged: {staged}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_doubled_is_seen_behind_a_compaction() {
+    let (folder, mut model) = (Folder::new(), Model::new());
+    drop(many_files(&folder, &mut model).await);
+    folder.append(&[5, 200], true).await;
+    folder.optimize_all().await;
+    model.insert(200, of_others());
+    let mut table = folder.reopen().await;
+    commit(&mut table, 3).await.expect("commit");
+    assert_eq!(rows(&table).await, model);
+    assert_eq!(rows(&folder.reopen().await).await, model);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_others_update_while_we_delete_it_is_gone() {
+    let (folder, mut model) = (Folder::new(), Model::new());
+    let mut table = many_files(&folder, &mut model).await;
+    let mut changes = Changes::default();
+    changes.delete(&mut model, 5);
+    table.stage(changes.batch(), &NoSource).await.expect("stage");
+    folder.update(&[5, 6]).await;
+    model.insert(6, of_others());
+    commit(&mut table, 3).await.expect("commit");
+    assert_eq!(rows(&table).await, model);
+    assert_eq!(rows(&folder.reopen().await).await, model);
 }
 
 #[tokio::test(flavor = "multi_thread")]
