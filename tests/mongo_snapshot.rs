@@ -155,11 +155,18 @@ fn a_copy_beside_the_workload_is_equal_in_the_end() {
         case.snapshot = "max_bytes_per_s = \"1MiB\"";
         let workload = Workload::start(&case, seed, ids);
         let mut sidecar = case.start();
-        case.wait_for_state(&mut sidecar, "docs", "streaming");
-        case.wait_for_state(&mut sidecar, "accounts_a", "streaming");
+        for table in ["docs", "accounts_a", "accounts_b"] {
+            case.wait_for_state(&mut sidecar, table, "streaming");
+        }
+        let versions = || ["accounts_a", "accounts_b"].map(|table| commits(&case.table(table)).len());
+        let before = versions();
         wait_for("some versions", || {
             sidecar.assert_running();
-            (commits(&case.table("accounts_a")).len() > 20).then_some(())
+            let more = versions()
+                .into_iter()
+                .zip(before)
+                .all(|(now, before)| now >= before + 12);
+            more.then_some(())
         });
         workload.stop();
         case.wait_until_settled(&mut sidecar);

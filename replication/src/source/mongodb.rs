@@ -44,7 +44,8 @@ use crate::position::{ClusterTime, Position, ResumePoint};
 use crate::schema::TableId;
 use crate::source::transformed::matches_no_table;
 use crate::source::{
-    Discovery, Finding, Identity, Judgement, Look, Part, Refusal, Slot, Source, Throttle, Verdict, selected,
+    Discovery, Finding, Identity, Judgement, Look, Part, Refusal, Slot, Source, SourceTable as _, Throttle, Verdict,
+    selected,
 };
 use crate::transform::{HashKey, Rules};
 
@@ -192,8 +193,9 @@ impl MongoDb {
                 }
             };
             discovery.places.insert(id.clone(), String::new());
+            let mode = self.settings.table(&id).mode;
             let table = SourceTable::new(id, uuid, bytes, self.mixed.clone())?;
-            discovery.tables.push(table.with_transform(transform));
+            discovery.tables.push(table.with_transform(transform).with_mode(mode));
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::columns::{GENERIC, UUID, decimal_parts};
 use super::raw::{self, Result, Value, tag};
 use super::table::EXTRA;
+use crate::config::Mode;
 use crate::schema::MongoKind as Kind;
 
 /// Fields of a table that get columns at most; the others are left over.
@@ -99,8 +100,10 @@ impl Sample {
         }
     }
 
-    /// The columns of the fields, the most frequent ones if there are many.
-    pub fn columns(&self) -> Vec<(String, Kind)> {
+    /// The columns of the fields, the most frequent ones if there are many; none
+    /// that the lake adds by itself.
+    pub fn columns(&self, mode: Mode) -> Vec<(String, Kind)> {
+        let system: Vec<&str> = mode.columns().into_iter().map(|(name, _)| name).collect();
         let mut wanted: Vec<(usize, usize, String, Kind)> = Vec::new();
         for (place, (name, seen)) in self.fields.order.iter().enumerate() {
             let Some(name) = usable(name).filter(|name| !RESERVED.contains(name)) else {
@@ -114,7 +117,7 @@ impl Sample {
         let mut taken: Vec<(usize, String, Kind)> = Vec::new();
         for (_, place, name, kind) in wanted {
             let others = taken.iter().map(|(_, name, _)| name.as_str());
-            if taken.len() < COLUMNS_MAX && is_new(others.chain(RESERVED), &name) {
+            if taken.len() < COLUMNS_MAX && is_new(others.chain(RESERVED).chain(system.iter().copied()), &name) {
                 taken.push((place, name, kind));
             }
         }

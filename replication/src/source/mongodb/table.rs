@@ -97,7 +97,7 @@ impl SourceTable {
         };
         let columns = match documents {
             Documents::Json => Vec::new(),
-            Documents::Evolve | Documents::Fixed => sample.columns(),
+            Documents::Evolve | Documents::Fixed => sample.columns(self.mode),
         };
         self.clone().with_schema(schema(documents, key, columns))
     }
@@ -147,6 +147,7 @@ impl SourceTable {
     pub fn new_fields(&self, document: &[u8]) -> raw::Result<Vec<(String, Kind)>> {
         let mut new: Vec<(String, Kind)> = Vec::new();
         let mut near = 0;
+        let system = self.mode.columns();
         for element in raw::document(document)? {
             let (name, value) = element?;
             if let Some(column) = self.fields.column(name, near) {
@@ -158,6 +159,7 @@ impl SourceTable {
             }
             let Some(name) = infer::usable(name) else { continue };
             let names = new.iter().map(|(name, _)| name.as_str());
+            let names = names.chain(system.iter().map(|(name, _)| *name));
             // Beside the key and what is left over.
             let fields = self.schema.columns.len() - 2 + new.len();
             if fields < infer::COLUMNS_MAX && !self.fields.has_like(name) && infer::is_new(names, name) {
