@@ -158,7 +158,11 @@ impl Daemon {
                 } else {
                     "GET, HEAD"
                 };
-                let mut response = failure(StatusCode::METHOD_NOT_ALLOWED, &format!("{path} takes {allowed}"), None);
+                let mut response = failure(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    &format!("{path} takes {allowed}"),
+                    Some("use one of these methods"),
+                );
                 response
                     .headers_mut()
                     .insert(header::ALLOW, HeaderValue::from_static(allowed));
@@ -206,7 +210,11 @@ impl Daemon {
         let bearer = given.and_then(|given| given.strip_prefix(b"Bearer "));
         if !bearer.is_some_and(|bearer| same(bearer, token.as_bytes())) {
             warn!(%peer, path, "an action without the right token was refused");
-            let mut response = failure(StatusCode::UNAUTHORIZED, "the bearer token is missing or wrong", None);
+            let mut response = failure(
+                StatusCode::UNAUTHORIZED,
+                "the bearer token is missing or wrong",
+                Some("send Authorization: Bearer with http.token"),
+            );
             response
                 .headers_mut()
                 .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -218,7 +226,7 @@ impl Daemon {
                 return failure(
                     StatusCode::PAYLOAD_TOO_LARGE,
                     "the body is too large or broke off",
-                    None,
+                    Some("name tables by globs: a body may have 16 KiB"),
                 );
             }
         };
@@ -290,10 +298,10 @@ fn status(numbers: &Numbers) -> Value {
             "watermark": table.watermark,
             "lag_bytes": table.lag_bytes,
             "lag_seconds": table.lag().as_secs_f64(),
-            "rows": table.rows,
-            "files": table.files,
-            "deletion_vectors": table.vectors,
-            "index_bytes": table.index_bytes,
+            "rows": table.size.rows,
+            "files": table.size.files,
+            "deletion_vectors": table.size.vectors,
+            "index_bytes": table.size.index_bytes,
             "upserts": table.upserts,
             "deletes": table.deletes,
             "snapshot_rows": table.snapshot_rows,

@@ -74,6 +74,7 @@ use crate::config::{Mode, StoreOptions};
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::key::{Key, KeyEncoder};
+use crate::metrics::TableSize;
 use crate::partition::{Partitioning, Values, folder};
 use crate::position::Position;
 use crate::schema::{TableId, TableSchema};
@@ -759,17 +760,14 @@ impl DeltaTable {
         self.files.iter().map(DataFile::live_rows).sum()
     }
 
-    /// Data files with live rows.
-    pub fn file_count(&self) -> u64 {
-        self.files.iter().filter(|file| file.live_rows() > 0).count() as u64
-    }
-
-    /// Those of them that have a deletion vector.
-    pub fn vector_count(&self) -> u64 {
-        self.files
-            .iter()
-            .filter(|file| file.live_rows() > 0 && file.vector.is_some())
-            .count() as u64
+    pub fn size(&self) -> TableSize {
+        let living = || self.files.iter().filter(|file| file.live_rows() > 0);
+        TableSize {
+            rows: self.rows(),
+            files: living().count() as u64,
+            vectors: living().filter(|file| file.vector.is_some()).count() as u64,
+            index_bytes: self.bytes() as u64,
+        }
     }
 
     /// What index and vectors hold in memory, in bytes.

@@ -69,18 +69,26 @@ pub struct TableNumbers {
     pub lag_bytes: Option<u64>,
     /// When its oldest change was read that is not durable.
     pub pending_since: Option<Instant>,
-    pub rows: u64,
-    pub files: u64,
-    /// Data files with a deletion vector.
-    pub vectors: u64,
-    /// What its key index and vectors hold in memory.
-    pub index_bytes: u64,
+    pub size: TableSize,
     /// Rows committed since the start.
     pub upserts: u64,
     pub deletes: u64,
     pub snapshot_rows: u64,
     pub commits: Histogram,
     pub trouble: Option<Trouble>,
+}
+
+/// How large a table is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TableSize {
+    /// Rows that live.
+    pub rows: u64,
+    /// Data files that have some.
+    pub files: u64,
+    /// Those of them that have a deletion vector.
+    pub vectors: u64,
+    /// What its key index and vectors hold in memory.
+    pub index_bytes: u64,
 }
 
 impl TableNumbers {

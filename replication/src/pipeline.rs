@@ -170,14 +170,7 @@ async fn check_lake<S: Source>(
     };
     let Standing { entries, gaps, .. } = Standing::read(source, slot, &lake, discovery, pipeline).await?;
     for entry in &entries {
-        let table = config.table(entry.table.id());
-        tables::feed_of(&table, &entry.table)?;
-        if let Some(opened) = &entry.opened {
-            tables::merge_fits(table.merge, opened)?;
-            tables::mode_fits(table.mode, opened)?;
-        }
-        let by = config.table(entry.table.id()).partition_by;
-        tables::partitions_fit::<S>(&by, &entry.table, entry.opened.as_ref())?;
+        tables::fits::<S>(&config.table(entry.table.id()), &entry.table, entry.opened.as_ref())?;
     }
     let copies = entries.iter().filter_map(|entry| {
         let opened = entry.opened.as_ref().filter(|opened| opened.record.state.is_live())?;

@@ -144,14 +144,14 @@ fn write_table(
     if let Some(samples) = samples {
         write_curve(html, samples)?;
     }
-    write!(html, "<td class=\"n\">{}<td class=\"n\">", table.rows)?;
+    write!(html, "<td class=\"n\">{}<td class=\"n\">", table.size.rows)?;
     if let Some(version) = table.version {
         write!(html, "{version}")?;
     }
     write!(
         html,
         "<td class=\"n\">{}<td class=\"n\">{}<td class=\"n\">{}<td>{}</tr>",
-        table.files,
+        table.size.files,
         table.upserts,
         table.deletes,
         Plain(&table.watermark)

@@ -102,7 +102,7 @@ pub fn render(numbers: &Numbers, started: Instant) -> String {
         );
     }
     text.head("tributary_memory_bytes", "gauge", "Memory by what holds it.");
-    let index: u64 = numbers.tables.values().map(|table| table.index_bytes).sum();
+    let index: u64 = numbers.tables.values().map(|table| table.size.index_bytes).sum();
     for (pool, bytes) in [
         ("open", numbers.memory.open),
         ("in_flight", numbers.memory.in_flight),
@@ -162,10 +162,10 @@ fn tables(text: &mut Text, numbers: &Numbers) {
         |table| table.version,
     );
     text.by_table(numbers, ("tributary_table_rows", gauge, "Live rows."), |table| {
-        Some(table.rows)
+        Some(table.size.rows)
     });
     text.by_table(numbers, ("tributary_table_files", gauge, "Live data files."), |table| {
-        Some(table.files)
+        Some(table.size.files)
     });
     text.by_table(
         numbers,
@@ -174,7 +174,7 @@ fn tables(text: &mut Text, numbers: &Numbers) {
             gauge,
             "Live data files with a deletion vector.",
         ),
-        |table| Some(table.vectors),
+        |table| Some(table.size.vectors),
     );
     text.by_table(
         numbers,
@@ -183,7 +183,7 @@ fn tables(text: &mut Text, numbers: &Numbers) {
             gauge,
             "Memory of the key index and of vectors.",
         ),
-        |table| Some(table.index_bytes),
+        |table| Some(table.size.index_bytes),
     );
     let name = "tributary_table_rows_committed_total";
     text.head(name, "counter", "Rows committed since the start, by what they were.");
@@ -232,6 +232,8 @@ fn snapshots(text: &mut Text, numbers: &Numbers) {
 
 #[cfg(test)]
 mod tests {
+    use replication::metrics::TableSize;
+
     use super::*;
 
     #[test]
@@ -241,7 +243,10 @@ mod tests {
         numbers.tables.insert(
             id,
             TableNumbers {
-                rows: 7,
+                size: TableSize {
+                    rows: 7,
+                    ..TableSize::default()
+                },
                 ..TableNumbers::default()
             },
         );

@@ -726,10 +726,7 @@ impl<S: Source> Apply<S> {
                 if let Some(took) = rows.took {
                     table.commits.add(took);
                 }
-                table.rows = rows.live;
-                table.files = rows.files;
-                table.vectors = rows.vectors;
-                table.index_bytes = rows.index_bytes;
+                table.size = rows.size;
             });
         }
     }
@@ -800,8 +797,9 @@ impl<S: Source> Apply<S> {
             m.committed_at = self.stream.committed_at();
             m.memory = MemoryNumbers {
                 open: self.stream.open_bytes() as u64,
-                in_flight: (self.in_flight_bytes_max - self.in_flight.available_permits().min(self.in_flight_bytes_max))
-                    as u64,
+                in_flight: self
+                    .in_flight_bytes_max
+                    .saturating_sub(self.in_flight.available_permits()) as u64,
             };
             m.tables.retain(|id, _| followed.contains(id));
             for route in &self.routes {
@@ -818,7 +816,7 @@ impl<S: Source> Apply<S> {
                 table.lag_bytes = pending.map_or(Some(0), lag);
                 table.pending_since = route.pending_since().map(Instant::into_std);
                 if route.is_closed() {
-                    table.index_bytes = 0;
+                    table.size.index_bytes = 0;
                 } else if !stalled {
                     table.trouble = None;
                 }

@@ -152,6 +152,16 @@ pub fn partitions_fit<S: Source>(by: &[PartitionBy], table: &S::Table, opened: O
     }
 }
 
+/// Whether a table can be followed as it is configured. Errors: names what can't be.
+pub fn fits<S: Source>(config: &TableConfig, table: &S::Table, opened: Option<&Opened>) -> Result<()> {
+    feed_of(config, table)?;
+    if let Some(opened) = opened {
+        merge_fits(config.merge, opened)?;
+        mode_fits(config.mode, opened)?;
+    }
+    partitions_fit::<S>(&config.partition_by, table, opened)
+}
+
 /// A table keeps its mode: its files have the columns of it.
 pub fn mode_fits(mode: Mode, opened: &Opened) -> Result<()> {
     let is = opened.shape.mode;
@@ -406,13 +416,9 @@ impl<S: Source> Apply<S> {
         let table_source = self.source.table_source(table.clone(), self.throttle.clone());
         let snapshotting = record.state == State::Snapshotting;
         let path = self.lake.key(&table_path(table.id()));
-        self.metrics.update(|m| {
-            let numbers = m.tables.entry(table.id().clone()).or_default();
-            numbers.rows = lake_table.rows();
-            numbers.files = lake_table.file_count();
-            numbers.vectors = lake_table.vector_count();
-            numbers.index_bytes = lake_table.bytes() as u64;
-        });
+        let size = lake_table.size();
+        self.metrics
+            .update(|m| m.tables.entry(table.id().clone()).or_default().size = size);
         self.routes
             .push(Route::new(table.as_ref(), commands, place, path, &lake_table));
         let writer = Writer {
@@ -894,13 +900,8 @@ impl<S: Source> Apply<S> {
     /// Errors: a table that the lake does not have yet can't be partitioned as it
     /// is configured.
     fn check_new(&self, entry: &Entry<S::Table>) -> Result<()> {
-        let (table, by) = (&entry.table, self.partition_by(entry.table.id()));
-        self.feed_of(table)?;
-        if let Some(opened) = &entry.opened {
-            merge_fits(self.merge_of(table.id()), opened)?;
-            mode_fits(self.mode_of(table.id()), opened)?;
-        }
-        partitions_fit::<S>(&by, table, entry.opened.as_ref())
+        let config = self.config.borrow().table(entry.table.id());
+        fits::<S>(&config, &entry.table, entry.opened.as_ref())
     }
 
     /// Removes requests whose tables have all been taken on.

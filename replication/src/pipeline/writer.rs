@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::lake::{
     Chunk, Committed, Compacted, DeltaTable, Origin, PointReader, SnapshotProgress, State, TableRecord, UNREADABLE,
 };
+use crate::metrics::TableSize;
 use crate::position::Position;
 use crate::schema::TableSchema;
 
@@ -70,11 +71,7 @@ pub struct RowNumbers {
     pub snapshot_rows: u64,
     /// How long the commit took, staging included; `None` if there was none.
     pub took: Option<Duration>,
-    /// All live rows.
-    pub live: u64,
-    pub files: u64,
-    pub vectors: u64,
-    pub index_bytes: u64,
+    pub size: TableSize,
 }
 
 pub struct Writer {
@@ -266,10 +263,7 @@ impl Writer {
                 deletes: committed.deletes,
                 snapshot_rows: committed.snapshot_rows,
                 took,
-                live: self.table.rows(),
-                files: self.table.file_count(),
-                vectors: self.table.vector_count(),
-                index_bytes: self.table.bytes() as u64,
+                size: self.table.size(),
             },
         };
         self.durable
