@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::log::{Log, now_ms, store_error};
-use super::mode::{DELETED_AT, Fill};
+use super::mode::DELETED_AT;
 use super::store;
 use super::upload::{PART_BYTES, Upload};
 use crate::config::Mode;
@@ -64,7 +64,6 @@ pub struct FileWriter {
     stats: Stats,
     partition: Values,
     mode: Mode,
-    fill: Fill,
 }
 
 impl FileWriter {
@@ -104,7 +103,6 @@ impl FileWriter {
             stats: Stats::new(schema, key),
             partition: partition.clone(),
             mode,
-            fill: Fill::Alive,
         })
     }
 
@@ -113,28 +111,14 @@ impl FileWriter {
         self.writer.memory_size() + self.writer.bytes_written() % PART_BYTES
     }
 
-    /// The same with other system columns for rows that have none.
-    pub fn with_fill(self, fill: Fill) -> Self {
-        Self { fill, ..self }
-    }
-
-    /// Takes rows with the schema's columns, whatever they are called, with
-    /// the system columns or without.
+    /// Takes rows with the schema's columns, whatever they are called. Without the
+    /// system columns, they live.
     pub async fn write(&mut self, rows: &RecordBatch) -> Result<()> {
         let mut columns = rows.columns().to_vec();
         if columns.len() < self.schema.fields().len() {
-            columns.extend(self.fill.arrays(self.mode, rows.num_rows()));
+            columns.extend(self.mode.alive(rows.num_rows()));
         }
-        self.write_columns(columns, rows.num_rows()).await
-    }
-
-    /// Bytes written so far, in whole row groups.
-    pub fn bytes(&self) -> usize {
-        self.writer.bytes_written()
-    }
-
-    async fn write_columns(&mut self, columns: Vec<ArrayRef>, rows: usize) -> Result<()> {
-        let rows = as_schema(&self.schema, columns, rows)?;
+        let rows = as_schema(&self.schema, columns, rows.num_rows())?;
         self.stats.add(&rows);
         self.writer
             .write(&rows)

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
-use arrow::compute::{interleave, take, take_record_batch};
+use arrow::compute::{interleave, interleave_record_batch, take, take_record_batch};
 use arrow::error::ArrowError;
 use roaring::RoaringBitmap;
 
@@ -478,12 +478,7 @@ impl DeltaTable {
             };
             places.push(place.ok_or_else(|| Error::bug("a patch has no row to apply to"))?);
         }
-        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.schema.columns.len());
-        for column in 0..self.schema.columns.len() {
-            let arrays: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(column).as_ref()).collect();
-            columns.push(interleave(&arrays, &places).map_err(arrow_bug)?);
-        }
-        let base = RecordBatch::try_new(self.arrow.clone(), columns).map_err(arrow_bug)?;
+        let base = interleave_record_batch(&batches, &places).map_err(arrow_bug)?;
         let changes = changed.iter().map(|changed| changed.changes(patches));
         let changes = changes.collect::<Result<Vec<_>>>()?;
         let key = |changed: &Changed| keys[changed.row as usize];

@@ -25,6 +25,14 @@ impl Mode {
             Mode::SoftDelete => vec![(DELETED, LakeType::Boolean), (DELETED_AT, LakeType::Timestamp)],
         }
     }
+
+    /// What they hold for rows that live.
+    pub fn alive(self, rows: usize) -> Vec<ArrayRef> {
+        match self {
+            Mode::Mirror => Vec::new(),
+            Mode::SoftDelete => marks(std::iter::repeat_n(None, rows)),
+        }
+    }
 }
 
 /// A column that has the name of one that the lake would add, and what to do.
@@ -38,29 +46,6 @@ pub fn system_column_of(schema: &TableSchema, mode: Mode) -> Option<(String, Str
         column.name
     );
     Some((column.name.clone(), hint))
-}
-
-/// What the system columns of rows hold that are written without.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fill {
-    /// They live.
-    Alive,
-    /// They were deleted then, in microseconds since 1970.
-    DeletedAt(i64),
-}
-
-impl Fill {
-    /// The system columns of some rows.
-    pub fn arrays(self, mode: Mode, rows: usize) -> Vec<ArrayRef> {
-        let at = match self {
-            Fill::Alive => None,
-            Fill::DeletedAt(at) => Some(at),
-        };
-        match mode {
-            Mode::Mirror => Vec::new(),
-            Mode::SoftDelete => marks(std::iter::repeat_n(at, rows)),
-        }
-    }
 }
 
 /// The system columns of rows that live, or were deleted then.

@@ -16,16 +16,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_null_array};
-use arrow::compute::{cast, interleave};
+use arrow::compute::{cast, interleave_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use roaring::RoaringBitmap;
 use serde_json::Value;
 
-use super::data_file::{self, FileWriter, WrittenFile};
+use super::data_file;
 use super::key_index::{KeyMap, Location};
 use super::merge::{Changed, Patch, WRITE_ROWS, pick, trace};
-use super::mode::{DELETED, DELETED_AT, Fill, marks, now_micros};
+use super::mode::{DELETED, DELETED_AT, marks, now_micros};
 use super::net::NetChange;
 use super::partition::RowWriter;
 use super::record::State;
@@ -35,14 +35,11 @@ use crate::batch::{ChangeBatch, Op, TxId};
 use crate::config::Mode;
 use crate::error::{Error, Result};
 use crate::key::Key;
-use crate::partition::Values;
 use crate::position::Position;
 use crate::schema::{Column, SourceType};
 use crate::transform::Form;
 
-/// A file of marked rows is ended once it has so many bytes.
-const FILE_BYTES: usize = 64 << 20;
-/// And once it has so many rows: their keys are in memory.
+/// Files of marked rows are ended once they have so many: their keys are in memory.
 const FILE_ROWS: usize = if cfg!(test) { 2 } else { 256 << 10 };
 
 fn arrow_bug(error: ArrowError) -> Error {
@@ -196,19 +193,11 @@ impl DeltaTable {
 
     /// Rows together with their system columns.
     fn with_system(&self, rows: &RecordBatch, system: Vec<ArrayRef>) -> Result<RecordBatch> {
-        let fields = self.arrow.fields().iter().cloned();
-        let own = self
-            .whole_schema
-            .fields()
-            .iter()
-            .skip(self.arrow.fields().len())
-            .cloned();
-        let schema = Arc::new(Schema::new(fields.chain(own).collect::<Vec<_>>()));
         let columns = rows.columns().iter().cloned().chain(system).collect();
-        RecordBatch::try_new(schema, columns).map_err(arrow_bug)
+        RecordBatch::try_new(self.whole_schema.clone(), columns).map_err(arrow_bug)
     }
 
-    /// Rows of the lake, as batches have them.
+    /// Rows of the lake, with the columns of batches.
     async fn lake_rows(&self, locations: &[Location]) -> Result<RecordBatch> {
         let fetched = self.fetch_locations(locations).await?;
         let mut batches = Vec::with_capacity(fetched.len());
@@ -224,46 +213,31 @@ impl DeltaTable {
             let place = numbers.get(&location.file()).copied().zip(row);
             places.push(place.ok_or_else(|| Error::bug("a row of the lake was not read"))?);
         }
-        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.schema.columns.len());
-        for column in 0..self.schema.columns.len() {
-            let arrays: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(column).as_ref()).collect();
-            columns.push(interleave(&arrays, &places).map_err(arrow_bug)?);
-        }
-        RecordBatch::try_new(self.arrow.clone(), columns).map_err(arrow_bug)
+        interleave_record_batch(&batches, &places).map_err(arrow_bug)
     }
 
     /// Marks every row that lives, one file's after the other.
     pub(super) async fn truncate_softly(&mut self, transaction: TxId, at: Option<i64>) -> Result<()> {
-        let fill = Fill::DeletedAt(at.unwrap_or_else(now_micros));
-        let mut writer: Option<(FileWriter, usize, Values)> = None;
-        let mut numbers: Vec<usize> = (0..self.files.len()).collect();
-        numbers.sort_by_key(|number| self.files[*number].partition.clone());
-        for number in numbers {
+        let at = at.unwrap_or_else(now_micros);
+        let (mut writer, mut gathered) = (self.file_format().writer(), 0);
+        for number in 0..self.files.len() {
             let file = &self.files[number];
-            if file.removed {
-                continue;
-            }
-            let dead = &file.deleted | &file.marked;
-            let rows = undeleted(file.rows, &dead);
+            let rows = match file.removed {
+                true => Vec::new(),
+                false => undeleted(file.rows, &(&file.deleted | &file.marked)),
+            };
             if rows.is_empty() {
                 continue;
             }
-            let partition = file.partition.clone();
-            if let Some((other, ..)) = writer.take_if(|(.., open)| *open != partition) {
-                self.take_marked(other).await?;
+            let stored = file.stored();
+            let mut stream = data_file::stream_rows(&self.log, &stored, &self.read_schema, &rows).await?;
+            let mut read = 0;
+            while let Some(batch) = stream.next().await? {
+                read += batch.num_rows();
+                let marks = marks(std::iter::repeat_n(Some(at), batch.num_rows()));
+                writer.write(&self.with_system(&batch, marks)?, &[]).await?;
             }
-            let (mut open, before, _) = match writer.take() {
-                Some(open) => open,
-                None => (
-                    self.file_format().writer_of(&partition)?.with_fill(fill),
-                    0,
-                    partition.clone(),
-                ),
-            };
-            let file = &self.files[number];
-            let (stored, columns) = (file.stored(), &self.read_schema);
-            let copied = data_file::copy_rows(&self.log, &stored, columns, Some(&rows), &mut open, || true);
-            if copied.await? != Some(rows.len()) {
+            if read != rows.len() {
                 return Err(Error::operator(format!(
                     "{} of {} has fewer rows than the log says",
                     file.path, self.record.table
@@ -273,23 +247,18 @@ impl DeltaTable {
                     self.record.table
                 )));
             }
-            let file = &mut self.files[number];
-            file.deleted.extend(rows.iter().copied());
-            file.dirty = true;
-            if file.committed {
-                file.killed.extend(rows.iter().copied());
+            for row in &rows {
+                self.kill(Location::new(number as u32, *row));
             }
             self.staged.deletes += rows.len() as u64;
-            let gathered = before + rows.len();
-            if open.bytes() >= FILE_BYTES || gathered >= FILE_ROWS {
-                self.take_marked(open).await?;
-            } else {
-                writer = Some((open, gathered, partition));
+            gathered += rows.len();
+            if gathered >= FILE_ROWS {
+                self.take_marked(std::mem::replace(&mut writer, self.file_format().writer()))
+                    .await?;
+                gathered = 0;
             }
         }
-        if let Some((writer, ..)) = writer {
-            self.take_marked(writer).await?;
-        }
+        self.take_marked(writer).await?;
         if self.record.state == State::Snapshotting {
             self.deleted_keys = KeyMap::default();
             self.truncated_by.push(transaction);
@@ -297,16 +266,14 @@ impl DeltaTable {
         Ok(())
     }
 
-    /// Ends a file of marked rows and takes it in. Returns its number.
-    async fn take_marked(&mut self, writer: FileWriter) -> Result<usize> {
-        let file = writer.finish().await?;
-        self.take_marked_file(file).await
-    }
-
-    async fn take_marked_file(&mut self, file: WrittenFile) -> Result<usize> {
-        let number = self.place(DataFile::written(file)) as usize;
-        self.index_files(&[number]).await?;
-        Ok(number)
+    /// Ends files of marked rows and takes them in. Returns their numbers.
+    async fn take_marked(&mut self, writer: RowWriter) -> Result<Vec<usize>> {
+        let files = writer.finish().await?.into_iter();
+        let numbers: Vec<usize> = files
+            .map(|(file, _)| self.place(DataFile::written(file)) as usize)
+            .collect();
+        self.index_files(&numbers).await?;
+        Ok(numbers)
     }
 
     /// Finds out which rows of files are marked.
@@ -354,31 +321,19 @@ impl DeltaTable {
             tracing::warn!(table = %self.record.table, "the table has another key now, under which rows that were deleted before can't be kept; older versions have them for maintenance.retention");
             return Ok(numbers);
         };
-        let mut writer: Option<(RowWriter, HashSet<Key>)> = None;
+        let (mut writer, mut known) = (self.file_format().writer(), HashSet::new());
         for file in old.files.iter().filter(|file| file.live_rows() > 0) {
             let mut from = Some(0);
             while let Some(first) = from {
-                let (mut open, mut known) = match writer.take() {
-                    Some(open) => open,
-                    None => (self.file_format().writer(), HashSet::new()),
-                };
-                from = carrier.carry(self, old, file, first, &mut open, &mut known).await?;
+                from = carrier.carry(self, old, file, first, &mut writer, &mut known).await?;
                 if known.len() >= FILE_ROWS {
-                    for (file, _) in open.finish().await? {
-                        numbers.push(self.take_marked_file(file).await?);
-                    }
-                } else {
-                    writer = Some((open, known));
+                    let full = std::mem::replace(&mut writer, self.file_format().writer());
+                    numbers.extend(self.take_marked(full).await?);
+                    known.clear();
                 }
             }
         }
-        if let Some((writer, known)) = writer
-            && !known.is_empty()
-        {
-            for (file, _) in writer.finish().await? {
-                numbers.push(self.take_marked_file(file).await?);
-            }
-        }
+        numbers.extend(self.take_marked(writer).await?);
         let rows: u64 = numbers.iter().map(|number| self.files[*number].live_rows()).sum();
         if rows > 0 {
             tracing::info!(table = %self.record.table, rows, "keeping rows that the new content has not: they are deleted");
