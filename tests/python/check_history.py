@@ -7,8 +7,6 @@ it: either content is right then. The oracle reads every version, deltalake a sa
 
 import argparse
 import json
-import os
-import sys
 from pathlib import Path
 
 import lake
@@ -128,7 +126,4 @@ def main() -> bool:
 
 
 if __name__ == "__main__":
-    right = main()
-    sys.stdout.flush()
-    # deltalake's threads now and then abort an orderly exit, when all is said.
-    os._exit(not right)
+    lake.leave(main())

@@ -5,8 +5,6 @@ there is a difference.
 """
 
 import argparse
-import os
-import sys
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -119,7 +117,4 @@ def main() -> bool:
 
 
 if __name__ == "__main__":
-    right = main()
-    sys.stdout.flush()
-    # deltalake's threads now and then abort an orderly exit, when all is said.
-    os._exit(not right)
+    lake.leave(main())

@@ -91,6 +91,4 @@ if __name__ == "__main__":
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)
-    sys.stdout.flush()
-    # deltalake's threads now and then abort an orderly exit, when all is said.
-    os._exit(0)
+    lake.leave(True)

@@ -11,7 +11,6 @@ Prints one JSON object per table: versions that were folded, changes by kind, ve
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -129,6 +128,4 @@ if __name__ == "__main__":
         main()
     except AssertionError as error:
         sys.exit(str(error))
-    sys.stdout.flush()
-    # deltalake's threads now and then abort an orderly exit, when all is said.
-    os._exit(0)
+    lake.leave(True)

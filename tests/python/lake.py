@@ -571,6 +571,12 @@ def follow(root, sql: str) -> None:
         ended = bool(readable) and not sys.stdin.read(1)
 
 
+def leave(right: bool) -> None:
+    """Ends the program; deltalake's threads now and then abort an orderly exit, when all is said."""
+    sys.stdout.flush()
+    os._exit(not right)
+
+
 def main() -> bool:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -597,7 +603,4 @@ def main() -> bool:
 
 
 if __name__ == "__main__":
-    right = main()
-    sys.stdout.flush()
-    # deltalake's threads now and then abort an orderly exit, when all is said.
-    os._exit(not right)
+    leave(main())

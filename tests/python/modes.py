@@ -6,8 +6,6 @@ compare.py.)
 """
 
 import argparse
-import os
-import sys
 from datetime import datetime
 
 import pyarrow as pa
@@ -66,7 +64,4 @@ def main() -> bool:
 
 
 if __name__ == "__main__":
-    right = main()
-    sys.stdout.flush()
-    # deltalake's threads now and then abort an orderly exit, when all is said.
-    os._exit(not right)
+    lake.leave(main())

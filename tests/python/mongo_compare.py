@@ -9,9 +9,7 @@ there is a difference.
 
 import argparse
 import math
-import os
 import struct
-import sys
 import uuid
 
 import pyarrow as pa
@@ -326,7 +324,4 @@ def main() -> bool:
 
 
 if __name__ == "__main__":
-    right = main()
-    sys.stdout.flush()
-    # deltalake's threads now and then abort an orderly exit, when all is said.
-    os._exit(not right)
+    lake.leave(main())

@@ -5,8 +5,6 @@ The oracle reads every version, deltalake a sample of them.
 """
 
 import argparse
-import os
-import sys
 
 import lake
 from mongo_compare import from_row, key_of, kinds, rows
@@ -78,7 +76,4 @@ def main() -> bool:
 
 
 if __name__ == "__main__":
-    right = main()
-    sys.stdout.flush()
-    # deltalake's threads now and then abort an orderly exit, when all is said.
-    os._exit(not right)
+    lake.leave(main())

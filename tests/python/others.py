@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import struct
-import sys
 import time
 import uuid
 import zlib
@@ -134,5 +133,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    sys.stdout.flush()
-    os._exit(0)
+    lake.leave(True)

@@ -8,12 +8,12 @@ import argparse
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
 import chdb
 from deltalake import DeltaTable
 
+import lake
 import readers
 
 
@@ -44,6 +44,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    sys.stdout.flush()
-    # deltalake's threads now and then abort an orderly exit, when all is said.
-    os._exit(0)
+    lake.leave(True)

@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import re
-import sys
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -304,6 +303,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    sys.stdout.flush()
-    # deltalake's threads now and then abort an orderly exit, when all is said.
-    os._exit(0)
+    lake.leave(True)

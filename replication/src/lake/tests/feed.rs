@@ -63,9 +63,11 @@ impl Folder {
         told
     }
 
-    async fn create_with_feed(&self) -> DeltaTable {
-        self.create_as(Shape::new(&schema(), &Origin::default()).with_feed(true))
-            .await
+    async fn start_with_feed(&self) -> DeltaTable {
+        let shape = Shape::new(&schema(), &Origin::default()).with_feed(true);
+        let mut table = self.create_as(shape).await;
+        table.commit("START", streaming).await.expect("start");
+        table
     }
 }
 
@@ -354,8 +356,7 @@ async fn check_net_changes(vectors: bool) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_truncated_table_is_told_by_its_files() {
     let folder = Folder::new();
-    let mut table = folder.create_with_feed().await;
-    table.commit("START", streaming).await.expect("start");
+    let mut table = folder.start_with_feed().await;
     let mut model = Model::new();
     apply(&mut table, upserts(&mut model, 0..5, "a"), 2).await;
     // A row dies in the transaction that truncates, just before.
@@ -491,8 +492,7 @@ async fn another_program_that_turns_the_feed_on_gets_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_is_told_where_it_replaces_the_table() {
     let folder = Folder::new();
-    let mut table = folder.create_with_feed().await;
-    table.commit("START", streaming).await.expect("start");
+    let mut table = folder.start_with_feed().await;
     let mut old = Model::new();
     apply(&mut table, upserts(&mut old, 0..5, "old"), 2).await;
     let mut changes = Changes::default();
@@ -530,8 +530,7 @@ async fn a_copy_is_told_where_it_replaces_the_table() {
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_have_the_columns_of_their_version() {
     let folder = Folder::new();
-    let mut table = folder.create_with_feed().await;
-    table.commit("START", streaming).await.expect("start");
+    let mut table = folder.start_with_feed().await;
     let mut model = Model::new();
     apply(&mut table, upserts(&mut model, 0..5, "a"), 2).await;
     let mut changes = Changes::default();
@@ -575,8 +574,7 @@ async fn changes_have_the_columns_of_their_version() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_with_a_name_of_the_feed_ends_it() {
     let folder = Folder::new();
-    let mut table = folder.create_with_feed().await;
-    table.commit("START", streaming).await.expect("start");
+    let mut table = folder.start_with_feed().await;
     let mut model = Model::new();
     apply(&mut table, upserts(&mut model, 0..5, "a"), 2).await;
     let mut schema = schema().as_ref().clone();
@@ -600,8 +598,7 @@ async fn a_column_with_a_name_of_the_feed_ends_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_are_kept_as_long_as_their_versions() {
     let folder = Folder::new();
-    let mut table = folder.create_with_feed().await;
-    table.commit("START", streaming).await.expect("start");
+    let mut table = folder.start_with_feed().await;
     let mut model = Model::new();
     apply(&mut table, upserts(&mut model, 0..20, "a"), 2).await;
     let kept = |folder: &Folder| {
