@@ -366,28 +366,34 @@ impl Default for HttpConfig {
 }
 
 impl HttpConfig {
-    /// The token, from wherever it is.
-    pub fn read_token(&mut self) -> Result<()> {
-        if let Some(path) = &self.token_file {
-            let text = std::fs::read_to_string(path).map_err(|e| {
-                Error::operator(format!("cannot read http.token_file {}", path.display()))
-                    .with_hint("name a file that has the token alone, and that this user can read")
-                    .with_source(e)
-            })?;
-            self.token = Some(Secret(text.trim().to_owned()));
+    fn read_token(&mut self) -> Result<()> {
+        read_secret("http.token", &mut self.token, self.token_file.as_deref())?;
+        match &self.token {
+            Some(token) if token.expose().len() < TOKEN_MIN => Err(Error::operator(format!(
+                "http.token is shorter than {TOKEN_MIN} characters"
+            ))
+            .with_hint("make one with `openssl rand -hex 32`")),
+            _ => Ok(()),
         }
-        if self
-            .token
-            .as_ref()
-            .is_some_and(|token| token.expose().len() < TOKEN_MIN)
-        {
-            return Err(
-                Error::operator(format!("http.token is shorter than {TOKEN_MIN} characters"))
-                    .with_hint("make one with `openssl rand -hex 32`"),
-            );
-        }
-        Ok(())
     }
+}
+
+/// Reads what a key is to hold from the file of its `_file`, if that is set.
+fn read_secret(key: &str, secret: &mut Option<Secret>, file: Option<&Path>) -> Result<()> {
+    let Some(path) = file else { return Ok(()) };
+    if secret.is_some() {
+        let variable = format!("TRIBUTARY_{}", key.replace('.', "_").to_uppercase());
+        return Err(Error::operator(format!("{key} and {key}_file are both set"))
+            .with_hint(format!("keep one of them; {variable} is {key}")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        Error::operator(format!("cannot read {key}_file {}", path.display()))
+            .with_hint("name a file that the program may read, with the secret as its only line")
+            .with_source(e)
+    })?;
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    *secret = Some(Secret(line.strip_suffix('\r').unwrap_or(line).to_owned()));
+    Ok(())
 }
 
 /// Characters of `http.token` at least.
@@ -501,19 +507,7 @@ pub struct TransformConfig {
 impl TransformConfig {
     /// Reads the key from its file, if it has one.
     fn read_key(&mut self) -> Result<()> {
-        if let Some(path) = &self.key_file {
-            if self.key.is_some() {
-                return Err(Error::operator("transform.key and transform.key_file are both set")
-                    .with_hint("keep one of them; TRIBUTARY_TRANSFORM_KEY is transform.key"));
-            }
-            let text = std::fs::read_to_string(path).map_err(|e| {
-                Error::operator(format!("cannot read transform.key_file {}", path.display()))
-                    .with_hint("name a file that the program may read, with the key as its only line")
-                    .with_source(e)
-            })?;
-            let line = text.strip_suffix('\n').unwrap_or(&text);
-            self.key = Some(Secret(line.strip_suffix('\r').unwrap_or(line).to_owned()));
-        }
+        read_secret("transform.key", &mut self.key, self.key_file.as_deref())?;
         match &self.key {
             Some(key) if key.0.len() < HASH_KEY_BYTES_MIN => Err(Error::operator(format!(
                 "transform.key is shorter than {HASH_KEY_BYTES_MIN} bytes"
@@ -1122,6 +1116,19 @@ mod tests {
                 "both set",
                 "keep one",
             ),
+            ("[http]\ntoken=\"short\"", "shorter than 16 characters", "openssl"),
+            ("[http]\ntoken=12345678901234567", "http.token is not a text", "quotes"),
+            (
+                "[http]\ntoken=\"0123456789abcdef\"\ntoken_file=\"/nowhere/token\"",
+                "both set",
+                "TRIBUTARY_HTTP_TOKEN",
+            ),
+            (
+                "[http]\ntoken_file=\"/nowhere/token\"",
+                "http.token_file /nowhere/token",
+                "only line",
+            ),
+            ("[http]\nlisten=\"9464\"", "http.listen", "README"),
         ] {
             let error = parse(&format!("{MINIMAL}{extra}")).expect_err(extra);
             assert!(error.to_string().contains(what), "{error}");

@@ -3,8 +3,31 @@
 # retry COMMAND...: registries fail now and then.
 retry() { "$@" || { sleep 5; "$@"; } || { sleep 20; "$@"; }; }
 
+# free_port: a port of 127.0.0.1 that is free, and that no server here gets for a long time: one that is stopped, or about
+# to start, keeps its own. It is none of those that the system gives to connections.
 free_port() {
-  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+  mkdir -p "$CACHE/run"
+  python3 - "$CACHE/run/port" <<'PYTHON'
+import fcntl, itertools, socket, sys
+
+FIRST, COUNT = 20000, 10000
+with open(sys.argv[1], "a+") as last:
+    fcntl.flock(last, fcntl.LOCK_EX)
+    last.seek(0)
+    start = int(last.read() or 0)
+    for number in itertools.islice(itertools.count(start + 1), COUNT):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", FIRST + number % COUNT))
+            except OSError:
+                continue
+        last.truncate(0)
+        last.write(str(number % COUNT))
+        print(FIRST + number % COUNT)
+        break
+    else:
+        sys.exit("no free port")
+PYTHON
 }
 
 # make_certificates DIR USER: a certificate authority, and a server certificate by it for localhost and 127.0.0.1.

@@ -41,8 +41,8 @@ const ASKED: &str = "a new snapshot was asked for";
 /// Why one is that has another relation under its name.
 const REMADE: &str = "it was dropped and made anew at the source";
 
-/// The code of the error that a new table can't be partitioned as configured.
-const UNFIT: &str = "unfit-partitions";
+/// The code of the error that a new table can't be followed as it is configured.
+const UNFIT: &str = "unfit";
 
 /// A table that is about to be followed.
 pub struct Entry<T> {
@@ -110,7 +110,7 @@ impl<T: SourceTable> Entry<T> {
 }
 
 /// A table keeps how its rows change: features never go.
-pub fn merge_fits(merge: Merge, opened: &Opened) -> Result<()> {
+fn merge_fits(merge: Merge, opened: &Opened) -> Result<()> {
     let (is, name) = match opened.shape.has_vectors() {
         true => (Merge::DeletionVectors, "deletion-vectors"),
         false => (Merge::CopyOnWrite, "copy-on-write"),
@@ -126,7 +126,7 @@ pub fn merge_fits(merge: Merge, opened: &Opened) -> Result<()> {
 }
 
 /// Whether a table is to have a change data feed. Errors: it can't have one.
-pub fn feed_of(config: &TableConfig, table: &impl SourceTable) -> Result<bool> {
+fn feed_of(config: &TableConfig, table: &impl SourceTable) -> Result<bool> {
     match reserved_column(table.schema()).filter(|_| config.change_data_feed) {
         Some(column) => Err(Error::operator(format!(
             "{} has a column {column}, so it can't have a change data feed: the feed's readers add a column of that name",
@@ -155,6 +155,11 @@ pub fn partitions_fit<S: Source>(by: &[PartitionBy], table: &S::Table, opened: O
 /// Whether a table can be followed as it is configured. Errors: names what can't be.
 pub fn fits<S: Source>(config: &TableConfig, table: &S::Table, opened: Option<&Opened>) -> Result<()> {
     feed_of(config, table)?;
+    layout_fits::<S>(config, table, opened)
+}
+
+/// The same for what never changes of a table that is in the lake.
+fn layout_fits<S: Source>(config: &TableConfig, table: &S::Table, opened: Option<&Opened>) -> Result<()> {
     if let Some(opened) = opened {
         merge_fits(config.merge, opened)?;
         mode_fits(config.mode, opened)?;
@@ -163,7 +168,7 @@ pub fn fits<S: Source>(config: &TableConfig, table: &S::Table, opened: Option<&O
 }
 
 /// A table keeps its mode: its files have the columns of it.
-pub fn mode_fits(mode: Mode, opened: &Opened) -> Result<()> {
+fn mode_fits(mode: Mode, opened: &Opened) -> Result<()> {
     let is = opened.shape.mode;
     if mode == is {
         return Ok(());
@@ -196,19 +201,19 @@ impl<S: Source> Apply<S> {
             copy,
             why,
         } = entry;
+        let config = self.config_of(table.id());
         let Some(opened) = opened else {
             let Some((table, record)) = self.new_record(table).await? else {
                 // The next look says what has become of it.
                 return Ok(());
             };
-            let mode = self.mode_of(table.id());
+            let feed = feed_of(&config, &table).map_err(|error| error.with_code(UNFIT))?;
             let shape = Shape::new(table.schema(), &table.origin())
-                .with_mode(mode)
-                .with_feed(self.feed_of(&table).map_err(|error| error.with_code(UNFIT))?);
-            let by = self.partition_by(table.id());
-            let partitioned = shape.partitioned(&by, table.schema());
+                .with_mode(config.mode)
+                .with_feed(feed);
+            let partitioned = shape.partitioned(&config.partition_by, table.schema());
             let mut shape = partitioned.map_err(|error| error.within(table.id()).with_code(UNFIT))?;
-            if self.merge_of(table.id()) == Merge::CopyOnWrite {
+            if config.merge == Merge::CopyOnWrite {
                 shape = shape.without_vectors();
             }
             info!(table = %table.id(), "creating lake table");
@@ -217,9 +222,7 @@ impl<S: Source> Apply<S> {
             lake_table.open_index(self.lake.indexes()).await?;
             return self.follow(Arc::new(table), lake_table, place);
         };
-        merge_fits(self.merge_of(table.id()), &opened)?;
-        mode_fits(self.mode_of(table.id()), &opened)?;
-        partitions_fit::<S>(&self.partition_by(table.id()), &table, Some(&opened))?;
+        layout_fits::<S>(&config, &table, Some(&opened))?;
         let record = &opened.record;
         let why = match record.state {
             _ if why.is_some() => why,
@@ -244,28 +247,16 @@ impl<S: Source> Apply<S> {
         self.begin_copy(table, opened, copy, reason, place).await
     }
 
-    fn merge_of(&self, id: &TableId) -> Merge {
-        self.config.borrow().table(id).merge
+    fn config_of(&self, id: &TableId) -> TableConfig {
+        self.config.borrow().table(id)
     }
 
-    /// As [`Apply::feed_of`] for a table that is followed: it goes on without a feed.
+    /// Whether a table that is followed has a feed: where it can't, it goes on without.
     fn feed_if_fit(&self, table: &S::Table) -> bool {
-        self.feed_of(table).unwrap_or_else(|error| {
+        feed_of(&self.config_of(table.id()), table).unwrap_or_else(|error| {
             error!(table = %table.id(), %error, hint = error.hint(), "the table has no change data feed");
             false
         })
-    }
-
-    fn feed_of(&self, table: &S::Table) -> Result<bool> {
-        feed_of(&self.config.borrow().table(table.id()), table)
-    }
-
-    fn partition_by(&self, id: &TableId) -> Vec<PartitionBy> {
-        self.config.borrow().table(id).partition_by
-    }
-
-    fn mode_of(&self, id: &TableId) -> Mode {
-        self.config.borrow().table(id).mode
     }
 
     /// The record of a table that needs no change from before now, with the
@@ -382,7 +373,7 @@ impl<S: Source> Apply<S> {
     /// the content before was.
     fn shape_of_copy(&self, table: &S::Table, opened: &Opened) -> Result<Shape> {
         let shape = opened.shape.replacing(table.schema(), &table.origin());
-        shape.partitioned_as(&opened.shape, &self.partition_by(table.id()), table.schema())
+        shape.partitioned_as(&opened.shape, &self.config_of(table.id()).partition_by, table.schema())
     }
 
     /// Keeps a table as it is that can't be partitioned any more; the others go on.
@@ -864,7 +855,8 @@ impl<S: Source> Apply<S> {
                 continue;
             }
             let mut entry = Entry::read(&self.lake, *table, &self.pipeline).await?;
-            if let Err(error) = self.check_new(&entry) {
+            let config = self.config_of(entry.table.id());
+            if let Err(error) = fits::<S>(&config, &entry.table, entry.opened.as_ref()) {
                 self.tell_unfit(entry.table.id(), &error);
                 continue;
             }
@@ -895,13 +887,6 @@ impl<S: Source> Apply<S> {
         if self.unfit.insert(id.clone()) {
             warn!(%error, hint = error.hint(), "a new table can't be replicated yet");
         }
-    }
-
-    /// Errors: a table that the lake does not have yet can't be partitioned as it
-    /// is configured.
-    fn check_new(&self, entry: &Entry<S::Table>) -> Result<()> {
-        let config = self.config.borrow().table(entry.table.id());
-        fits::<S>(&config, &entry.table, entry.opened.as_ref())
     }
 
     /// Removes requests whose tables have all been taken on.
