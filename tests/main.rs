@@ -61,6 +61,8 @@ mod mysql_misuse;
 mod mysql_types;
 /// A lake in a bucket: what holds on disk holds there, through every fault of the store.
 mod object_store;
+/// What is in `docker/`: keys, variables and metrics that there are.
+mod packaging;
 /// Tables in partitions by columns that are made of others.
 mod partitions;
 /// Roots or leaves, some columns, some rows, generated columns: as the publication has them.
