@@ -172,6 +172,8 @@ pub enum Mode {
     Mirror,
     /// The same rows, and those that were deleted, as they were last, marked.
     SoftDelete,
+    /// A row for every change.
+    History,
 }
 
 impl Mode {
@@ -180,11 +182,16 @@ impl Mode {
         match self {
             Mode::Mirror => "mirror",
             Mode::SoftDelete => "soft-delete",
+            Mode::History => "history",
         }
     }
 
     pub fn is_mirror(&self) -> bool {
         *self == Mode::Mirror
+    }
+
+    pub fn is_history(&self) -> bool {
+        *self == Mode::History
     }
 }
 
@@ -1144,8 +1151,8 @@ mod tests {
         let config = parse(&text).expect("config");
         let mode = |name| config.table(&TableId::new("s", name)).mode;
         assert_eq!((mode("orders"), mode("logs")), (Mode::SoftDelete, Mode::Mirror));
-        let error = parse(&format!("{MINIMAL}mode = \"history\"")).expect_err("unknown");
-        assert!(error.to_string().contains("soft-delete"), "{error}");
+        let error = parse(&format!("{MINIMAL}mode = \"scd2\"")).expect_err("unknown");
+        assert!(error.to_string().contains("history"), "{error}");
     }
 
     #[test]

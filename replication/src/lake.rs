@@ -22,6 +22,7 @@ mod cuts;
 mod data_file;
 mod deletion_vector;
 mod feed;
+mod history;
 mod indexing;
 mod key_index;
 mod log;
@@ -69,8 +70,9 @@ use self::conflict::{Others, judge};
 use self::deletion_vector::Descriptor;
 use self::key_index::KeyMap;
 use self::log::LiveFile;
+use self::mode::System;
 use crate::batch::TxId;
-use crate::config::{Mode, StoreOptions};
+use crate::config::StoreOptions;
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::key::{Key, KeyEncoder};
@@ -245,7 +247,7 @@ pub struct FileFormat {
     schema: SchemaRef,
     key: Vec<usize>,
     partitioning: Partitioning,
-    mode: Mode,
+    system: System,
     /// The folder of the table's that files go to, with what their names begin with.
     names: (&'static str, &'static str),
 }
@@ -261,7 +263,14 @@ impl FileFormat {
         let (place, name) = self.names;
         let folder = folder(self.partitioning.names(), partition);
         let name = format!("{place}{folder}{name}");
-        FileWriter::create_in(&self.log, &name, partition, &self.schema, &self.key, self.mode)
+        FileWriter::create_in(
+            &self.log,
+            &name,
+            partition,
+            &self.schema,
+            &self.key,
+            self.system.clone(),
+        )
     }
 
     /// The same files for other columns.
@@ -295,6 +304,7 @@ struct DataFile {
     partition: Values,
     /// As the log has it.
     vector: Option<Descriptor>,
+    /// In a history, rows that are superseded; the log knows nothing of it.
     deleted: RoaringBitmap,
     /// The rows that readers see marked as deleted at the source, and more that
     /// are dead by now.
@@ -488,6 +498,8 @@ pub struct DeltaTable {
     staged: Committed,
     /// Whether files, vectors or columns differ from the log's.
     has_staged: bool,
+    /// What fills the system columns.
+    system: System,
     /// Whether the index has all rows.
     indexed: bool,
     many_partitions_told: bool,
@@ -627,6 +639,7 @@ impl DeltaTable {
     pub fn new(schema: Arc<TableSchema>, opened: Opened) -> Self {
         let seed = uuid::Uuid::new_v4().as_u64_pair().0;
         let encoder = KeyEncoder::new(&schema, seed);
+        let system = System::new(opened.shape.mode, opened.record.next_sequence);
         let mut table = Self {
             log: opened.log,
             arrow: schema.arrow(),
@@ -648,6 +661,7 @@ impl DeltaTable {
             all_provisional_until: opened.record.catch_up_to.clone(),
             staged: Committed::default(),
             has_staged: false,
+            system,
             indexed: false,
             many_partitions_told: false,
             shape_before: None,
@@ -739,7 +753,7 @@ impl DeltaTable {
             key: self.schema.key.clone(),
             partitioning: self.shape.partitioning(&self.schema),
             names: ("", "part"),
-            mode: self.shape.mode,
+            system: self.system.clone(),
         }
     }
 
@@ -757,11 +771,22 @@ impl DeltaTable {
     }
 
     pub fn rows(&self) -> u64 {
-        self.files.iter().map(DataFile::live_rows).sum()
+        let is_history = self.shape.mode.is_history();
+        let rows = |file: &DataFile| match is_history {
+            true if file.removed => 0,
+            true => u64::from(file.rows),
+            false => file.live_rows(),
+        };
+        self.files.iter().map(rows).sum()
+    }
+
+    /// Whether the log has a file, or is to have it.
+    fn stays(&self, file: &DataFile) -> bool {
+        !file.removed && (self.shape.mode.is_history() || file.live_rows() > 0)
     }
 
     pub fn size(&self) -> TableSize {
-        let living = || self.files.iter().filter(|file| file.live_rows() > 0);
+        let living = || self.files.iter().filter(|file| self.stays(file));
         TableSize {
             rows: self.rows(),
             files: living().count() as u64,
@@ -807,8 +832,12 @@ impl DeltaTable {
     }
 
     fn kill(&mut self, location: Location) {
+        let is_history = self.shape.mode.is_history();
         if let Some(file) = self.files.get_mut(location.file() as usize) {
             let died = file.deleted.insert(location.row());
+            if is_history {
+                return;
+            }
             file.dirty = true;
             if died && file.committed {
                 file.killed.insert(location.row());
@@ -828,6 +857,7 @@ impl DeltaTable {
     pub async fn commit(&mut self, operation: &str, change: impl FnOnce(&mut TableRecord)) -> Result<Committed> {
         let mut record = self.record.clone();
         change(&mut record);
+        record.next_sequence = self.system.next();
         let batch_number = self.batch_number + 1;
         self.tell_many_partitions();
         let vectors = loop {
@@ -889,7 +919,7 @@ impl DeltaTable {
             if file.committed && (file.removed || file.dirty) {
                 actions.push(file.remove_action(data_change));
             }
-            if file.live_rows() > 0 && (!file.committed || file.dirty) {
+            if self.stays(file) && (!file.committed || file.dirty) {
                 actions.push(file.add_action(vector, data_change));
             }
         }
@@ -907,11 +937,12 @@ impl DeltaTable {
 
     /// Takes note that all that was staged is in the log.
     fn settle(&mut self, vectors: &HashMap<usize, Descriptor>) {
+        let is_history = self.shape.mode.is_history();
         for (number, file) in self.files.iter_mut().enumerate() {
             if let Some(vector) = vectors.get(&number) {
                 file.vector = Some(vector.clone());
             }
-            file.removed |= file.live_rows() == 0;
+            file.removed |= !is_history && file.live_rows() == 0;
             if file.removed {
                 *file = DataFile::gone();
                 continue;
@@ -953,13 +984,16 @@ impl DeltaTable {
         loop {
             let carried = self.carry_deleted(&old).await?;
             let batch_number = old.batch_number + 1;
-            let mut actions: Vec<Value> = old.files.iter().map(|file| file.remove_action(true)).collect();
+            let is_history = self.shape.mode.is_history();
+            let gone = old.files.iter().filter(|_| !is_history);
+            let mut actions: Vec<Value> = gone.map(|file| file.remove_action(true)).collect();
             let live = self.files.iter().filter(|file| !file.removed);
             actions.extend(live.map(|file| file.add_action(file.vector.as_ref(), true)));
             let record = TableRecord {
                 generation: old.record.generation + 1,
                 copy: None,
                 reason: None,
+                next_sequence: self.system.next(),
                 ..self.record.clone()
             };
             if old.shape.features != self.shape.features {
@@ -980,6 +1014,9 @@ impl DeltaTable {
             failpoint::reach("replace.put");
             for number in carried {
                 self.files[number].committed = true;
+            }
+            if is_history {
+                self.continue_with(std::mem::take(&mut old.files));
             }
             let copy = std::mem::replace(&mut self.log, old.log.clone());
             self.version = old.version + 1;

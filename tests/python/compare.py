@@ -75,7 +75,7 @@ def compare(catalog, relation, root, published=None, transforms=Transforms(), re
         return len(expected), problems
     key = catalog.key(relation)
     for reader, rows in (("oracle", oracle.read()), ("deltalake", lake.read_deltalake(remote or root))):
-        problems += [f"{reader}: {p}" for p in differences(expected, exact(lake.alive(rows, system), columns), key)]
+        problems += [f"{reader}: {p}" for p in differences(expected, exact(lake.alive(rows, system, key), columns), key)]
         problems += [f"{reader}: {p}" for p in lake.partition_problems(snapshot, rows)]
     return len(expected), problems
 

@@ -36,10 +36,11 @@ from pyroaring import BitMap64
 
 import positions
 
-KNOWN_FEATURES = {"changeDataFeed", "columnMapping", "deletionVectors", "domainMetadata", "timestampNtz"}
+KNOWN_FEATURES = {"appendOnly", "changeDataFeed", "columnMapping", "deletionVectors", "domainMetadata", "timestampNtz"}
 DOMAIN = "tributary"
 SHAPE = "tributary.shape"
 DELETED, DELETED_AT = "_deleted", "_deleted_at"
+OP, POSITION, COMMITTED_AT, SEQUENCE = "_op", "_position", "_committed_at", "_sequence"
 # The least that `maintenance.retention` may be, in seconds.
 RETENTION_MIN_S = 3600
 Z85 = {c: i for i, c in enumerate("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")}
@@ -378,10 +379,16 @@ def those(rows: pa.Table, mask) -> pa.Table:
     return rows.cast(pa.schema([f.with_type(without_views(f.type)) for f in rows.schema])).filter(mask)
 
 
-def alive(rows: pa.Table, system: list[str]) -> pa.Table:
+def alive(rows: pa.Table, system: list[str], key: list[str]) -> pa.Table:
     """The rows that the source has, without the lake's own columns."""
     if DELETED in system:
         rows = those(rows, pc.invert(rows[DELETED]))
+    if OP in system:
+        rows = those(rows, np.full(len(rows), True)).sort_by(SEQUENCE)
+        keys = zip(*(rows[column].to_pylist() for column in key))
+        newest = {repr(own): row for row, own in enumerate(keys)}
+        rows = rows.take(sorted(newest.values()))
+        rows = rows.filter(pc.not_equal(rows[OP], "d"))
     return rows.drop_columns(system)
 
 
@@ -449,6 +456,10 @@ def audit(root) -> list[str]:
         for path, vector in removed - before.keys():
             report(f"remove of {path} with deletion vector {vector} names no live file: it must carry the one of its add")
         alive = before.keys() - removed
+        if snapshot.configuration().get("delta.appendOnly") == "true" and any(
+            a["remove"]["dataChange"] for a in actions if "remove" in a
+        ):
+            report("rows were removed from a table that is only added to")
         for path in {p for p, _ in alive} & {p for p, _ in added}:
             report(f"{path} is added again while it is still live")
         for (path, vector), add in added.items():

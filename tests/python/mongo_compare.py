@@ -233,7 +233,7 @@ def differences(source: list[tuple], table: pa.Table, snapshot: lake.Snapshot, s
         return ["the source has an _id twice"]
     problems, seen = [], set()
     system = lake.system_columns(snapshot)
-    for row in rows(lake.alive(table, system), [c for c in snapshot.own_columns() if c["name"] not in system]):
+    for row in rows(lake.alive(table, system, ["_id"]), [c for c in snapshot.own_columns() if c["name"] not in system]):
         (_, found), wrong = from_row(row, columns)
         key = key_of(("document", found))
         if key in seen:

@@ -19,6 +19,7 @@ use roaring::RoaringBitmap;
 use super::data_file::{self, Stored, WrittenFile};
 use super::log::{Commit, Log};
 use super::{DataFile, DeltaTable, FileFormat, undeleted};
+use crate::config::Mode;
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::partition::Values;
@@ -48,12 +49,12 @@ struct Weight {
 }
 
 impl Weight {
-    fn of(number: usize, file: &DataFile) -> Option<Self> {
+    fn of(number: usize, file: &DataFile, mode: Mode) -> Option<Self> {
         (!file.removed && file.committed).then(|| Self {
             number,
             bytes: file.size as u64,
             rows: u64::from(file.rows),
-            dead: file.deleted.len(),
+            dead: if mode.is_history() { 0 } else { file.deleted.len() },
         })
     }
 
@@ -106,26 +107,27 @@ fn within_bounds(files: &[&Weight]) -> Vec<usize> {
 
 /// A file that goes, as it was when the compaction began.
 #[derive(Clone, Debug)]
-struct Input {
-    path: String,
-    size: u64,
-    rows: u32,
-    deleted: RoaringBitmap,
+pub(super) struct Input {
+    pub path: String,
+    pub size: u64,
+    pub rows: u32,
+    /// The rows that stay behind.
+    pub deleted: RoaringBitmap,
 }
 
 /// Files that are to become one.
 pub struct Compaction {
-    log: Log,
-    format: FileFormat,
-    columns: SchemaRef,
-    inputs: Vec<Input>,
-    partition: Values,
+    pub(super) log: Log,
+    pub(super) format: FileFormat,
+    pub(super) columns: SchemaRef,
+    pub(super) inputs: Vec<Input>,
+    pub(super) partition: Values,
 }
 
 /// The file that others have become; not committed.
 pub struct Compacted {
     inputs: Vec<Input>,
-    file: WrittenFile,
+    pub(super) file: WrittenFile,
 }
 
 impl Compaction {
@@ -173,7 +175,7 @@ impl DeltaTable {
     pub fn compaction(&self) -> Option<Compaction> {
         let mut partitions: BTreeMap<&Values, Vec<Weight>> = BTreeMap::new();
         for (number, file) in self.files.iter().enumerate() {
-            if let Some(weight) = Weight::of(number, file) {
+            if let Some(weight) = Weight::of(number, file, self.shape.mode) {
                 partitions.entry(&file.partition).or_default().push(weight);
             }
         }
@@ -191,7 +193,10 @@ impl DeltaTable {
                 path: file.path.clone(),
                 size: file.size as u64,
                 rows: file.rows,
-                deleted: file.deleted.clone(),
+                deleted: match self.shape.mode.is_history() {
+                    true => RoaringBitmap::new(),
+                    false => file.deleted.clone(),
+                },
             })
         });
         Compaction {
@@ -218,7 +223,7 @@ impl DeltaTable {
             for number in &replaced {
                 self.files[*number].removed = true;
             }
-            file.dirty = !file.deleted.is_empty();
+            file.dirty = !self.shape.mode.is_history() && !file.deleted.is_empty();
             let number = self.place(file) as usize;
             let rewritten = self.write_anew().await?;
             let vectors = self.write_vectors().await?;
@@ -233,7 +238,7 @@ impl DeltaTable {
                 failpoint::reach("optimize.put");
                 // Before the index is saved as one that knows the file.
                 if self.indexed && !rewritten && self.files[number].live_rows() > 0 {
-                    self.index_files(&[number]).await?;
+                    self.index_rows(&[number]).await?;
                 }
                 self.settle(&vectors);
                 return Ok(self.version);
@@ -253,7 +258,7 @@ impl DeltaTable {
     /// Writes files with dead rows anew, in a table whose readers know no
     /// deletion vectors. Returns whether there were any.
     pub(super) async fn write_anew(&mut self) -> Result<bool> {
-        if self.shape.has_vectors() {
+        if self.shape.has_vectors() || self.shape.mode.is_history() {
             return Ok(false);
         }
         let touched = |file: &DataFile| !file.removed && !file.deleted.is_empty() && file.live_rows() > 0;
@@ -279,7 +284,7 @@ impl DeltaTable {
             }
             let number = self.place(DataFile::written(done.file)) as usize;
             if self.indexed {
-                self.index_files(&[number]).await?;
+                self.index_rows(&[number]).await?;
             }
         }
         Ok(rewritten)
@@ -305,6 +310,7 @@ impl DeltaTable {
                     }
                     replaced.push(number);
                 }
+                None if self.shape.mode.is_history() => return Err(self.beside("a compaction")),
                 // All its rows died, or live elsewhere.
                 None => {
                     file.deleted.insert_range(first..first + live);

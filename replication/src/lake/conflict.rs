@@ -182,6 +182,12 @@ impl DeltaTable {
                 None => new.push(add),
             }
         }
+        if self.shape.mode.is_history() {
+            if !grown.is_empty() || new.iter().any(|add| add.deletion_vector.is_some()) {
+                return Err(self.unfit("has lost rows of its history"));
+            }
+            return self.take_in_changes(&gone, new).await;
+        }
         let mut emptied = false;
         let mut deleted_keys = HashSet::new();
         // Keys that lost one row to another of ours: both are in what comes.

@@ -21,10 +21,10 @@ use serde_json::{Value, json};
 
 use super::data_file::{self, FileWriter, WrittenFile};
 use super::log::{Commit, DOMAIN, Log, LogState, creation, now_ms};
+use super::mode::System;
 use super::shape::delta_field;
 use super::vacuum::Cleaning;
 use super::{DataFile, Lake, shown};
-use crate::config::Mode;
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::position::Position;
@@ -374,7 +374,7 @@ impl CutLog {
     }
 
     fn writer(&self) -> Result<FileWriter> {
-        FileWriter::create(&self.log, &self.schema, &[0], Mode::Mirror)
+        FileWriter::create(&self.log, &self.schema, &[0], System::default())
     }
 
     /// Commits the next version. False if somebody else has.

@@ -22,10 +22,9 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::log::{Log, now_ms, store_error};
-use super::mode::DELETED_AT;
+use super::mode::{DELETED_AT, SEQUENCE, System};
 use super::store;
 use super::upload::{PART_BYTES, Upload};
-use crate::config::Mode;
 use crate::error::{Error, Result};
 use crate::partition::Values;
 
@@ -63,14 +62,14 @@ pub struct FileWriter {
     schema: SchemaRef,
     stats: Stats,
     partition: Values,
-    mode: Mode,
+    system: System,
 }
 
 impl FileWriter {
     /// `schema` has the columns under their physical names, the system columns
-    /// of `mode` last; `key` names those that get min/max statistics.
-    pub fn create(log: &Log, schema: &SchemaRef, key: &[usize], mode: Mode) -> Result<Self> {
-        Self::create_in(log, "part", &Values::default(), schema, key, mode)
+    /// of `system` last; `key` names those that get min/max statistics.
+    pub fn create(log: &Log, schema: &SchemaRef, key: &[usize], system: System) -> Result<Self> {
+        Self::create_in(log, "part", &Values::default(), schema, key, system)
     }
 
     /// A file of a partition. Its name begins with `name`: plain, with the folders of
@@ -81,7 +80,7 @@ impl FileWriter {
         partition: &Values,
         schema: &SchemaRef,
         key: &[usize],
-        mode: Mode,
+        system: System,
     ) -> Result<Self> {
         let path = format!("{name}-{}.snappy.parquet", Uuid::new_v4());
         let properties = WriterProperties::builder()
@@ -102,7 +101,7 @@ impl FileWriter {
             schema: schema.clone(),
             stats: Stats::new(schema, key),
             partition: partition.clone(),
-            mode,
+            system,
         })
     }
 
@@ -116,7 +115,7 @@ impl FileWriter {
     pub async fn write(&mut self, rows: &RecordBatch) -> Result<()> {
         let mut columns = rows.columns().to_vec();
         if columns.len() < self.schema.fields().len() {
-            columns.extend(self.mode.alive(rows.num_rows()));
+            columns.extend(self.system.copied(rows.num_rows()));
         }
         let rows = as_schema(&self.schema, columns, rows.num_rows())?;
         self.stats.add(&rows);
@@ -476,6 +475,10 @@ enum Bounds {
 
 impl Stats {
     fn new(schema: &SchemaRef, key: &[usize]) -> Self {
+        let system = |name, bounds| {
+            let found = schema.column_with_name(name);
+            found.map(|(index, field)| (index, field.name().clone(), bounds))
+        };
         let columns = key
             .iter()
             .filter_map(|index| {
@@ -487,10 +490,9 @@ impl Stats {
                 };
                 Some((*index, field.name().clone(), range))
             })
-            .chain(schema.column_with_name(DELETED_AT).map(|(index, field)| {
-                // Tells which files have deleted rows at all.
-                (index, field.name().clone(), Bounds::Nulls(0))
-            }))
+            // Which files have deleted rows at all, and whose rows are the newer ones.
+            .chain(system(DELETED_AT, Bounds::Nulls(0)))
+            .chain(system(SEQUENCE, Bounds::Integer(None)))
             .collect();
         Self { rows: 0, columns }
     }

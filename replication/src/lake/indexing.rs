@@ -15,7 +15,7 @@ use roaring::RoaringBitmap;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tracing::{info, warn};
 
-use super::key_index::{Identity, IndexHome, KeyIndex, Live, Location, Manifest};
+use super::key_index::{Identity, IndexHome, KeyIndex, Live, Location, Manifest, SavedFile};
 use super::{DataFile, DeltaTable, data_file};
 use crate::error::{Error, Result};
 
@@ -91,9 +91,12 @@ impl DeltaTable {
     /// Gives files the numbers that a manifest knows them by. Returns the
     /// numbers of those that it does not know.
     fn number_files(&mut self, manifest: Option<Manifest>) -> Vec<usize> {
+        let is_history = self.shape.mode.is_history();
         let mut files: Vec<Option<DataFile>> = self.files.drain(..).map(Some).collect();
         let names = self.index.names();
-        let numbers = names.max().map_or(0, |max| max as usize + 1);
+        let known = manifest.iter().flat_map(|manifest| &manifest.files);
+        let named = known.map(|(entry, _)| entry.number).chain(names.max());
+        let numbers = named.max().map_or(0, |max| max as usize + 1);
         self.files.resize_with(numbers, DataFile::gone);
         self.vacant = Vacant::default();
         if let Some(manifest) = manifest {
@@ -112,8 +115,11 @@ impl DeltaTable {
                     continue;
                 };
                 // If rows came back, the index may not have them.
-                if let Some(known) = file.take_if(|file| deleted.is_subset(&file.deleted)) {
+                if let Some(known) = file.take_if(|file| is_history || deleted.is_subset(&file.deleted)) {
                     *place = known;
+                    if is_history {
+                        place.deleted = deleted;
+                    }
                 }
             }
         }
@@ -151,8 +157,18 @@ impl DeltaTable {
         };
     }
 
-    /// Adds the live rows of files to the index. Returns how many.
+    /// Adds the rows of files to the index that others have, or that nobody knows
+    /// yet. Returns how many.
     pub(super) async fn index_files(&mut self, numbers: &[usize]) -> Result<u64> {
+        match self.shape.mode.is_history() {
+            true if !numbers.is_empty() => self.index_changes(numbers).await,
+            _ => self.index_rows(numbers).await,
+        }
+    }
+
+    /// Adds the live rows of files to the index, whose keys have no newer ones.
+    /// Returns how many.
+    pub(super) async fn index_rows(&mut self, numbers: &[usize]) -> Result<u64> {
         if numbers.is_empty() {
             return Ok(0);
         }
@@ -255,7 +271,12 @@ impl DeltaTable {
         let live = (0_u32..)
             .zip(&self.files)
             .filter(|(_, file)| file.committed && !file.removed);
-        let files = live.map(|(number, file)| (number, file.path.as_str(), &file.deleted));
+        let files = live.map(|(number, file)| SavedFile {
+            number,
+            path: &file.path,
+            deleted: &file.deleted,
+            is_superseded: file.live_rows() == 0,
+        });
         self.index.save(identity, self.version, self.seed, files)
     }
 }

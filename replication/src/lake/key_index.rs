@@ -131,6 +131,15 @@ fn new_id() -> u64 {
     uuid::Uuid::new_v4().as_u64_pair().0
 }
 
+/// A live file, as a manifest has it.
+pub struct SavedFile<'a> {
+    pub number: u32,
+    pub path: &'a str,
+    pub deleted: &'a RoaringBitmap,
+    /// Whether it needs no entries.
+    pub is_superseded: bool,
+}
+
 /// A merge in the background.
 struct Merge {
     inputs: Vec<u64>,
@@ -518,7 +527,7 @@ impl KeyIndex {
         identity: Identity,
         version: u64,
         seed: u64,
-        files: impl Iterator<Item = (u32, &'a str, &'a RoaringBitmap)>,
+        files: impl Iterator<Item = SavedFile<'a>>,
     ) -> Result<()> {
         self.end_save();
         let Some(folder) = self.kept().cloned() else {
@@ -536,10 +545,14 @@ impl KeyIndex {
             runs: self.runs.iter().map(|run| (entry(run), run.names.clone())).collect(),
             // Some entries of the others are in memory only.
             files: files
-                .filter(|(number, ..)| names.contains(*number) && !self.recent_files.contains(*number))
-                .map(|(number, path, deleted)| {
-                    let path = path.to_owned();
-                    (FileEntry { number, path }, deleted.clone())
+                .filter(|file| !self.recent_files.contains(file.number))
+                .filter(|file| names.contains(file.number) || file.is_superseded)
+                .map(|file| {
+                    let entry = FileEntry {
+                        number: file.number,
+                        path: file.path.to_owned(),
+                    };
+                    (entry, file.deleted.clone())
                 })
                 .collect(),
         };

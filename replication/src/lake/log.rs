@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use super::deletion_vector::{self, Descriptor};
 use super::{feed, shown, store};
+use crate::config::Mode;
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::partition::{self, Values};
@@ -90,7 +91,8 @@ struct Tail {
 }
 
 /// Table features that this program keeps when it writes.
-pub const FEATURES: [&str; 5] = [
+pub const FEATURES: [&str; 6] = [
+    "appendOnly",
     feed::FEATURE,
     "columnMapping",
     "deletionVectors",
@@ -483,6 +485,15 @@ fn load(engine: &KernelEngine, log_url: &Url, url: &Url, app_id: &str, version: 
     let feed = has_feed && snapshot.table_properties().enable_change_data_feed == Some(true);
     let txn = snapshot.get_app_id_version(app_id, engine).map_err(kernel)?;
     let shape = snapshot.get_domain_metadata(SHAPE_DOMAIN, engine).map_err(kernel)?;
+    let told: Option<Value> = shape.as_deref().and_then(|shape| serde_json::from_str(shape).ok());
+    let is_history = told.is_some_and(|shape| shape["mode"] == Mode::History.as_str());
+    if domain.is_some() && !is_history && snapshot.table_properties().append_only == Some(true) {
+        return Err(Error::operator(format!(
+            "{} has delta.appendOnly = true, which another program set",
+            shown(url)
+        ))
+        .with_hint("unset it: rows of this table are updated and deleted"));
+    }
     let version = snapshot.version();
     let scan = snapshot.scan_builder().build().map_err(kernel)?;
     let mut files = Vec::new();

@@ -89,14 +89,16 @@ enum Slice {
 pub(super) struct Patched {
     pub rows: RecordBatch,
     pub keys: Vec<Key>,
+    /// The batch's rows that they are.
+    pub of: Vec<u32>,
     /// Set if values were read at the source: they may be as new as this.
-    high: Option<Position>,
+    pub high: Option<Position>,
     /// The keys that have such values.
-    provisional: Vec<Key>,
+    pub provisional: Vec<Key>,
 }
 
 /// The position of two that covers the other.
-fn later(a: Option<Position>, b: Option<Position>) -> Option<Position> {
+pub(super) fn later(a: Option<Position>, b: Option<Position>) -> Option<Position> {
     match (a, b) {
         (Some(a), Some(b)) if a.covers(&b) => Some(a),
         (a, None) => a,
@@ -116,7 +118,9 @@ impl DeltaTable {
     pub async fn stage(&mut self, batch: ChangeBatch, points: &dyn PointReader) -> Result<Option<Position>> {
         let mut high = None;
         for batch in batch.with_earlier() {
-            high = later(high, self.stage_one(batch, points).await?);
+            for piece in self.pieces(batch)? {
+                high = later(high, self.stage_one(piece, points).await?);
+            }
         }
         Ok(high)
     }
@@ -128,10 +132,7 @@ impl DeltaTable {
             let commit = batch.commits.as_ref().and_then(|commits| commits.truncated_at.as_ref());
             match mode {
                 Mode::Mirror => self.truncate(transaction),
-                Mode::SoftDelete => {
-                    self.truncate_softly(transaction, commit.and_then(|commit| commit.at))
-                        .await?;
-                }
+                Mode::SoftDelete | Mode::History => self.truncate_softly(transaction, commit).await?,
             }
         }
         if batch.ops.is_empty() {
@@ -147,6 +148,9 @@ impl DeltaTable {
         };
         let traced = batch.unchanged.len() + batch.patches.as_ref().map_or(0, |patches| patches.rows.len());
         let net = blocking(traced, || NetChange::of(&batch, &keys, find))?;
+        if mode.is_history() {
+            return self.stage_changes(&batch, &keys, &net, points).await;
+        }
         let (mut plain, mut patches, mut deletes) = (Vec::new(), Vec::new(), Vec::new());
         let mut changed = Vec::new();
         for row in net.survivors(&keys) {
@@ -163,7 +167,7 @@ impl DeltaTable {
         let deleted: Vec<Key> = deletes.iter().map(|row| keys[*row as usize]).collect();
         let found = self.find_all(&deleted)?;
         let gone = match mode {
-            Mode::Mirror => Gone::default(),
+            Mode::Mirror | Mode::History => Gone::default(),
             Mode::SoftDelete => self.gone(&batch, &net, &keys, &deletes, &found),
         };
         for ((row, key), location) in deletes.into_iter().zip(deleted).zip(found) {
@@ -222,14 +226,13 @@ impl DeltaTable {
     ///
     /// The stream keeps every key that is in the table current, so a chunk's
     /// row is needed only where the key is missing.
-    pub fn stage_chunk(&mut self, chunk: Chunk) -> Result<u64> {
+    pub async fn stage_chunk(&mut self, chunk: Chunk) -> Result<u64> {
         self.has_staged = true;
         let emptied = self.truncated_by.iter().any(|transaction| !(chunk.saw)(*transaction));
         let mut added = 0;
-        for (file, keys) in chunk.files {
-            let number = self.place(DataFile::written(file));
+        for (mut file, mut keys) in chunk.files {
             let mut dropped = RoaringBitmap::new();
-            let mut bulk = self.index.bulk()?;
+            let mut superseded = Vec::new();
             for (part, keys) in keys.chunks(CHUNK_KEYS).enumerate() {
                 let there = self.find_all_any(keys)?;
                 let first = (part * CHUNK_KEYS) as u32;
@@ -242,13 +245,29 @@ impl DeltaTable {
                     if emptied || deleted || found.is_some() {
                         dropped.insert(row);
                     } else {
-                        bulk.push(*key, Location::new(number, row))?;
                         // It is there again.
-                        if let Some(marked) = there {
-                            self.kill(marked);
-                        }
+                        superseded.extend(there);
                     }
                 }
+            }
+            if self.shape.mode.is_history() && !dropped.is_empty() {
+                // Nobody is to see what is not so any more.
+                let mut row = 0..;
+                keys.retain(|_| row.next().is_none_or(|row| !dropped.contains(row)));
+                if keys.is_empty() {
+                    continue;
+                }
+                file = self.without(&file, std::mem::take(&mut dropped)).await?;
+            }
+            let number = self.place(DataFile::written(file));
+            let mut bulk = self.index.bulk()?;
+            for (row, key) in (0..).zip(&keys) {
+                if !dropped.contains(row) {
+                    bulk.push(*key, Location::new(number, row))?;
+                }
+            }
+            for marked in superseded {
+                self.kill(marked);
             }
             added += keys.len() as u64 - dropped.len();
             if let Some(file) = self.files.get_mut(number as usize) {
@@ -408,6 +427,7 @@ impl DeltaTable {
         let patched = Patched {
             rows: RecordBatch::try_new(self.arrow.clone(), columns).map_err(arrow_bug)?,
             keys: rows.iter().map(|row| keys[*row as usize]).collect(),
+            of: rows,
             high: source.high,
             provisional,
         };
@@ -490,6 +510,7 @@ impl DeltaTable {
         Ok(Ok(Patched {
             rows: patched.rows,
             keys: changed.iter().map(key).collect(),
+            of: changed.iter().map(|changed| changed.row).collect(),
             high: source.high,
             provisional: changed.iter().filter(|c| missing(c).is_some()).map(key).collect(),
         }))

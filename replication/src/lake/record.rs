@@ -83,6 +83,17 @@ pub struct TableRecord {
     /// Where the content is gathered that will replace this table's.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub copy: Option<String>,
+    /// Of a history: what no row's `_sequence` has reached yet.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub next_sequence: i64,
+    /// Rows before it are of contents that were replaced: each key that lives
+    /// has a later one.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub first_sequence: i64,
+}
+
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// How far a snapshot is.
@@ -199,6 +210,8 @@ impl TableRecord {
             catch_up_to: None,
             snapshot: None,
             copy: None,
+            next_sequence: 0,
+            first_sequence: 0,
         }
     }
 

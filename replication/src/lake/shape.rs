@@ -27,8 +27,10 @@ use crate::transform::Form;
 
 /// The table feature of deletion vectors.
 const VECTORS: &str = "deletionVectors";
+/// The table feature, and the property, of tables whose rows stay.
+const APPEND_ONLY: &str = "appendOnly";
 /// Features that are of interest to writers alone.
-const WRITERS_ONLY: [&str; 2] = ["domainMetadata", feed::FEATURE];
+const WRITERS_ONLY: [&str; 3] = ["domainMetadata", feed::FEATURE, APPEND_ONLY];
 
 /// One column: at the source, for readers, in files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -133,6 +135,10 @@ impl Shape {
                 source: SourceType::default(),
             });
         }
+        if mode.is_history() {
+            self.features.insert(APPEND_ONLY.to_owned());
+            self = self.without_vectors();
+        }
         self
     }
 
@@ -177,6 +183,43 @@ impl Shape {
         };
         shape.take(schema);
         shape
+    }
+
+    /// The shape of new content that comes after all of a history's. What is
+    /// there keeps its columns; one of another type is another column. `remade`
+    /// is whether another table has its place at the source.
+    pub fn continuing(&self, schema: &TableSchema, origin: &Origin, remade: bool) -> Self {
+        let mut shape = Self {
+            partitions: Vec::new(),
+            origin: origin.clone(),
+            columns: Vec::new(),
+            ..self.clone()
+        };
+        for column in &schema.columns {
+            let own = self.column_before(column, remade);
+            if let Some(own) = own.filter(|own| own.ty == delta_type(&column.ty, None)) {
+                shape.columns.push(ShapeColumn {
+                    attribute: column.attribute,
+                    ..own.clone()
+                });
+            }
+        }
+        for own in &self.columns {
+            if shape.columns.iter().all(|kept| kept.physical != own.physical) {
+                shape.retired.insert(own.physical.clone());
+            }
+        }
+        shape.take(schema);
+        shape
+    }
+
+    /// What a column of new content was in this one: by its number where the
+    /// source itself gives such, and the table is the same one, else by its name.
+    pub fn column_before(&self, column: &Column, remade: bool) -> Option<&ShapeColumn> {
+        match column.source {
+            SourceType::Postgres(_) if !remade => self.column(column.attribute),
+            _ => self.columns.iter().find(|own| own.name == column.name),
+        }
     }
 
     /// Follows the source's columns. Errors: a column that stays changed its
@@ -346,6 +389,9 @@ impl Shape {
         }
         if self.feed {
             configuration[feed::PROPERTY] = json!("true");
+        }
+        if self.mode.is_history() {
+            configuration["delta.appendOnly"] = json!("true");
         }
         if self.mapped {
             configuration["delta.columnMapping.mode"] = json!("name");

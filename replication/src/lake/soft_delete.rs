@@ -25,18 +25,18 @@ use serde_json::Value;
 use super::data_file;
 use super::key_index::{KeyMap, Location};
 use super::merge::{Changed, Patch, WRITE_ROWS, pick, trace};
-use super::mode::{DELETED, DELETED_AT, marks, now_micros};
+use super::mode::{DELETED, DELETED_AT, GONE, OP, marks, now_micros};
 use super::net::NetChange;
 use super::partition::RowWriter;
 use super::record::State;
 use super::shape::{delta_type, lake_type};
-use super::{DataFile, DeltaTable, Opened, PointRead, PointReader, Shape, undeleted};
-use crate::batch::{ChangeBatch, Op, TxId};
+use super::{DataFile, DeltaTable, Opened, PointRead, PointReader, undeleted};
+use crate::batch::{ChangeBatch, CommitPoint, Op, TxId};
 use crate::config::Mode;
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::position::Position;
-use crate::schema::{Column, SourceType};
+use crate::schema::SourceType;
 use crate::transform::Form;
 
 /// Files of marked rows are ended once they have so many: their keys are in memory.
@@ -192,13 +192,13 @@ impl DeltaTable {
     }
 
     /// Rows together with their system columns.
-    fn with_system(&self, rows: &RecordBatch, system: Vec<ArrayRef>) -> Result<RecordBatch> {
+    pub(super) fn with_system(&self, rows: &RecordBatch, system: Vec<ArrayRef>) -> Result<RecordBatch> {
         let columns = rows.columns().iter().cloned().chain(system).collect();
         RecordBatch::try_new(self.whole_schema.clone(), columns).map_err(arrow_bug)
     }
 
     /// Rows of the lake, with the columns of batches.
-    async fn lake_rows(&self, locations: &[Location]) -> Result<RecordBatch> {
+    pub(super) async fn lake_rows(&self, locations: &[Location]) -> Result<RecordBatch> {
         let fetched = self.fetch_locations(locations).await?;
         let mut batches = Vec::with_capacity(fetched.len());
         let mut numbers = HashMap::new();
@@ -217,8 +217,9 @@ impl DeltaTable {
     }
 
     /// Marks every row that lives, one file's after the other.
-    pub(super) async fn truncate_softly(&mut self, transaction: TxId, at: Option<i64>) -> Result<()> {
-        let at = at.unwrap_or_else(now_micros);
+    pub(super) async fn truncate_softly(&mut self, transaction: TxId, point: Option<&CommitPoint>) -> Result<()> {
+        let mut point = point.cloned().unwrap_or_default();
+        point.at.get_or_insert_with(now_micros);
         let (mut writer, mut gathered) = (self.file_format().writer(), 0);
         for number in 0..self.files.len() {
             let file = &self.files[number];
@@ -234,8 +235,8 @@ impl DeltaTable {
             let mut read = 0;
             while let Some(batch) = stream.next().await? {
                 read += batch.num_rows();
-                let marks = marks(std::iter::repeat_n(Some(at), batch.num_rows()));
-                writer.write(&self.with_system(&batch, marks)?, &[]).await?;
+                let deleted = self.system.deleted(std::iter::repeat_n(&point, batch.num_rows()));
+                writer.write(&self.with_system(&batch, deleted)?, &[]).await?;
             }
             if read != rows.len() {
                 return Err(Error::operator(format!(
@@ -272,16 +273,18 @@ impl DeltaTable {
         let numbers: Vec<usize> = files
             .map(|(file, _)| self.place(DataFile::written(file)) as usize)
             .collect();
-        self.index_files(&numbers).await?;
+        self.index_rows(&numbers).await?;
         Ok(numbers)
     }
 
     /// Finds out which rows of files are marked.
     pub(super) async fn read_marks(&mut self, numbers: &[usize]) -> Result<()> {
-        let Some(name) = self.shape.system_column(DELETED) else {
+        let column = |name, ty| Some(Field::new(self.shape.system_column(name)?, ty, true));
+        let field = column(DELETED, DataType::Boolean).or_else(|| column(OP, DataType::Utf8));
+        let Some(field) = field else {
             return Ok(());
         };
-        let columns = Schema::new(vec![Field::new(name, DataType::Boolean, true)]);
+        let columns = Schema::new(vec![field]);
         let columns: SchemaRef = Arc::new(columns);
         let at = self.shape.system_column(DELETED_AT).unwrap_or_default().to_owned();
         for number in numbers {
@@ -295,8 +298,13 @@ impl DeltaTable {
             }
             let (mut marked, mut row) = (RoaringBitmap::new(), 0);
             data_file::scan(&self.log, &file.stored(), &columns, |batch| {
-                for deleted in batch.column(0).as_boolean() {
-                    if deleted == Some(true) {
+                let told = batch.column(0);
+                for at in 0..told.len() {
+                    let is_deleted = match told.as_boolean_opt() {
+                        Some(deleted) => deleted.is_valid(at) && deleted.value(at),
+                        None => told.is_valid(at) && told.as_string::<i32>().value(at) == GONE,
+                    };
+                    if is_deleted {
                         marked.insert(row);
                     }
                     row += 1;
@@ -312,10 +320,16 @@ impl DeltaTable {
     /// Writes what the content before had and this has not: it is deleted by
     /// now. Returns the numbers of the files, which no commit has yet.
     pub(super) async fn carry_deleted(&mut self, old: &Opened) -> Result<Vec<usize>> {
-        if self.shape.mode != Mode::SoftDelete {
-            return Ok(Vec::new());
-        }
-        let carrier = Carrier::new(self, old);
+        let dead = match self.shape.mode {
+            Mode::Mirror => return Ok(Vec::new()),
+            Mode::SoftDelete => old
+                .files
+                .iter()
+                .map(|file| (file.path.clone(), file.deleted.clone()))
+                .collect(),
+            Mode::History => Self::not_living(old).await?,
+        };
+        let carrier = Carrier::new(self, old, dead);
         let mut numbers = Vec::new();
         let Some(carrier) = carrier else {
             tracing::warn!(table = %self.record.table, "the table has another key now, under which rows that were deleted before can't be kept; older versions have them for maintenance.retention");
@@ -350,20 +364,22 @@ struct Carrier {
     same: Vec<bool>,
     /// Whether a key of the new content names the same row as in the old one.
     comparable: bool,
+    /// By file, the rows that there is nothing to keep of.
+    dead: HashMap<String, RoaringBitmap>,
     /// When rows went of which nobody saw that.
     now: i64,
 }
 
 impl Carrier {
     /// `None` if old rows have no key that new ones could have.
-    fn new(table: &DeltaTable, old: &Opened) -> Option<Self> {
+    fn new(table: &DeltaTable, old: &Opened, dead: HashMap<String, RoaringBitmap>) -> Option<Self> {
         let mut fields = Vec::new();
         let mut same = Vec::new();
         let mut comparable = true;
         let remade = old.record.relation != table.record.relation;
         let forms = (old.shape.origin.form.as_ref(), table.shape.origin.form.as_ref());
         for (place, column) in table.schema.columns.iter().enumerate() {
-            let own = column_before(&old.shape, column, remade);
+            let own = old.shape.column_before(column, remade);
             let before = own.and_then(|own| Some((own, lake_type(&own.ty)?)));
             let is_same = own.is_some_and(|own| {
                 own.ty == delta_type(&column.ty, None) && Form::is_alike(forms, (&own.name, &column.name))
@@ -387,11 +403,14 @@ impl Carrier {
             fields.push(Field::new(name, ty, true));
         }
         let ty = DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, Some("UTC".into()));
-        fields.push(Field::new(old.shape.system_column(DELETED_AT)?, ty, true));
+        // A history has no such column: its rows that live have no time.
+        let at = old.shape.system_column(DELETED_AT).unwrap_or_default();
+        fields.push(Field::new(at, ty, true));
         Some(Self {
             columns: Arc::new(Schema::new(fields)),
             same,
             comparable,
+            dead,
             now: now_micros(),
         })
     }
@@ -411,11 +430,15 @@ impl Carrier {
         let mut stream = data_file::stream_rows(&old.log, &file.stored(), &self.columns, &rows).await?;
         while let Some(batch) = stream.next().await? {
             let at = batch.column(self.same.len()).as_primitive::<TimestampMicrosecondType>();
-            let at: Vec<Option<i64>> = at.iter().map(|at| Some(at.unwrap_or(self.now))).collect();
+            let point = |at: Option<i64>| CommitPoint {
+                at: Some(at.unwrap_or(self.now)),
+                position: None,
+            };
+            let points: Vec<CommitPoint> = at.iter().map(point).collect();
             let columns = self.table_columns(table, &batch)?;
             let rows = RecordBatch::try_new(table.arrow.clone(), columns).map_err(arrow_bug)?;
             writer
-                .write(&table.with_system(&rows, marks(at.into_iter()))?, &[])
+                .write(&table.with_system(&rows, table.system.deleted(points.iter()))?, &[])
                 .await?;
         }
         Ok(left)
@@ -435,6 +458,7 @@ impl Carrier {
         places.push(self.same.len());
         let columns = Arc::new(self.columns.project(&places).map_err(arrow_bug)?);
         let (mut missing, mut row, mut left) = (Vec::new(), 0_u32, None);
+        let dead = self.dead.get(&file.path);
         data_file::scan(&old.log, &file.stored(), &columns, |batch| {
             let end = row + batch.num_rows() as u32;
             if left.is_some() || end <= from {
@@ -453,7 +477,7 @@ impl Carrier {
             let there = table.find_all_any(&found)?;
             for (at, (key, there)) in found.into_iter().zip(there).enumerate() {
                 let carried = self.comparable || batch.column(key_columns).is_valid(at);
-                let looked_at = row >= from && left.is_none() && !file.deleted.contains(row);
+                let looked_at = row >= from && left.is_none() && dead.is_none_or(|dead| !dead.contains(row));
                 row += 1;
                 if looked_at && carried && there.is_none() && whole(at) && known.insert(key) {
                     missing.push(row - 1);
@@ -475,15 +499,6 @@ impl Carrier {
                 false => Ok(new_null_array(field.data_type(), array.len())),
             })
             .collect()
-    }
-}
-
-/// What a column was in a content before: by its number where the source itself
-/// gives such, and the table is the same one, else by its name.
-fn column_before<'a>(shape: &'a Shape, column: &Column, remade: bool) -> Option<&'a super::ShapeColumn> {
-    match column.source {
-        SourceType::Postgres(_) if !remade => shape.column(column.attribute),
-        _ => shape.columns.iter().find(|own| own.name == column.name),
     }
 }
 

@@ -2,6 +2,7 @@
 //! chunks, parts of transactions, reopening, and other writers.
 
 mod feed;
+mod history;
 mod index;
 mod partitions;
 mod soft_delete;
@@ -376,10 +377,10 @@ async fn a_chunk_adds_only_what_the_stream_has_not_told() {
     table.stage(changes.batch(), &NoSource).await.expect("stage");
     // The chunk's snapshot saw no transaction: key 2 was deleted after it.
     let unseen = chunk(&table, &[1, 2, 3], 0).await;
-    assert_eq!(table.stage_chunk(unseen).expect("stage"), 1);
+    assert_eq!(table.stage_chunk(unseen).await.expect("stage"), 1);
     // This one saw the delete, so its key 2 came later.
     let seen = chunk(&table, &[2, 3, 4], 2).await;
-    assert_eq!(table.stage_chunk(seen).expect("stage"), 2);
+    assert_eq!(table.stage_chunk(seen).await.expect("stage"), 2);
     commit(&mut table, 2).await.expect("commit");
     let copied = || ("chunk".to_owned(), "chunk".to_owned());
     model.extend([2, 3, 4].map(|id| (id, copied())));
@@ -436,9 +437,9 @@ async fn a_chunk_from_before_a_truncate_adds_nothing() {
     changes.truncate(&mut Model::new());
     table.stage(changes.batch(), &NoSource).await.expect("stage");
     let before = chunk(&table, &[1, 2], 1).await;
-    assert_eq!(table.stage_chunk(before).expect("stage"), 0);
+    assert_eq!(table.stage_chunk(before).await.expect("stage"), 0);
     let after = chunk(&table, &[5], 2).await;
-    assert_eq!(table.stage_chunk(after).expect("stage"), 1);
+    assert_eq!(table.stage_chunk(after).await.expect("stage"), 1);
     commit(&mut table, 2).await.expect("commit");
     assert_eq!(rows(&table).await.into_keys().collect::<Vec<_>>(), [5]);
 }

@@ -111,6 +111,9 @@ impl<T: SourceTable> Entry<T> {
 
 /// A table keeps how its rows change: features never go.
 fn merge_fits(merge: Merge, opened: &Opened) -> Result<()> {
+    if opened.shape.mode.is_history() {
+        return Ok(());
+    }
     let (is, name) = match opened.shape.has_vectors() {
         true => (Merge::DeletionVectors, "deletion-vectors"),
         false => (Merge::CopyOnWrite, "copy-on-write"),
@@ -353,7 +356,7 @@ impl<S: Source> Apply<S> {
             self.lake.indexes().forget(old.log.log_url());
             old.discard().await;
         }
-        let Some((table, record)) = self.new_record(table).await? else {
+        let Some((table, mut record)) = self.new_record(table).await? else {
             // It is on record that it has to be copied, once it is there again.
             return Ok(());
         };
@@ -362,6 +365,8 @@ impl<S: Source> Apply<S> {
             Err(error) => return self.stall_unpartitioned(table.id(), opened, None, error).await,
         };
         let shape = shape.with_feed(self.feed_if_fit(&table));
+        record.first_sequence = opened.record.next_sequence;
+        record.next_sequence = opened.record.next_sequence;
         let log = self.lake.copy(&table_path(table.id()), &copy)?;
         let mut lake_table = DeltaTable::create(log, table.schema().clone(), shape, record).await?;
         failpoint::reach("copy.created");
@@ -372,7 +377,13 @@ impl<S: Source> Apply<S> {
     /// The shape of new content for a table. Errors: it can't be partitioned as
     /// the content before was.
     fn shape_of_copy(&self, table: &S::Table, opened: &Opened) -> Result<Shape> {
-        let shape = opened.shape.replacing(table.schema(), &table.origin());
+        let shape = match opened.shape.mode.is_history() {
+            true => {
+                let remade = opened.record.relation != table.relation();
+                opened.shape.continuing(table.schema(), &table.origin(), remade)
+            }
+            false => opened.shape.replacing(table.schema(), &table.origin()),
+        };
         shape.partitioned_as(&opened.shape, &self.config_of(table.id()).partition_by, table.schema())
     }
 

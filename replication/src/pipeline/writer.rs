@@ -159,7 +159,7 @@ impl Writer {
                 watermark,
                 merged,
             } => {
-                let rows = self.table.stage_chunk(chunk)?;
+                let rows = self.table.stage_chunk(chunk).await?;
                 self.commit("SNAPSHOT", watermark, Some((progress, rows)), started)
                     .await?;
                 // A snapshotter that is gone has no use for it.

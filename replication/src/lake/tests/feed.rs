@@ -160,7 +160,7 @@ async fn the_feed_folds_to_the_table_at_every_version() {
             if round < 50 && random(2) == 0 {
                 let ids: Vec<i64> = (0..20).map(|i| random(20) as i64 + i * 20).collect();
                 let chunk = chunk(&table, &ids, 2).await;
-                table.stage_chunk(chunk).expect("chunk");
+                table.stage_chunk(chunk).await.expect("chunk");
                 for id in ids {
                     model.entry(id).or_insert(("chunk".to_owned(), "chunk".to_owned()));
                 }
@@ -412,7 +412,7 @@ async fn a_chunk_tells_the_rows_that_it_adds() {
         // All of it, then a part of it.
         for (ids, files, added) in [([5, 6], 0, vec![5, 6]), ([3, 4], usize::from(vectors), vec![4])] {
             let chunk = chunk(&table, &ids, 9).await;
-            table.stage_chunk(chunk).expect("chunk");
+            table.stage_chunk(chunk).await.expect("chunk");
             let version = commit(&mut table, 3).await.expect("commit").version;
             assert_eq!(actions(&table, version, "cdc").await.len(), files);
             let added: Vec<_> = added.into_iter().map(|id| ("insert", id)).collect();

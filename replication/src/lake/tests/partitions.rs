@@ -224,7 +224,7 @@ async fn chunks_are_split_within_bounds() {
         saw: Box::new(|_| true),
         all_saw: Box::new(|_| true),
     };
-    assert_eq!(table.stage_chunk(chunk).expect("stage"), all);
+    assert_eq!(table.stage_chunk(chunk).await.expect("stage"), all);
     commit(&mut table, 2).await.expect("commit");
     check(&folder, &table).await;
     let found = rows(&table).await;

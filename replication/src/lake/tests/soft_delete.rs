@@ -176,7 +176,7 @@ async fn a_chunk_brings_back_only_what_came_after_the_delete() {
         .expect("stage");
     // Neither the rows of before the delete, nor one of which the lake has none.
     let unseen = chunk(&table, &[1, 2, 3, 4, 9], 0).await;
-    assert_eq!(table.stage_chunk(unseen).expect("stage"), 1);
+    assert_eq!(table.stage_chunk(unseen).await.expect("stage"), 1);
     let streamed = |at| ("stream".to_owned(), "stream".to_owned(), at);
     let copied = || ("chunk".to_owned(), "chunk".to_owned(), None);
     commit(&mut table, 2).await.expect("commit");
@@ -189,7 +189,7 @@ async fn a_chunk_brings_back_only_what_came_after_the_delete() {
     assert_eq!(kept(&table).await, expected);
     // This one saw the delete: what it has came later, by whatever way.
     let seen = chunk(&table, &[1, 3], 2).await;
-    assert_eq!(table.stage_chunk(seen).expect("stage"), 1);
+    assert_eq!(table.stage_chunk(seen).await.expect("stage"), 1);
     commit(&mut table, 3).await.expect("commit");
     expected.insert(1, copied());
     assert_eq!(kept(&table).await, expected);

@@ -830,7 +830,10 @@ impl TableBuffer {
                     self.transactions.push(event.time.0);
                 }
                 self.rows.append(document)?;
-                Op::Upsert
+                match event.operation {
+                    "insert" => Op::Insert,
+                    _ => Op::Upsert,
+                }
             }
             // Without all that changed, the patch is empty.
             _ => {
@@ -847,7 +850,7 @@ impl TableBuffer {
         if let Some(commits) = &mut self.commits {
             let point = CommitPoint {
                 at: Some(micros(event.time)),
-                position: None,
+                position: self.source.mode.is_history().then(|| event.time.to_string().into()),
             };
             self.commit_bytes += commits.note(self.ops.len(), false, &point);
         }

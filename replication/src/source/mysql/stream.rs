@@ -6,6 +6,7 @@
 //! follows, or that the table has already, are passed over undecoded.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::io::Cursor;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -316,7 +317,8 @@ impl ChangeStream for Stream {
             // Its end is yet to come; this is as near as can be known.
             let micros = open.commit_time.and_then(|micros| i64::try_from(micros).ok());
             let at = micros.unwrap_or(i64::from(self.log.event_time) * 1_000_000);
-            self.log.note(&[table], Some(at));
+            let point = self.log.commit_point(&[table], Some(at), open.gtid.as_ref());
+            self.log.note(&[table], &point);
         }
         match self.log.tables.get_mut(table) {
             Some(table) => {
@@ -374,6 +376,19 @@ struct Transaction {
 enum TransactionGtid {
     MySql(Origin, u64),
     MariaDb { domain: u32, server: u32, sequence: u64 },
+}
+
+impl fmt::Display for TransactionGtid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TransactionGtid::MySql(origin, number) => write!(f, "{origin}:{number}"),
+            TransactionGtid::MariaDb {
+                domain,
+                server,
+                sequence,
+            } => write!(f, "{domain}-{server}-{sequence}"),
+        }
+    }
 }
 
 /// Where the log is, and what it changes: all of [`Stream`] but the connection,
@@ -460,7 +475,8 @@ impl Log {
             // Else the event that ends it tells, in seconds.
             let micros = transaction.commit_time.and_then(|micros| i64::try_from(micros).ok());
             self.committed_at = Some(micros.unwrap_or(i64::from(self.event_time) * 1_000_000));
-            self.note(&transaction.touched, self.committed_at);
+            let point = self.commit_point(&transaction.touched, self.committed_at, transaction.gtid.as_ref());
+            self.note(&transaction.touched, &point);
         }
         if let Some(transaction) = &transaction
             && transaction.gtid.is_some()
@@ -484,12 +500,26 @@ impl Log {
         self.position = OnceLock::new();
     }
 
+    /// A commit as some tables are told of it: by its GTID, else by where it ends.
+    fn commit_point(&self, tables: &[usize], at: Option<i64>, gtid: Option<&TransactionGtid>) -> CommitPoint {
+        let mut buffers = tables.iter().filter_map(|table| self.tables.get(*table));
+        let wanted = buffers.any(|buffer| buffer.source.mode.is_history());
+        let position = || match gtid {
+            Some(gtid) => gtid.to_string().into(),
+            None => format!("{}:{}", self.file, self.offset).into(),
+        };
+        CommitPoint {
+            at,
+            position: wanted.then(position),
+        }
+    }
+
     /// Notes the commit of what tables were told last.
-    fn note(&mut self, tables: &[usize], at: Option<i64>) {
+    fn note(&mut self, tables: &[usize], point: &CommitPoint) {
         for table in tables {
             if let Some(buffer) = self.tables.get_mut(*table) {
                 let before = buffer.bytes;
-                buffer.note(at);
+                buffer.note(point);
                 self.open_bytes = self.open_bytes - before + buffer.bytes;
             }
         }
@@ -989,8 +1019,8 @@ impl TableBuffer {
         let mut reader = rows.reader(map, &data).map_err(undecodable)?;
         while let Some(row) = reader.next_row().map_err(undecodable)? {
             match rows.op {
-                RowOp::Insert => self.upsert(row.after, &[], tx)?,
-                RowOp::Update => self.upsert(row.after, row.before, tx)?,
+                RowOp::Insert => self.upsert(Op::Insert, row.after, &[], tx)?,
+                RowOp::Update => self.upsert(Op::Upsert, row.after, row.before, tx)?,
                 RowOp::Delete => self.delete(row.before, tx)?,
             }
         }
@@ -1035,8 +1065,7 @@ impl TableBuffer {
         Ok(())
     }
 
-    fn upsert(&mut self, after: &[Datum<'_>], before: &[Datum<'_>], tx: TxId) -> Result<()> {
-        let mut op = Op::Upsert;
+    fn upsert(&mut self, mut op: Op, after: &[Datum<'_>], before: &[Datum<'_>], tx: TxId) -> Result<()> {
         if self.key_differs(before, after) {
             self.delete(before, tx)?;
             op = Op::Move;
@@ -1127,10 +1156,14 @@ impl TableBuffer {
         Ok(())
     }
 
-    /// Notes when what has come last was committed.
-    fn note(&mut self, at: Option<i64>) {
+    /// Notes the commit of what has come last.
+    fn note(&mut self, point: &CommitPoint) {
         if let Some(commits) = &mut self.commits {
-            let point = CommitPoint { at, position: None };
+            let is_history = self.source.mode.is_history();
+            let point = CommitPoint {
+                at: point.at,
+                position: point.position.clone().filter(|_| is_history),
+            };
             self.bytes += commits.note(self.ops.len(), self.truncated_by.is_some(), &point);
         }
     }

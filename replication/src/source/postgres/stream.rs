@@ -263,8 +263,10 @@ struct Open<'a> {
 impl Open<'_> {
     fn apply(mut self, message: Message<'_>) -> Result<Option<SourceEvent>> {
         match message {
-            Message::Insert { relation, new } => self.change(relation, |t, tx| t.upsert(new, Old::None, tx)),
-            Message::Update { relation, old, new } => self.change(relation, |t, tx| t.upsert(new, old, tx)),
+            Message::Insert { relation, new } => {
+                self.change(relation, |t, tx| t.upsert(Op::Insert, new, Old::None, tx))
+            }
+            Message::Update { relation, old, new } => self.change(relation, |t, tx| t.upsert(Op::Upsert, new, old, tx)),
             Message::Delete { relation, old } => self.change(relation, |t, tx| t.delete(old, tx)),
             Message::Truncate { relations } => {
                 let mut event = None;
@@ -334,10 +336,7 @@ impl Open<'_> {
         }
         let before = buffer.bytes;
         let changed = change(buffer, transaction.id);
-        buffer.note(|| CommitPoint {
-            at: Some(transaction.commit_time.saturating_add(EPOCH_MICROS)),
-            position: None,
-        });
+        buffer.note(transaction);
         let event = match changed {
             Ok(()) => SourceEvent::Changed { table },
             Err(error) => {
@@ -405,8 +404,7 @@ impl TableBuffer {
         }
     }
 
-    fn upsert(&mut self, new: Tuple<'_>, old: Old<'_>, tx: TxId) -> Result<()> {
-        let mut op = Op::Upsert;
+    fn upsert(&mut self, mut op: Op, new: Tuple<'_>, old: Old<'_>, tx: TxId) -> Result<()> {
         if let Old::Key(old) | Old::Row(old) = old
             && self.key_differs(old, new)
         {
@@ -488,9 +486,14 @@ impl TableBuffer {
     }
 
     /// Notes the commit of what has come last.
-    fn note(&mut self, point: impl FnOnce() -> CommitPoint) {
+    fn note(&mut self, transaction: &Transaction) {
         if let Some(commits) = &mut self.commits {
-            self.bytes += commits.note(self.ops.len(), self.truncated_by.is_some(), &point());
+            let is_history = self.source.mode.is_history();
+            let point = CommitPoint {
+                at: Some(transaction.commit_time.saturating_add(EPOCH_MICROS)),
+                position: is_history.then(|| transaction.commit_lsn.to_string().into()),
+            };
+            self.bytes += commits.note(self.ops.len(), self.truncated_by.is_some(), &point);
         }
     }
 
