@@ -304,7 +304,7 @@ fn tables_without_deletion_vectors_are_for_readers_that_know_none() {
         .unwrap();
     assert_eq!(protocol["minReaderVersion"], 1, "{protocol}");
     // A reader that refuses deletion vectors.
-    let script = "import sys, deltalake; print(len(deltalake.DeltaTable(sys.argv[1]).to_pyarrow_table()))";
+    let script = "import os, sys, deltalake; print(len(deltalake.DeltaTable(sys.argv[1]).to_pyarrow_table()), flush=True); os._exit(0)";
     let rows = succeed(interpreter().args(["-c", script]).arg(case.table("t")));
     assert_eq!(rows.trim(), case.sql("SELECT count(*) FROM t").trim());
     case.sections.clear();

@@ -209,8 +209,9 @@ impl DeltaTable {
     }
 
     /// Puts a compaction's file in the place of its inputs, as one version.
-    /// Nothing else may be staged. Returns that version.
-    pub async fn take_compacted(&mut self, done: &Compacted) -> Result<u64> {
+    /// Nothing else may be staged. Returns that version, or `None` if it came too
+    /// late: what it has read is elsewhere now.
+    pub async fn take_compacted(&mut self, done: &Compacted) -> Result<Option<u64>> {
         if self.has_staged {
             return Err(Error::bug("a compaction was committed beside staged changes"));
         }
@@ -219,7 +220,9 @@ impl DeltaTable {
             let mut files = self.files.iter();
             let data_change = files.any(|file| !file.dead().is_empty() || !file.born().is_empty());
             let told = self.tell().await?;
-            let (mut file, replaced) = self.carry_over(done)?;
+            let Some((mut file, replaced)) = self.carry_over(done)? else {
+                return Ok(None);
+            };
             for number in &replaced {
                 self.files[*number].removed = true;
             }
@@ -241,7 +244,7 @@ impl DeltaTable {
                     self.index_rows(&[number]).await?;
                 }
                 self.settle(&vectors);
-                return Ok(self.version);
+                return Ok(Some(self.version));
             }
             if rewritten {
                 // The index knows its rows in a file that is not to be.
@@ -291,8 +294,8 @@ impl DeltaTable {
     }
 
     /// The output with what has died in its inputs since, and the inputs that
-    /// are still there.
-    fn carry_over(&self, done: &Compacted) -> Result<(DataFile, Vec<usize>)> {
+    /// are still there. `None` if rows would be there twice.
+    fn carry_over(&self, done: &Compacted) -> Result<Option<(DataFile, Vec<usize>)>> {
         let mut file = DataFile::written(done.file.clone());
         let mut replaced = Vec::new();
         let mut first = 0_u32;
@@ -310,7 +313,8 @@ impl DeltaTable {
                     }
                     replaced.push(number);
                 }
-                None if self.shape.mode.is_history() => return Err(self.beside("a compaction")),
+                // No vector can hide them.
+                None if self.shape.mode.is_history() => return Ok(None),
                 // All its rows died, or live elsewhere.
                 None => {
                     file.deleted.insert_range(first..first + live);
@@ -321,7 +325,7 @@ impl DeltaTable {
         if first != file.rows {
             return Err(Error::bug("a compaction lost rows"));
         }
-        Ok((file, replaced))
+        Ok(Some((file, replaced)))
     }
 }
 

@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::log::{Log, now_ms, store_error};
-use super::mode::{DELETED_AT, SEQUENCE, System};
+use super::mode::{DELETED_AT, OP, SEQUENCE, System};
 use super::store;
 use super::upload::{PART_BYTES, Upload};
 use crate::error::{Error, Result};
@@ -470,6 +470,8 @@ enum Bounds {
     /// NULLs alone are counted.
     Nulls(usize),
     Integer(Option<(i64, i64)>),
+    /// The same beside NULLs, which are counted.
+    Sequence(Option<(i64, i64)>, usize),
     Text(Option<(String, String)>),
 }
 
@@ -492,7 +494,8 @@ impl Stats {
             })
             // Which files have deleted rows at all, and whose rows are the newer ones.
             .chain(system(DELETED_AT, Bounds::Nulls(0)))
-            .chain(system(SEQUENCE, Bounds::Integer(None)))
+            .chain(system(OP, Bounds::Text(None)))
+            .chain(system(SEQUENCE, Bounds::Sequence(None, 0)))
             .collect();
         Self { rows: 0, columns }
     }
@@ -513,6 +516,12 @@ impl Stats {
                     nulls.insert(name.clone(), json!(count));
                     continue;
                 }
+                Bounds::Sequence(Some((low, high)), count) => {
+                    min.insert(name.clone(), json!(low));
+                    max.insert(name.clone(), json!(high));
+                    nulls.insert(name.clone(), json!(count));
+                    continue;
+                }
                 _ => continue,
             };
             min.insert(name.clone(), low);
@@ -530,11 +539,19 @@ impl Bounds {
             *count += column.null_count();
             return true;
         }
+        if let Bounds::Sequence(range, count) = self {
+            *count += column.null_count();
+            for value in column.as_primitive::<Int64Type>().iter().flatten() {
+                let (low, high) = range.get_or_insert((value, value));
+                (*low, *high) = (value.min(*low), value.max(*high));
+            }
+            return true;
+        }
         if column.null_count() > 0 {
             return false;
         }
         match self {
-            Bounds::Nulls(_) => {}
+            Bounds::Nulls(_) | Bounds::Sequence(..) => {}
             Bounds::Integer(range) => {
                 let bounds = match column.data_type() {
                     DataType::Int16 => bounds(

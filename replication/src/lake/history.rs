@@ -11,7 +11,7 @@
 //! is superseded is dead: [`DataFile::deleted`] has it, in memory and in the
 //! index's manifest alone. The log has no vectors, and no row is ever removed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -24,11 +24,12 @@ use serde_json::Value;
 
 use super::compaction::{Compaction, Input};
 use super::data_file::{self, WrittenFile};
+use super::indexing::blocking;
 use super::key_index::{IndexHome, KeyMap, Location};
 use super::log::LiveFile;
-use super::merge::{Changed, Patch, WRITE_ROWS, later, trace};
+use super::merge::{Changed, Patch, WRITE_ROWS, later, trace_by};
 use super::mode::{SEQUENCE, shown};
-use super::net::NetChange;
+use super::net::{NetChange, Origin};
 use super::partition::RowWriter;
 use super::record::State;
 use super::{DataFile, DeltaTable, INDEX_MEMORY, Opened, PointReader};
@@ -239,7 +240,7 @@ impl DeltaTable {
         whole.sort_unstable();
         out.write_whole(&whole).await?;
         let files = out.writer.finish().await?;
-        self.take_changes(batch, keys, net, files)?;
+        self.take_changes(batch, keys, files)?;
         let provisional = provisional.into_iter().filter_map(|(key, high)| Some((key, high?)));
         self.provisional.extend(provisional);
         Ok(high)
@@ -247,6 +248,8 @@ impl DeltaTable {
 
     fn changes(&self, batch: &ChangeBatch, keys: &[Key], net: &NetChange<'_>) -> Result<Changes> {
         let mut last: KeyMap<u32> = KeyMap::default();
+        let origins = blocking(batch.unchanged.len(), || net.origins());
+        let origin = |row, column| origins.get(&(row, column)).copied().unwrap_or(Origin::Nowhere);
         let mut changes = Changes::default();
         let mut in_lake = Vec::new();
         for (row, (key, op)) in (0_u32..).zip(keys.iter().zip(&batch.ops)) {
@@ -254,7 +257,7 @@ impl DeltaTable {
             if *op != Op::Delete {
                 match (net.is_patch(row), net.is_partial(row)) {
                     (true, _) => changes.changed.push(Changed::of(net, row)),
-                    (_, true) => changes.partial.push(trace(net, row)),
+                    (_, true) => changes.partial.push(trace_by(net, row, |column| origin(row, column))),
                     _ => changes.whole.push((row, row)),
                 }
                 continue;
@@ -291,14 +294,14 @@ impl DeltaTable {
     }
 
     /// Takes in files of changes, each with the batch's rows that its rows are.
-    fn take_changes(
-        &mut self,
-        batch: &ChangeBatch,
-        keys: &[Key],
-        net: &NetChange<'_>,
-        files: Vec<(WrittenFile, Vec<Key>)>,
-    ) -> Result<()> {
-        let newest: RoaringBitmap = net.survivors(keys).collect();
+    fn take_changes(&mut self, batch: &ChangeBatch, keys: &[Key], files: Vec<(WrittenFile, Vec<Key>)>) -> Result<()> {
+        // Of those that were written: what is gone at the source was not.
+        let mut newest: KeyMap<u32> = KeyMap::default();
+        for change in files.iter().flat_map(|(_, changes)| changes) {
+            let change = *change as u32;
+            let last = newest.entry(keys[change as usize]).or_default();
+            *last = change.max(*last);
+        }
         let is_copying = self.record.state == State::Snapshotting;
         for (file, changes) in files {
             let number = self.place(DataFile::written(file));
@@ -311,7 +314,7 @@ impl DeltaTable {
                     Op::Delete => self.staged.deletes += 1,
                     _ => self.staged.upserts += 1,
                 }
-                if !newest.contains(change) {
+                if newest.get(&key) != Some(&change) {
                     superseded.insert(row);
                     continue;
                 }
@@ -341,7 +344,7 @@ impl DeltaTable {
         self.maintain_index()
     }
 
-    /// A file without some of its rows.
+    /// A file of copied rows without some of them, and with new numbers.
     pub(super) async fn without(&self, file: &WrittenFile, dropped: RoaringBitmap) -> Result<WrittenFile> {
         let input = Input {
             path: file.path.clone(),
@@ -352,7 +355,7 @@ impl DeltaTable {
         let compaction = Compaction {
             log: self.log.clone(),
             format: self.file_format(),
-            columns: self.whole_schema.clone(),
+            columns: self.read_schema.clone(),
             inputs: vec![input],
             partition: file.partition.clone(),
         };
@@ -460,48 +463,39 @@ impl DeltaTable {
             .unwrap_or_default();
         let stats: Value = serde_json::from_str(stats).unwrap_or_default();
         let bound = |which: &str| stats[which][name].as_i64();
-        // Another program says nothing, or has put rows of its own among ours.
-        match (
-            bound("minValues"),
-            bound("maxValues"),
-            stats["nullCount"][name].as_u64(),
-        ) {
-            (Some(low), Some(high), Some(0)) => (low, high),
+        // Rows without one are another program's, and no key's.
+        match (bound("minValues"), bound("maxValues")) {
+            (Some(low), Some(high)) => (low, high),
             _ => (i64::MIN, i64::MAX),
         }
     }
 
-    /// The numbers of files' rows; row by row where some of `numbers` overlap with others.
+    /// The numbers of files' rows; row by row where a file's range overlaps with
+    /// that of one of `numbers`.
     async fn sequences_beside(&self, numbers: &[usize]) -> Result<Sequences> {
-        let new: HashSet<usize> = numbers.iter().copied().collect();
         let first = self.record.first_sequence;
         let live = (0..self.files.len()).filter(|number| !self.files[*number].removed);
-        let mut ranges: Vec<(i64, i64, usize)> = live
-            .map(|number| (self.range_of(number), number))
-            .filter(|((_, high), _)| *high >= first)
-            .map(|((low, high), number)| (low, high, number))
+        let ranges: HashMap<usize, (i64, i64)> = live
+            .map(|number| (number, self.range_of(number)))
+            .filter(|(_, (_, high))| *high >= first)
             .collect();
-        ranges.sort_unstable();
-        let lows = ranges.iter().map(|(low, _, number)| (*number as u32, *low)).collect();
-        let (mut runs, mut rest) = (HashMap::new(), ranges.as_slice());
-        while let Some((_, high, _)) = rest.first() {
-            let mut end = *high;
-            let apart = |(low, high, _): &(i64, i64, usize)| {
-                let apart = *low > end;
-                end = end.max(*high);
-                apart
-            };
-            // Those that overlap one with the next.
-            let count = 1 + rest[1..].iter().position(apart).unwrap_or(rest.len() - 1);
-            let (together, others) = rest.split_at(count);
-            rest = others;
-            if count > 1 && together.iter().any(|(_, _, number)| new.contains(number)) {
-                for (_, _, number) in together {
-                    runs.insert(*number as u32, self.read_sequence(*number).await?);
-                }
+        let mut new: Vec<(i64, i64, usize)> = numbers
+            .iter()
+            .filter_map(|number| ranges.get(number).map(|(low, high)| (*low, *high, *number)))
+            .collect();
+        new.sort_unstable();
+        let mut sequences = Sequences {
+            lows: ranges.iter().map(|(number, (low, _))| (*number as u32, *low)).collect(),
+            runs: HashMap::new(),
+        };
+        for (number, (low, high)) in ranges {
+            let begun = new.partition_point(|(other, ..)| *other <= high);
+            let mut beside = new[..begun].iter();
+            if beside.any(|(_, end, other)| *end >= low && *other != number) {
+                sequences.runs.insert(number as u32, self.read_sequence(number).await?);
             }
         }
-        Ok(Sequences { lows, runs })
+        Ok(sequences)
     }
 
     async fn read_sequence(&self, number: usize) -> Result<Runs> {
@@ -526,6 +520,7 @@ impl DeltaTable {
     fn supersede(&mut self, number: usize) {
         if let Some(file) = self.files.get_mut(number) {
             file.deleted.insert_range(0..file.rows);
+            file.deleted.optimize();
         }
     }
 

@@ -268,6 +268,14 @@ impl DeltaTable {
 
     fn save_manifest(&mut self) -> Result<()> {
         let identity = self.identity();
+        // Rows that are all superseded make one run.
+        for file in self
+            .files
+            .iter_mut()
+            .filter(|file| !file.removed && file.live_rows() == 0)
+        {
+            file.deleted.optimize();
+        }
         let live = (0_u32..)
             .zip(&self.files)
             .filter(|(_, file)| file.committed && !file.removed);

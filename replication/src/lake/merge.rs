@@ -250,8 +250,8 @@ impl DeltaTable {
                     }
                 }
             }
-            if self.shape.mode.is_history() && !dropped.is_empty() {
-                // Nobody is to see what is not so any more.
+            if self.shape.mode.is_history() && !(dropped.is_empty() && superseded.is_empty()) {
+                // Nobody is to see what is not so any more, and what is has the highest number.
                 let mut row = 0..;
                 keys.retain(|_| row.next().is_none_or(|row| !dropped.contains(row)));
                 if keys.is_empty() {
@@ -629,10 +629,12 @@ pub(super) struct Fetched {
 }
 
 pub fn trace(net: &NetChange<'_>, row: u32) -> Patch {
-    let cells: Vec<(u16, Origin)> = net
-        .unchanged(row)
-        .map(|column| (column, net.origin(row, column)))
-        .collect();
+    trace_by(net, row, |column| net.origin(row, column))
+}
+
+/// As [`trace`], by what is known of the cells' origins.
+pub fn trace_by(net: &NetChange<'_>, row: u32, origin: impl Fn(u16) -> Origin) -> Patch {
+    let cells: Vec<(u16, Origin)> = net.unchanged(row).map(|column| (column, origin(column))).collect();
     let location = cells.iter().find_map(|(_, origin)| match origin {
         Origin::Lake(location) => Some(*location),
         _ => None,

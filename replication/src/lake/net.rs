@@ -174,6 +174,37 @@ impl<'a> NetChange<'a> {
         (base, patches)
     }
 
+    /// [`NetChange::origin`] of every unchanged cell: a long chain of changes of
+    /// one row is followed once, not once for each of them.
+    pub fn origins(&self) -> HashMap<(u32, u16), Origin> {
+        let op = |row: u32| self.batch.ops.get(row as usize);
+        let mut rows: Vec<u32> = self.partial.keys().copied().collect();
+        rows.sort_unstable();
+        // With whether the value must not go to another key.
+        let mut found: HashMap<(u32, u16), (Origin, bool)> = HashMap::new();
+        for row in rows {
+            let base = self.partial.get(&row).map(|(_, _, base)| *base);
+            let moved = op(row) == Some(&Op::Move);
+            for column in self.unchanged(row) {
+                let origin = match base {
+                    Some(Base::Row(before)) if op(before) != Some(&Op::Delete) => found
+                        .get(&(before, column))
+                        .copied()
+                        .unwrap_or((Origin::Batch(before), false)),
+                    Some(Base::Lake(Some(lake))) => (Origin::Lake(lake.location), lake.provisional),
+                    _ => (Origin::Nowhere, false),
+                };
+                let origin = if moved && origin.1 {
+                    (Origin::Nowhere, false)
+                } else {
+                    origin
+                };
+                found.insert((row, column), origin);
+            }
+        }
+        found.into_iter().map(|(cell, (origin, _))| (cell, origin)).collect()
+    }
+
     /// Follows a cell back through the batch to its value.
     pub fn origin(&self, row: u32, column: u16) -> Origin {
         let mut row = row;
@@ -235,6 +266,11 @@ mod tests {
         assert_eq!(net.survivors(&keys).collect::<Vec<_>>(), survivors);
         for (row, origin) in origins {
             assert_eq!(net.origin(*row, 1), *origin, "row {row}");
+        }
+        let all = net.origins();
+        assert_eq!(all.len(), batch.unchanged.len());
+        for ((row, column), origin) in all {
+            assert_eq!(net.origin(row, column), origin, "row {row}");
         }
     }
 

@@ -186,7 +186,7 @@ impl Shape {
     }
 
     /// The shape of new content that comes after all of a history's. What is
-    /// there keeps its columns; one of another type is another column. `remade`
+    /// there keeps its columns; one of another type, or made in another way, is another column. `remade`
     /// is whether another table has its place at the source.
     pub fn continuing(&self, schema: &TableSchema, origin: &Origin, remade: bool) -> Self {
         let mut shape = Self {
@@ -197,7 +197,12 @@ impl Shape {
         };
         for column in &schema.columns {
             let own = self.column_before(column, remade);
-            if let Some(own) = own.filter(|own| own.ty == delta_type(&column.ty, None)) {
+            // What is to be hidden from now on is not to be read beside it.
+            let forms = (self.origin.form.as_ref(), origin.form.as_ref());
+            let is_same = |own: &&ShapeColumn| {
+                own.ty == delta_type(&column.ty, None) && Form::is_alike(forms, (&own.name, &column.name))
+            };
+            if let Some(own) = own.filter(is_same) {
                 shape.columns.push(ShapeColumn {
                     attribute: column.attribute,
                     ..own.clone()

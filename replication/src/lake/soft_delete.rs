@@ -286,14 +286,21 @@ impl DeltaTable {
         };
         let columns = Schema::new(vec![field]);
         let columns: SchemaRef = Arc::new(columns);
-        let at = self.shape.system_column(DELETED_AT).unwrap_or_default().to_owned();
+        let name = |name| self.shape.system_column(name).unwrap_or_default().to_owned();
+        let (at, op) = (name(DELETED_AT), name(OP));
         for number in numbers {
             let Some(file) = self.files.get(*number).filter(|file| !file.removed) else {
                 continue;
             };
             let stats: Value = serde_json::from_str(&file.stats).unwrap_or_default();
-            // Rows that live have no time.
-            if stats["nullCount"][at.as_str()].as_u64() == Some(u64::from(file.rows)) {
+            // Rows that live have no time; rows of a history that do not have another operation.
+            let ops = (
+                stats["minValues"][op.as_str()].as_str(),
+                stats["maxValues"][op.as_str()].as_str(),
+            );
+            let has_none = matches!(ops, (Some(low), Some(high)) if GONE < low || high < GONE)
+                || stats["nullCount"][at.as_str()].as_u64() == Some(u64::from(file.rows));
+            if has_none || file.live_rows() == 0 {
                 continue;
             }
             let (mut marked, mut row) = (RoaringBitmap::new(), 0);
@@ -476,7 +483,8 @@ impl Carrier {
                 .keys_of(&keys.iter().collect::<Vec<_>>(), batch.num_rows())?;
             let there = table.find_all_any(&found)?;
             for (at, (key, there)) in found.into_iter().zip(there).enumerate() {
-                let carried = self.comparable || batch.column(key_columns).is_valid(at);
+                let carried =
+                    self.comparable || table.shape.mode.is_history() || batch.column(key_columns).is_valid(at);
                 let looked_at = row >= from && left.is_none() && dead.is_none_or(|dead| !dead.contains(row));
                 row += 1;
                 if looked_at && carried && there.is_none() && whole(at) && known.insert(key) {

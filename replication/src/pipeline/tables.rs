@@ -624,7 +624,10 @@ impl<S: Source> Apply<S> {
         if evolve {
             let was_mapped = shape.mapped;
             shape.evolve(table.schema(), &table.origin())?;
-            let reason = if shape.is_ambiguous() {
+            // A copy of a history keeps its files, so it cures neither.
+            let reason = if shape.mode.is_history() {
+                None
+            } else if shape.is_ambiguous() {
                 Some("a new column has the name of another one in its files")
             } else if shape.mapped && !was_mapped && !self.column_mapping {
                 Some("a column was renamed, and lake.column_mapping is off")

@@ -206,11 +206,18 @@ async fn maintain_table(lake: &Lake, folder: &str, opened: Opened, config: &Main
         let Some(compacted) = compaction.run(&AtomicBool::new(false)).await? else {
             break;
         };
-        maintained.files_compacted += compacted.sizes().0;
-        maintained.files_written += 1;
         let mut tries = 0;
         // Another writer's commit in between: rows may have died in it.
-        while let Err(error) = table.take_compacted(&compacted).await {
+        loop {
+            let error = match table.take_compacted(&compacted).await {
+                Ok(Some(_)) => {
+                    maintained.files_compacted += compacted.sizes().0;
+                    maintained.files_written += 1;
+                    break;
+                }
+                Ok(None) => break,
+                Err(error) => error,
+            };
             tries += 1;
             if tries == TRIES || error.class() != Class::Transient {
                 return Err(error);

@@ -171,8 +171,10 @@ impl Writer {
 
     async fn put_compacted(&mut self, done: Compacted) -> Result<()> {
         match self.table.take_compacted(&done).await {
+            // Others were faster; its file goes with the next clean-up.
+            Ok(None) => Ok(()),
             Ok(version) => {
-                upkeep::tell(&self.table.record().table, &Done::Compacted(done), Some(version));
+                upkeep::tell(&self.table.record().table, &Done::Compacted(done), version);
                 // Cuts name the newest version, which stays longest.
                 self.tell(&Committed::default(), None)
             }

@@ -179,7 +179,11 @@ async fn the_feed_folds_to_the_table_at_every_version() {
             if let Some(compaction) = table.compaction() {
                 let done = compaction.run(&AtomicBool::new(false)).await;
                 let done = done.expect("compaction").expect("a file");
-                let version = table.take_compacted(&done).await.expect("compacted");
+                let version = table
+                    .take_compacted(&done)
+                    .await
+                    .expect("compacted")
+                    .expect("a version");
                 assert!(actions(&table, version, "cdc").await.is_empty());
                 models.insert(version, model.clone());
             }

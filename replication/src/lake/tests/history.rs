@@ -448,3 +448,58 @@ async fn a_comparison_looks_at_what_lives() {
         check_found(&mut reader, &model, &mut FileCache::new(8 << 10)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compaction_that_others_were_faster_than_is_given_up() {
+    let folder = Folder::new();
+    let mut table = folder.create_as(shape()).await;
+    table.build_index().await.expect("index");
+    let mut model = Model::new();
+    for round in 0..9 {
+        let mut changes = Changes::default();
+        changes.upsert(&mut model, round % 3, &format!("v{round}"), Some("big"));
+        table
+            .stage(told_by(changes.batch(), round), &NoSource)
+            .await
+            .expect("stage");
+        commit(&mut table, round as u64 + 2).await.expect("commit");
+    }
+    let before = history(&folder).await;
+    let compaction = table.compaction().expect("small files");
+    let done = compaction.run(&AtomicBool::new(false)).await;
+    let done = done.expect("compaction").expect("a file");
+    folder.optimize().await;
+    assert_eq!(table.take_compacted(&done).await.expect("compacted"), None);
+    assert_eq!(history(&folder).await, before);
+    assert_eq!(living(&table).await, model);
+    let mut changes = Changes::default();
+    changes.upsert(&mut model, 1, "later", None);
+    table
+        .stage(told_by(changes.batch(), 10), &NoSource)
+        .await
+        .expect("stage");
+    commit(&mut table, 20).await.expect("commit");
+    assert_eq!(living(&table).await, model);
+    assert_eq!(living(&folder.reopen().await).await, model);
+}
+
+#[test]
+fn a_column_that_is_to_be_hidden_is_another_one() {
+    use crate::transform::Form;
+    let before = shape();
+    let origin = |form: Option<Form>| Origin {
+        form,
+        ..Origin::default()
+    };
+    let plain = before.continuing(&schema(), &origin(None), false);
+    assert_eq!((&plain.columns, plain.mapped), (&before.columns, false));
+    let mut form = Form::plain(&schema());
+    form.columns[0].action = crate::transform::Action::Mask("***".to_owned());
+    let hidden = before.continuing(&schema(), &origin(Some(form)), false);
+    let physical = |shape: &Shape, name: &str| {
+        let column = shape.columns.iter().find(|column| column.name == name);
+        column.expect("a column").physical.clone()
+    };
+    assert_ne!(physical(&hidden, "v"), "v");
+    assert_eq!(physical(&hidden, "id"), "id");
+}

@@ -368,7 +368,11 @@ async fn a_compaction_keeps_what_died_meanwhile_dead() {
     let busy = table.take_compacted(&done).await.expect_err("changes are staged");
     assert_eq!(busy.class(), Class::Bug);
     commit(&mut table, 3).await.expect("commit");
-    let version = table.take_compacted(&done).await.expect("compacted");
+    let version = table
+        .take_compacted(&done)
+        .await
+        .expect("compacted")
+        .expect("a version");
     assert_eq!(rows(&table).await, model);
     let entry = table.log.read(version).await.expect("read").expect("an entry");
     for action in entry.iter().filter(|action| action["commitInfo"].is_null()) {
