@@ -19,6 +19,8 @@ mod cuts;
 mod daemon;
 /// Deletion vectors stay whole from commit to commit, and no batch is applied twice.
 mod deletion_vectors;
+/// A standby takes over from its primary.
+mod failover;
 /// A crash at each place between a write and the one that makes it count.
 mod failpoints;
 /// The change data feed of tables, folded and read by others.
@@ -59,6 +61,8 @@ mod mysql_gaps;
 mod mysql_misuse;
 /// Every type of MySQL and MariaDB, and every form of key, by copy and by stream.
 mod mysql_types;
+/// A network that fails: connections cut, and silence.
+mod network;
 /// A lake in a bucket: what holds on disk holds there, through every fault of the store.
 mod object_store;
 /// What is in `docker/`: keys, variables and metrics that there are.

@@ -3,6 +3,7 @@
 pub mod lake;
 pub mod mongo;
 pub mod position;
+pub mod proxy;
 pub mod s3;
 pub mod server;
 mod shared;

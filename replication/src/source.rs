@@ -26,6 +26,7 @@ use crate::schema::{TableId, TableSchema};
 pub mod mongodb;
 pub mod mysql;
 pub mod postgres;
+mod silence;
 mod socket;
 mod tls;
 pub mod transformed;
@@ -129,7 +130,12 @@ pub trait Source: Sized + Send + 'static {
     fn lost(&mut self, confirmed: &Position) -> impl Future<Output = Result<Option<String>>> + Send;
 
     /// Of each table's watermark, why it is not of the source's history, if so.
-    fn foreign(&mut self, watermarks: &[Position]) -> impl Future<Output = Result<Vec<Option<String>>>> + Send;
+    /// They were reached on `timeline` at the latest, where the source has such.
+    fn foreign(
+        &mut self,
+        watermarks: &[Position],
+        timeline: u32,
+    ) -> impl Future<Output = Result<Vec<Option<String>>>> + Send;
 
     /// Returns the position where the log begins.
     fn create_slot(&mut self) -> impl Future<Output = Result<Position>> + Send;

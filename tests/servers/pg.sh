@@ -4,6 +4,9 @@
 #   pg.sh install VERSION        gets the server (14 to 18) and prints its bin directory
 #   pg.sh start VERSION DIR      creates DIR if absent and starts the server in it (again on the same port)
 #   pg.sh stop DIR [MODE]        MODE as of pg_ctl: fast (default), immediate (a crash)
+#   pg.sh follow DIR PORT        makes the server of DIR a standby of the one at PORT, with a physical slot `standby`
+#                                there; from version 17 on it synchronizes slots that are to survive a failover
+#   pg.sh promote DIR            makes a standby a primary
 #   pg.sh serve VERSION          starts one in a scratch directory and waits for the end of standard input;
 #                                then stops and removes it: whoever holds the pipe cannot leave a server behind
 #
@@ -102,6 +105,27 @@ start() {
     "$BIN" "$dir" "$(cat "$dir/port")" "$(cat "$dir/port")"
 }
 
+follow() {
+  local dir version port primary="host=127.0.0.1 port=$2 user=postgres dbname=postgres"
+  dir=$(realpath "$1") version=$(cat "$1/version") port=$(cat "$1/port")
+  install_server "$version"
+  stop "$dir" immediate
+  rm -rf "$dir/data"
+  as_postgres "$BIN/pg_basebackup" -D "$dir/data" -d "$primary" -R -C -S standby -X stream --checkpoint=fast
+  {
+    echo "port = $port"
+    echo "unix_socket_directories = '$dir'"
+    echo "hot_standby_feedback = on"
+    [ "$version" -lt 17 ] || echo "sync_replication_slots = on"
+  } >>"$dir/data/postgresql.conf"
+  start "$version" "$dir" >/dev/null
+}
+
+promote() {
+  install_server "$(cat "$1/version")"
+  as_postgres "$BIN/pg_ctl" -s -D "$(realpath "$1")/data" -w promote
+}
+
 stop() {
   install_server "$(cat "$1/version")"
   as_postgres "$BIN/pg_ctl" -s -D "$(realpath "$1")/data" -m "${2:-fast}" -w stop
@@ -111,6 +135,8 @@ case ${1:-} in
   install) install_server "${2:?version}" && echo "$BIN" ;;
   start) start "${2:?version}" "${3:?directory}" ;;
   stop) stop "${2:?directory}" "${3:-fast}" ;;
+  follow) follow "${2:?directory}" "${3:?port}" ;;
+  promote) promote "${2:?directory}" ;;
   serve) serve pg "${2:?version}" ;;
   *)
     sed -n '2,/^set/{/^#/p}' "$0" >&2

@@ -151,7 +151,7 @@ impl Server {
         assert!(status.unwrap().success(), "{:?} does not start again", self.kind);
     }
 
-    /// Makes this server a replica of `primary`, by GTID (MySQL and MariaDB).
+    /// Makes this server a replica of `primary`: by GTID (MySQL and MariaDB), or a standby (PostgreSQL).
     pub fn follow(&self, primary: &Server) {
         let mut command = Command::new(self.kind.script());
         succeed(command.arg("follow").arg(&self.folder).arg(primary.port.to_string()));

@@ -65,7 +65,8 @@ impl<T: SourceTable> Standing<T> {
             .filter_map(|(number, entry)| Some((number, entry.record()?.watermark.clone())))
             .collect();
         let (numbers, watermarks): (Vec<usize>, Vec<Position>) = live.into_iter().unzip();
-        for (number, why) in numbers.into_iter().zip(source.foreign(&watermarks).await?) {
+        let timeline = control.as_ref().map_or(0, |control| control.record().timeline);
+        for (number, why) in numbers.into_iter().zip(source.foreign(&watermarks, timeline).await?) {
             foreign[number] = why;
         }
         let found = Found::<S> {

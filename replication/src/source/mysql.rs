@@ -625,7 +625,7 @@ impl Source for MySql {
         }))
     }
 
-    async fn foreign(&mut self, watermarks: &[Position]) -> Result<Vec<Option<String>>> {
+    async fn foreign(&mut self, watermarks: &[Position], _: u32) -> Result<Vec<Option<String>>> {
         let places: Vec<&BinlogPosition> = watermarks.iter().filter_map(Position::binlog).collect();
         if places.len() != watermarks.len() {
             return Err(Error::bug("expected positions in a binlog, found an LSN"));

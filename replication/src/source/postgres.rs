@@ -40,6 +40,24 @@ const GONE: [&str; 3] = ["42P01", "42703", "3F000"];
 /// Keys asked for in one point read.
 const POINT_READ_KEYS: usize = 1000;
 
+/// The timeline of a WAL file, by its name.
+fn timeline_of(file: &str) -> Result<u32> {
+    let digits = file.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    digits.ok_or_else(|| Error::bug(format!("expected the name of a WAL file, found {file:?}")))
+}
+
+/// Where a history of timelines left one of them; `None` if that is not among its ancestors.
+/// Spec: `readTimeLineHistory`: lines of a timeline, the LSN where it was left, and the reason.
+fn left_at(history: &str, timeline: u32) -> Result<Option<Lsn>> {
+    for line in history.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
+        let mut words = line.split_whitespace();
+        if words.next().and_then(|own| own.parse().ok()) == Some(timeline) {
+            return words.next().unwrap_or_default().parse().map(Some);
+        }
+    }
+    Ok(None)
+}
+
 /// A source as configured, with one connection for catalogue queries.
 pub struct Postgres {
     endpoint: Endpoint,
@@ -75,7 +93,11 @@ impl Source for Postgres {
     async fn identify(&mut self) -> Result<Identity> {
         let rows = self
             .wire
-            .query("SELECT (pg_control_system()).system_identifier, (pg_control_checkpoint()).timeline_id")
+            .query(
+                "SELECT (pg_control_system()).system_identifier, CASE WHEN pg_is_in_recovery() \
+                 THEN lpad(to_hex((pg_control_checkpoint()).timeline_id), 8, '0') \
+                 ELSE pg_walfile_name(pg_current_wal_insert_lsn()) END",
+            )
             .await?;
         let row = rows
             .first()
@@ -87,7 +109,7 @@ impl Source for Postgres {
                 self.endpoint.database,
                 self.config.slot
             ),
-            timeline: number(row, 1)?,
+            timeline: timeline_of(&text(row, 1))?,
         })
     }
 
@@ -232,9 +254,26 @@ impl Source for Postgres {
         Ok(None)
     }
 
-    /// The slot and the timeline tell.
-    async fn foreign(&mut self, watermarks: &[Position]) -> Result<Vec<Option<String>>> {
-        Ok(vec![None; watermarks.len()])
+    /// A standby that was promoted may lack what the lake has of the primary before it.
+    async fn foreign(&mut self, watermarks: &[Position], timeline: u32) -> Result<Vec<Option<String>>> {
+        let now = self.identify().await?.timeline;
+        if timeline == 0 || now == timeline {
+            return Ok(vec![None; watermarks.len()]);
+        }
+        let mut wire = Wire::connect(&self.endpoint, true).await?;
+        let history = wire.query(&format!("TIMELINE_HISTORY {now}")).await?;
+        let history = history.first().map(|row| text(row, 1)).unwrap_or_default();
+        let left = left_at(&history, timeline)?;
+        let why = |watermark: &Position| match (left, watermark) {
+            (Some(left), Position::Lsn(lsn)) if *lsn <= left => None,
+            (Some(left), _) => Some(format!(
+                "the server left timeline {timeline} for {now} at {left}, before the table's watermark {watermark}: it took over without those changes, or was restored from a backup"
+            )),
+            (None, _) => Some(format!(
+                "the server is on timeline {now}, which does not descend from {timeline} of the lake: it was restored from a backup"
+            )),
+        };
+        Ok(watermarks.iter().map(why).collect())
     }
 
     async fn lost(&mut self, _: &Position) -> Result<Option<String>> {
@@ -248,7 +287,17 @@ impl Source for Postgres {
             slot = self.config.slot,
             "creating the replication slot; this waits for running transactions to end"
         );
-        let sql = format!("SELECT lsn FROM pg_create_logical_replication_slot({name}, 'pgoutput')");
+        // Where standbys synchronize slots, it outlives the primary. Spec: manual, "Replication Slot Synchronization".
+        let failover = match self
+            .wire
+            .scalar("SELECT current_setting('server_version_num')")
+            .await?
+            .parse::<u32>()
+        {
+            Ok(version) if version >= 170_000 => ", failover => true",
+            _ => "",
+        };
+        let sql = format!("SELECT lsn FROM pg_create_logical_replication_slot({name}, 'pgoutput'{failover})");
         let lsn = self.wire.scalar(&sql).await.map_err(|e| {
             let hint = match e.hint() {
                 Some(hint) if e.class() != Class::NeedsOperator => hint.to_owned(),
@@ -624,5 +673,22 @@ impl TableSource {
 impl PointReader for TableSource {
     fn read<'a>(&'a self, keys: RecordBatch) -> Pin<Box<dyn Future<Output = Result<PointRead>> + Send + 'a>> {
         Box::pin(self.read_points(keys))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeline_is_left_where_its_history_says() {
+        let history = "1\t0/3000000\tno recovery target specified\n\n2\t0/4000130\tbefore 2026-01-01\n";
+        assert_eq!(left_at(history, 1).expect("history"), Some(Lsn(0x300_0000)));
+        assert_eq!(left_at(history, 2).expect("history"), Some(Lsn(0x400_0130)));
+        assert_eq!(left_at(history, 3).expect("history"), None);
+        assert_eq!(left_at("", 1).expect("history"), None);
+        assert!(left_at("1 nothing", 1).is_err());
+        assert_eq!(timeline_of("0000000A0000000000000003").expect("a file"), 10);
+        assert!(timeline_of("").is_err());
     }
 }

@@ -276,8 +276,8 @@ impl<S: Source> Source for Transformed<S> {
         self.source.lost(confirmed).await
     }
 
-    async fn foreign(&mut self, watermarks: &[Position]) -> Result<Vec<Option<String>>> {
-        self.source.foreign(watermarks).await
+    async fn foreign(&mut self, watermarks: &[Position], timeline: u32) -> Result<Vec<Option<String>>> {
+        self.source.foreign(watermarks, timeline).await
     }
 
     async fn create_slot(&mut self) -> Result<Position> {

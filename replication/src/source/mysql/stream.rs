@@ -29,6 +29,7 @@ use crate::error::{Error, Result};
 use crate::position::gtid::Origin;
 use crate::position::{BinlogPosition, Gtids, Position, file_number};
 use crate::schema::TableId;
+use crate::source::silence::Silence;
 use crate::source::{ChangeStream, SourceEvent};
 
 /// How often an idle server tells that it is there, and notices that we are not.
@@ -122,6 +123,7 @@ pub struct Start<'a> {
 
 pub struct Stream {
     wire: Wire,
+    silence: Silence,
     _lease: Option<Lease>,
     decoder: Decoder,
     /// The compressed transaction that is being read.
@@ -152,6 +154,7 @@ impl Stream {
         };
         Ok(Self {
             wire,
+            silence: Silence::new(),
             _lease: lease,
             decoder: Decoder::new(start.checksum),
             payload: None,
@@ -264,13 +267,7 @@ impl ChangeStream for Stream {
 
     async fn fill(&mut self) -> Result<()> {
         // A server that is there sends heartbeats.
-        match tokio::time::timeout(SILENCE, self.wire.fill()).await {
-            Ok(filled) => filled,
-            Err(_) => Err(Error::transient(format!(
-                "the server said nothing for {} s",
-                SILENCE.as_secs()
-            ))),
-        }
+        self.silence.end(Some(SILENCE), self.wire.fill()).await
     }
 
     fn next_event(&mut self) -> Result<Option<SourceEvent>> {

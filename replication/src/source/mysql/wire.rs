@@ -33,6 +33,7 @@ use self::frames::Frames;
 use self::packet::{CHUNK_BYTES, Greeting, Reader, capability, malformed};
 use crate::error::{Error, Result};
 use crate::position::gtid::GtidList;
+use crate::source::silence;
 use crate::source::socket::Socket;
 use crate::source::tls::{self, SslMode};
 
@@ -691,7 +692,7 @@ async fn open_socket(endpoint: &Endpoint) -> Result<Socket> {
     let tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port))
         .await
         .map_err(refused)?;
-    tcp.set_nodelay(true).map_err(refused)?;
+    silence::watch(&tcp).map_err(refused)?;
     Ok(Socket::Tcp(tcp))
 }
 

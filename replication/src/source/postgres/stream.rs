@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow::array::{ArrayRef, RecordBatch};
 
@@ -21,10 +21,14 @@ use crate::batch::{ChangeBatch, CommitPoint, Commits, Op, TxId, UnchangedCell};
 use crate::error::{Error, Result};
 use crate::position::{Lsn, Position};
 use crate::schema::TableId;
+use crate::source::silence::Silence;
 use crate::source::{ChangeStream, SourceEvent};
 
 /// Microseconds between 1970-01-01 and PostgreSQL's epoch, 2000-01-01.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+/// How long the server may say nothing at least, before it is taken to be gone.
+const SILENCE_MIN: Duration = Duration::from_secs(10);
 
 /// The code of the error that the log has another key than the lake.
 const OTHER_KEY: &str = "other key";
@@ -34,6 +38,9 @@ const ROW_OVERHEAD_BYTES: usize = 16;
 
 pub struct Stream {
     wire: Wire,
+    silence: Silence,
+    /// How long a server that is there may say nothing, if that is known.
+    silence_max: Option<Duration>,
     tables: Vec<TableBuffer>,
     /// Where the changes of a relation go, by `pg_class.oid`.
     routes: HashMap<u32, usize>,
@@ -64,10 +71,16 @@ impl Stream {
             quote_identifier(slot),
             quote_literal(&quote_identifier(publication)),
         );
+        // While it decodes, it sends something at least twice in this time.
+        let timeout_ms = "SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'";
+        let timeout_ms: u64 = wire.scalar(timeout_ms).await?.parse().unwrap_or_default();
+        let silence_max = (timeout_ms > 0).then(|| SILENCE_MIN.max(Duration::from_millis(timeout_ms)));
         wire.start_replication(&command).await?;
         let position = lsn(from)?;
         Ok(Self {
             wire,
+            silence: Silence::new(),
+            silence_max,
             tables: Vec::new(),
             routes: HashMap::new(),
             described: HashMap::new(),
@@ -192,7 +205,7 @@ impl ChangeStream for Stream {
     }
 
     async fn fill(&mut self) -> Result<()> {
-        self.wire.fill().await
+        self.silence.end(self.silence_max, self.wire.fill()).await
     }
 
     fn next_event(&mut self) -> Result<Option<SourceEvent>> {
@@ -235,7 +248,9 @@ impl ChangeStream for Stream {
             payload.extend_from_slice(&lsn.0.to_be_bytes());
         }
         payload.extend_from_slice(&now.to_be_bytes());
-        payload.push(u8::from(ask));
+        // It has no reason of its own to say anything while we do.
+        let quiet = self.silence_max.is_some_and(|max| self.silence.elapsed() > max / 4);
+        payload.push(u8::from(ask || quiet));
         self.wire.send_copy_data(&payload).await
     }
 

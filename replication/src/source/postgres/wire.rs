@@ -22,6 +22,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use url::Url;
 
 use crate::error::{Error, Result};
+use crate::source::silence;
 use crate::source::socket::Socket;
 use crate::source::tls::{self, SslMode};
 
@@ -472,7 +473,7 @@ async fn open_socket(endpoint: &Endpoint) -> Result<Socket> {
     let mut tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port))
         .await
         .map_err(refused)?;
-    tcp.set_nodelay(true).map_err(refused)?;
+    silence::watch(&tcp).map_err(refused)?;
     if endpoint.sslmode == SslMode::Disable {
         return Ok(Socket::Tcp(tcp));
     }
