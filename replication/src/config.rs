@@ -43,6 +43,12 @@ pub struct Config {
 pub struct SourceConfig {
     /// `postgres://user:password@host:port/database?sslmode=verify-full`.
     pub url: Secret,
+    /// A file with the password, for a URL that has none.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// What it says.
+    #[serde(skip)]
+    pub password: Option<Secret>,
     /// Globs over `schema.table`; `!` in front excludes. Default: all user tables.
     #[serde(default)]
     pub tables: Vec<String>,
@@ -89,6 +95,15 @@ pub enum SourceKind {
 }
 
 impl SourceConfig {
+    fn read_password(&mut self) -> Result<()> {
+        read_secret("source.password", &mut self.password, self.password_file.as_deref())?;
+        match &self.password {
+            Some(password) if password.expose().is_empty() => Err(Error::operator("source.password_file is empty")
+                .with_hint("name a file with the password as its only line")),
+            _ => Ok(()),
+        }
+    }
+
     /// The kind of server that the URL names.
     pub fn kind(&self) -> Result<SourceKind> {
         let scheme = self.url.expose().split_once("://").map_or("", |(scheme, _)| scheme);
@@ -555,6 +570,7 @@ const KEYS: &[(&str, &[&str])] = &[
         "source",
         &[
             "url",
+            "password_file",
             "tables",
             "slot",
             "publication",
@@ -666,6 +682,7 @@ impl Config {
     pub fn needs_restart(&self, new: &Self) -> bool {
         let (a, b) = (&self.source, &new.source);
         a.url != b.url
+            || a.password != b.password
             || a.slot != b.slot
             || a.publication != b.publication
             || a.server_id != b.server_id
@@ -761,6 +778,7 @@ impl Config {
                 "set maintenance.retention = \"1h\" or more: files on their way to a commit are told by their age",
             ));
         }
+        config.source.read_password()?;
         config.transform.read_key()?;
         config.http.read_token()?;
         config.validate_tables()?;
@@ -1197,6 +1215,31 @@ mod tests {
             assert_eq!(key.expose(), secret);
             assert!(!format!("{config:?}").contains(secret));
         }
+    }
+
+    #[test]
+    fn the_password_comes_from_a_file_and_never_shows() {
+        let path = std::env::temp_dir().join(format!("tributary-password-{}", std::process::id()));
+        let text = MINIMAL.replace("[lake]", &format!("password_file={path:?}\n[lake]"));
+        let error = parse(&text).expect_err("no file");
+        let absent = format!("cannot read source.password_file {}", path.display());
+        assert!(error.to_string().contains(&absent), "{error}");
+        std::fs::write(&path, "\n").expect("file");
+        let error = parse(&text).expect_err("an empty file");
+        assert!(error.to_string().contains("source.password_file is empty"), "{error}");
+        std::fs::write(&path, "se cret \n").expect("file");
+        let config = parse(&text).expect("config");
+        std::fs::remove_file(&path).expect("file");
+        let password = config.source.password.as_ref().expect("password");
+        assert_eq!(password.expose(), "se cret ");
+        assert!(!format!("{config:?}").contains("cret"), "{config:?}");
+        assert!(config.needs_restart(&parse(MINIMAL).expect("config")));
+        // It is a file, or in the URL, or in the server's own variable.
+        let error = parse(&MINIMAL.replace("[lake]", "password=\"x\"\n[lake]")).expect_err("no such key");
+        assert!(
+            error.hint().is_some_and(|hint| hint.contains("password_file")),
+            "{error:?}"
+        );
     }
 
     #[test]

@@ -480,6 +480,11 @@ impl Source for MongoDb {
         let mut options = ClientOptions::parse(config.url.expose())
             .await
             .map_err(|e| failure("cannot connect to source.url", e))?;
+        if let Some(credential) = options.credential.as_mut().filter(|user| user.username.is_some())
+            && credential.password.is_none()
+        {
+            credential.password = config.password.as_ref().map(|password| password.expose().to_owned());
+        }
         let user = options
             .credential
             .as_ref()
