@@ -433,7 +433,7 @@ impl Source for MySql {
 
     async fn connect(config: &Config) -> Result<Self> {
         let config = &config.source;
-        let endpoint = Endpoint::parse(config.url.expose())?;
+        let endpoint = Endpoint::new(config)?;
         let mut wire = Wire::connect(&endpoint).await?;
         if wire.server().flavor == Flavor::MySql {
             // Sizes as they are now, and keys that the server made itself.

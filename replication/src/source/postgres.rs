@@ -76,7 +76,7 @@ impl Source for Postgres {
 
     async fn connect(config: &Config) -> Result<Self> {
         let config = &config.source;
-        let endpoint = Endpoint::parse(config.url.expose())?;
+        let endpoint = Endpoint::new(config)?;
         let wire = Wire::connect(&endpoint, false).await?;
         Ok(Self {
             endpoint,

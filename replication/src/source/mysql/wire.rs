@@ -13,14 +13,11 @@ mod packet;
 mod row;
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
 
 pub use self::endpoint::Endpoint;
 pub use self::frames::Frame;
@@ -31,7 +28,7 @@ use self::auth::{Channel, Method};
 use self::failure::Failure;
 use self::frames::Frames;
 use self::packet::{CHUNK_BYTES, Greeting, Reader, capability, malformed};
-use crate::error::{Error, Result};
+use crate::error::{Class, Error, Result};
 use crate::position::gtid::GtidList;
 use crate::source::silence;
 use crate::source::socket::Socket;
@@ -172,10 +169,10 @@ impl Wire {
             capabilities |= capability::CONNECT_WITH_DB;
         }
         // A socket file needs no TLS.
-        if matches!(self.socket, Socket::Tcp(_)) && endpoint.sslmode != SslMode::Disable {
+        if matches!(self.socket, Socket::Tcp(_)) && endpoint.tls.mode != SslMode::Disable {
             if greeting.capabilities & capability::SSL != 0 {
                 capabilities |= capability::SSL;
-            } else if endpoint.sslmode != SslMode::Prefer {
+            } else if endpoint.tls.mode != SslMode::Prefer {
                 return Err(Error::operator(format!(
                     "{address} does not speak TLS, but sslmode (ssl-mode) asks for it"
                 ))
@@ -195,21 +192,8 @@ impl Wire {
         let Socket::Tcp(tcp) = self.socket else {
             return Err(Error::bug("TLS on a socket that is not TCP"));
         };
-        let name = ServerName::try_from(endpoint.host.clone())
-            .map_err(|e| Error::operator(format!("{:?} is not a host name", endpoint.host)).with_source(e))?;
-        let config = tls::client_config(endpoint.sslmode, endpoint.sslrootcert.as_deref())?;
-        let stream = TlsConnector::from(Arc::new(config))
-            .connect(name, tcp)
-            .await
-            .map_err(|e| {
-                Error::operator(format!("TLS with {} failed", endpoint.address()))
-                    .with_hint(
-                        "check that sslrootcert (ssl-ca) holds the CA of the server's certificate, and with \
-                         verify-full (VERIFY_IDENTITY) that it names this host",
-                    )
-                    .with_source(e)
-            })?;
-        self.socket = Socket::Tls(Box::new(stream));
+        let stream = endpoint.tls.connect(&endpoint.host, &self.address, tcp).await?;
+        self.socket = Socket::Tls(stream);
         Ok(self)
     }
 
@@ -233,7 +217,13 @@ impl Wire {
             plugin: method.name(),
         };
         self.put_packet(|out| packet.put(out));
-        self.flush().await?;
+        if let Err(error) = self.flush().await {
+            // A server that refuses the client's certificate has said so before it closed.
+            return match self.packet().await {
+                Err(said) if said.class() == Class::NeedsOperator => Err(said),
+                _ => Err(error),
+            };
+        }
         loop {
             let frame = self.packet().await?;
             self.refuse_error(frame)?;
@@ -653,7 +643,7 @@ impl Wire {
     }
 
     fn io(&self, error: io::Error) -> Error {
-        Error::transient(format!("connection to {} failed", self.address)).with_source(error)
+        tls::broken(&self.address, error)
     }
 
     fn server_error(&self, frame: Frame) -> Error {

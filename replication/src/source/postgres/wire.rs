@@ -5,23 +5,26 @@
 //! of a COPY or a change of the stream is decoded where it lies.
 //! Spec: PostgreSQL, "Frontend/Backend Protocol".
 
+mod channel_binding;
+mod endpoint;
+mod password_file;
+
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use fallible_iterator::FallibleIterator;
-use percent_encoding::percent_decode_str;
 use postgres_protocol::authentication::{md5_hash, sasl};
-use postgres_protocol::message::backend::{ErrorResponseBody, Header, Message};
+use postgres_protocol::message::backend::{AuthenticationSaslBody, ErrorResponseBody, Header, Message};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
-use url::Url;
 
-use crate::error::{Error, Result};
+pub use self::endpoint::Endpoint;
+
+use self::channel_binding::ChannelBinding;
+use self::endpoint::Password;
+use crate::error::{Class, Error, Result};
 use crate::source::silence;
 use crate::source::socket::Socket;
 use crate::source::tls::{self, SslMode};
@@ -32,80 +35,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_BYTES: usize = 256 << 10;
 /// PostgreSQL allocates at most 1 GiB for one message.
 const FRAME_BYTES_MAX: usize = 1 << 30;
-
-/// Where and as whom to connect.
-#[derive(Clone)]
-pub struct Endpoint {
-    host: String,
-    port: u16,
-    user: String,
-    password: Option<String>,
-    pub database: String,
-    sslmode: SslMode,
-    sslrootcert: Option<String>,
-}
-
-impl Endpoint {
-    /// Reads `postgres://user:password@host:port/database?sslmode=…&sslrootcert=…`.
-    pub fn parse(text: &str) -> Result<Self> {
-        let hint = "write source.url as postgres://user:password@host:5432/database";
-        let url = Url::parse(text).map_err(|e| {
-            Error::operator("source.url is not a URL")
-                .with_hint(hint)
-                .with_source(e)
-        })?;
-        if !matches!(url.scheme(), "postgres" | "postgresql") {
-            return Err(Error::operator(format!("source.url has the scheme {:?}", url.scheme())).with_hint(hint));
-        }
-        let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-        let mut endpoint = Self {
-            host: url.host_str().map(decode).unwrap_or_default(),
-            port: url.port().unwrap_or(5432),
-            user: decode(url.username()),
-            password: url.password().map(decode).or_else(|| std::env::var("PGPASSWORD").ok()),
-            database: decode(url.path().trim_start_matches('/')),
-            sslmode: SslMode::Prefer,
-            sslrootcert: None,
-        };
-        for (key, value) in url.query_pairs() {
-            match key.as_ref() {
-                "host" => endpoint.host = value.into_owned(),
-                "user" => endpoint.user = value.into_owned(),
-                "sslmode" => endpoint.sslmode = value.parse()?,
-                "sslrootcert" => endpoint.sslrootcert = Some(value.into_owned()),
-                other => {
-                    return Err(
-                        Error::operator(format!("source.url has an unknown parameter {other:?}"))
-                            .with_hint("known: host (a socket folder), user, sslmode, sslrootcert"),
-                    );
-                }
-            }
-        }
-        if endpoint.host.is_empty() {
-            endpoint.host = "localhost".to_owned();
-        }
-        // IPv6 literals keep their brackets in a URL but not on a socket.
-        endpoint.host = endpoint.host.trim_matches(['[', ']']).to_owned();
-        if endpoint.user.is_empty() {
-            endpoint.user = std::env::var("PGUSER")
-                .or_else(|_| std::env::var("USER"))
-                .unwrap_or_default();
-        }
-        if endpoint.database.is_empty() {
-            endpoint.database.clone_from(&endpoint.user);
-        }
-        Ok(endpoint)
-    }
-
-    /// The endpoint without its password, for messages.
-    pub fn address(&self) -> String {
-        format!("{}:{}", self.host, self.port)
-    }
-
-    pub fn user(&self) -> &str {
-        &self.user
-    }
-}
 
 /// A frame that lies whole in the receive buffer.
 #[derive(Clone, Copy)]
@@ -146,7 +75,7 @@ impl Wire {
             address: endpoint.address(),
         };
         let mut parameters = vec![
-            ("user", endpoint.user.as_str()),
+            ("user", endpoint.user()),
             ("database", endpoint.database.as_str()),
             ("application_name", "tributary"),
             ("client_encoding", "UTF8"),
@@ -166,53 +95,125 @@ impl Wire {
             parameters.push(("replication", "database"));
         }
         frontend::startup_message(parameters, &mut wire.output).map_err(|e| wire.io(e))?;
-        wire.flush().await?;
+        if let Err(error) = wire.flush().await {
+            // A server that refuses the client's certificate has said so before it closed.
+            return match wire.fill().await {
+                Err(said) if said.class() == Class::NeedsOperator => Err(said),
+                _ => Err(error),
+            };
+        }
         wire.authenticate(endpoint).await?;
         Ok(wire)
     }
 
     async fn authenticate(&mut self, endpoint: &Endpoint) -> Result<()> {
-        let password = || {
-            endpoint.password.clone().ok_or_else(|| {
-                Error::operator(format!(
-                    "the server at {} asks user {:?} for a password",
-                    endpoint.address(),
-                    endpoint.user
-                ))
-                .with_hint("put the password into source.url or into PGPASSWORD")
-            })
-        };
+        let must_bind = endpoint.channel_binding == ChannelBinding::Require;
+        if must_bind && !matches!(self.socket, Socket::Tls(_)) {
+            return Err(Error::operator(format!(
+                "channel_binding=require needs TLS, and the connection to {} has none",
+                self.address
+            ))
+            .with_hint("turn ssl on at the server, and leave sslmode=disable and sockets out of source.url"));
+        }
+        // By SCRAM, and bound to TLS if it has to be.
+        let mut proven = false;
         loop {
-            match self.message().await? {
+            let message = self.message().await?;
+            let asks_otherwise = matches!(
+                message,
+                Message::AuthenticationOk
+                    | Message::AuthenticationCleartextPassword
+                    | Message::AuthenticationMd5Password(_)
+            );
+            if must_bind && !proven && asks_otherwise {
+                return Err(self.unbound());
+            }
+            match message {
                 Message::AuthenticationOk => {}
                 Message::AuthenticationCleartextPassword => {
-                    let password = password()?;
-                    self.send(|out| frontend::password_message(password.as_bytes(), out))
+                    let password = self.password(endpoint)?;
+                    self.send(|out| frontend::password_message(password.text.as_bytes(), out))
                         .await?;
                 }
                 Message::AuthenticationMd5Password(body) => {
-                    let hash = md5_hash(endpoint.user.as_bytes(), password()?.as_bytes(), body.salt());
+                    let password = self.password(endpoint)?;
+                    let hash = md5_hash(endpoint.user().as_bytes(), password.text.as_bytes(), body.salt());
                     self.send(|out| frontend::password_message(hash.as_bytes(), out))
                         .await?;
                 }
-                Message::AuthenticationSasl(_) => self.scram(password()?.as_bytes()).await?,
+                Message::AuthenticationSasl(body) => {
+                    self.scram(endpoint, &body).await?;
+                    proven = true;
+                }
                 Message::ParameterStatus(_) | Message::BackendKeyData(_) | Message::NoticeResponse(_) => {}
                 Message::ReadyForQuery(_) => return Ok(()),
-                Message::ErrorResponse(body) => return Err(self.server_error(&body)),
+                Message::ErrorResponse(body) => return Err(self.login_error(endpoint, &body, proven)),
                 _ => {
                     return Err(Error::operator(
                         "the server asks for an authentication method other than password, md5 or SCRAM",
                     )
-                    .with_hint("allow scram-sha-256 for this role in pg_hba.conf"));
+                    .with_hint("allow scram-sha-256 or cert for this role in pg_hba.conf"));
                 }
             }
         }
     }
 
-    async fn scram(&mut self, password: &[u8]) -> Result<()> {
-        let mut scram = sasl::ScramSha256::new(password, sasl::ChannelBinding::unsupported());
+    fn password<'e>(&self, endpoint: &'e Endpoint) -> Result<&'e Password> {
+        endpoint.password.as_ref().ok_or_else(|| {
+            Error::operator(format!(
+                "the server at {} asks user {:?} for a password",
+                self.address,
+                endpoint.user()
+            ))
+            .with_hint(
+                "put the password into source.url, a file for source.password_file, PGPASSWORD, or a line of ~/.pgpass \
+                 (chmod 0600) for this host, port, database and user",
+            )
+        })
+    }
+
+    async fn scram(&mut self, endpoint: &Endpoint, body: &AuthenticationSaslBody) -> Result<()> {
+        let (mut plain, mut plus) = (false, false);
+        let mut mechanisms = body.mechanisms();
+        while let Some(mechanism) = mechanisms.next().map_err(|e| self.io(e))? {
+            plain |= mechanism == sasl::SCRAM_SHA_256;
+            plus |= mechanism == sasl::SCRAM_SHA_256_PLUS;
+        }
+        let (mechanism, binding) = match (&self.socket, endpoint.channel_binding) {
+            (Socket::Tls(tls), ChannelBinding::Prefer | ChannelBinding::Require) if plus => {
+                let (_, session) = tls.get_ref();
+                let certificate = session.peer_certificates().and_then(|chain| chain.first());
+                let data = certificate.and_then(|certificate| channel_binding::end_point(certificate));
+                let data = data.ok_or_else(|| {
+                    Error::operator(format!(
+                        "the certificate of {} has a signature without a hash for channel binding",
+                        self.address
+                    ))
+                    .with_hint(
+                        "give the server a certificate signed with RSA or ECDSA; or set channel_binding=disable, with \
+                         sslmode=verify-full",
+                    )
+                })?;
+                (
+                    sasl::SCRAM_SHA_256_PLUS,
+                    sasl::ChannelBinding::tls_server_end_point(data),
+                )
+            }
+            (_, ChannelBinding::Require) => return Err(self.unbound()),
+            _ if !plain => {
+                return Err(Error::operator(format!(
+                    "{} asks for a SASL mechanism other than SCRAM-SHA-256",
+                    self.address
+                ))
+                .with_hint("allow scram-sha-256 for this role in pg_hba.conf; SCRAM-SHA-256-PLUS alone needs TLS"));
+            }
+            // Tells a server that does offer it that somebody has taken its offer away.
+            (Socket::Tls(_), ChannelBinding::Prefer) => (sasl::SCRAM_SHA_256, sasl::ChannelBinding::unrequested()),
+            _ => (sasl::SCRAM_SHA_256, sasl::ChannelBinding::unsupported()),
+        };
+        let mut scram = sasl::ScramSha256::new(self.password(endpoint)?.text.as_bytes(), binding);
         let first = scram.message().to_vec();
-        self.send(|out| frontend::sasl_initial_response(sasl::SCRAM_SHA_256, &first, out))
+        self.send(|out| frontend::sasl_initial_response(mechanism, &first, out))
             .await?;
         loop {
             match self.message().await? {
@@ -224,10 +225,49 @@ impl Wire {
                 Message::AuthenticationSaslFinal(body) => {
                     return scram.finish(body.data()).map_err(|e| self.io(e));
                 }
-                Message::ErrorResponse(body) => return Err(self.server_error(&body)),
+                Message::ErrorResponse(body) => return Err(self.login_error(endpoint, &body, false)),
                 _ => return Err(self.unexpected("a SASL message")),
             }
         }
+    }
+
+    /// The server does not prove that TLS ends at it.
+    fn unbound(&self) -> Error {
+        Error::operator(format!(
+            "channel_binding=require, but {} lets this user in without channel binding",
+            self.address
+        ))
+        .with_hint(
+            "allow scram-sha-256 for this role in pg_hba.conf, with a password stored as such (password_encryption); or \
+             set channel_binding=prefer, with sslmode=verify-full",
+        )
+    }
+
+    /// An error of the server before it let us in. `proven`: the password was right.
+    fn login_error(&self, endpoint: &Endpoint, body: &ErrorResponseBody, proven: bool) -> Error {
+        const CERTIFICATE: &str =
+            "the CN of the certificate in sslcert has to be the role's name, or pg_ident.conf has to map it";
+        let error = self.server_error(body);
+        let said = error.to_string();
+        let hint = match error.code() {
+            Some("28000") if said.contains("valid client certificate") => {
+                "pg_hba.conf wants a client certificate of this user: name its files with sslcert= and sslkey="
+                    .to_owned()
+            }
+            Some("28000") if said.contains("certificate authentication failed") => CERTIFICATE.to_owned(),
+            Some("28000") if said.contains("SCRAM channel binding") => {
+                "TLS does not end at the server but somewhere between, where all can be read. If that is a proxy of \
+                 yours, set channel_binding=disable, with sslmode=verify-full"
+                    .to_owned()
+            }
+            Some("28P01") if proven => format!("the password is right, but {CERTIFICATE}"),
+            Some("28P01") => match &endpoint.password {
+                Some(password) => format!("check the user, and the password, which is from {}", password.origin),
+                None => return error,
+            },
+            _ => return error,
+        };
+        error.with_hint(hint)
     }
 
     /// Runs SQL by the simple protocol and returns all rows as text.
@@ -393,7 +433,7 @@ impl Wire {
     }
 
     fn io(&self, error: io::Error) -> Error {
-        Error::transient(format!("connection to {} failed", self.address)).with_source(error)
+        tls::broken(&self.address, error)
     }
 
     fn server_error(&self, body: &ErrorResponseBody) -> Error {
@@ -434,7 +474,7 @@ fn server_error(address: &str, code: &str, message: &str, detail: Option<String>
         "28000" if message.ends_with("no encryption") => {
             Some("the server wants TLS: leave sslmode out of source.url, or set sslmode=require".to_owned())
         }
-        "28P01" => Some("check user and password in source.url (or PGPASSWORD)".to_owned()),
+        "28P01" => Some("check user and password in source.url".to_owned()),
         "28000" => Some(
             "allow this role, database and address in pg_hba.conf (for replication too), and give it LOGIN".to_owned(),
         ),
@@ -474,7 +514,7 @@ async fn open_socket(endpoint: &Endpoint) -> Result<Socket> {
         .await
         .map_err(refused)?;
     silence::watch(&tcp).map_err(refused)?;
-    if endpoint.sslmode == SslMode::Disable {
+    if endpoint.tls.mode == SslMode::Disable {
         return Ok(Socket::Tcp(tcp));
     }
     let mut request = BytesMut::new();
@@ -482,7 +522,7 @@ async fn open_socket(endpoint: &Endpoint) -> Result<Socket> {
     tcp.write_all(&request).await.map_err(refused)?;
     match tcp.read_u8().await.map_err(refused)? {
         b'S' => {}
-        _ if endpoint.sslmode == SslMode::Prefer => return Ok(Socket::Tcp(tcp)),
+        _ if endpoint.tls.mode == SslMode::Prefer => return Ok(Socket::Tcp(tcp)),
         _ => {
             return Err(
                 Error::operator(format!("{address} does not speak TLS, but sslmode asks for it"))
@@ -490,15 +530,8 @@ async fn open_socket(endpoint: &Endpoint) -> Result<Socket> {
             );
         }
     }
-    let name = ServerName::try_from(endpoint.host.clone())
-        .map_err(|e| Error::operator(format!("{:?} is not a host name", endpoint.host)).with_source(e))?;
-    let config = tls::client_config(endpoint.sslmode, endpoint.sslrootcert.as_deref())?;
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(|e| {
-        Error::operator(format!("TLS with {address} failed"))
-            .with_hint("check that sslrootcert holds the server's CA, and with verify-full that its certificate names this host")
-            .with_source(e)
-    })?;
-    Ok(Socket::Tls(Box::new(stream)))
+    let stream = endpoint.tls.connect(&endpoint.host, &address, tcp).await?;
+    Ok(Socket::Tls(stream))
 }
 
 fn text_row(body: &postgres_protocol::message::backend::DataRowBody) -> io::Result<TextRow> {
@@ -530,31 +563,6 @@ pub fn quote_literal(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn url_parts_are_decoded() {
-        let e = Endpoint::parse("postgres://us%40er:p%2Fw@[::1]:5433/d%20b?sslmode=disable").expect("url");
-        assert_eq!((e.host.as_str(), e.port), ("::1", 5433));
-        assert_eq!((e.user.as_str(), e.password.as_deref()), ("us@er", Some("p/w")));
-        assert_eq!(e.database, "d b");
-        let e = Endpoint::parse("postgres:///db?host=/run/postgresql&user=u").expect("url");
-        assert_eq!((e.host.as_str(), e.user.as_str()), ("/run/postgresql", "u"));
-    }
-
-    #[test]
-    fn bad_urls_name_the_form() {
-        for url in [
-            "mysql://h/d",
-            "nonsense",
-            "postgres://h/d?sslmode=perhaps",
-            "postgres://h/d?what=1",
-        ] {
-            let Err(error) = Endpoint::parse(url) else {
-                unreachable!("{url}")
-            };
-            assert!(error.hint().is_some(), "{url}");
-        }
-    }
 
     #[test]
     fn hostile_names_stay_inside_their_quotes() {

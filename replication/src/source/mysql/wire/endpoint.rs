@@ -3,8 +3,9 @@
 use percent_encoding::percent_decode_str;
 use url::Url;
 
+use crate::config::SourceConfig;
 use crate::error::{Error, Result};
-use crate::source::tls::SslMode;
+use crate::source::tls;
 
 /// Where and as whom to connect.
 #[derive(Clone)]
@@ -15,14 +16,23 @@ pub struct Endpoint {
     pub(super) user: String,
     pub(super) password: Option<String>,
     pub database: Option<String>,
-    pub(super) sslmode: SslMode,
-    pub(super) sslrootcert: Option<String>,
+    pub(super) tls: tls::Settings,
 }
 
 impl Endpoint {
+    /// Errors: what [`Endpoint::parse`] has.
+    pub fn new(config: &SourceConfig) -> Result<Self> {
+        let mut endpoint = Self::parse(config.url.expose())?;
+        if endpoint.password.is_none() {
+            let file = config.password.as_ref().map(|password| password.expose().to_owned());
+            endpoint.password = file.or_else(|| std::env::var("MYSQL_PWD").ok());
+        }
+        Ok(endpoint)
+    }
+
     /// Reads `mysql://user:password@host:port/database?ssl-mode=…&ssl-ca=…`,
     /// or the same with `mariadb:`.
-    pub fn parse(text: &str) -> Result<Self> {
+    fn parse(text: &str) -> Result<Self> {
         let hint = "write source.url as mysql://user:password@host:3306/database";
         let url = Url::parse(text).map_err(|e| {
             Error::operator("source.url is not a URL")
@@ -38,21 +48,23 @@ impl Endpoint {
             port: url.port().unwrap_or(3306),
             socket: None,
             user: decode(url.username()),
-            password: url.password().map(decode).or_else(|| std::env::var("MYSQL_PWD").ok()),
+            password: url.password().map(decode),
             database: Some(decode(url.path().trim_start_matches('/'))).filter(|name| !name.is_empty()),
-            sslmode: SslMode::Prefer,
-            sslrootcert: None,
+            tls: tls::Settings::default(),
         };
         for (key, value) in url.query_pairs() {
             match key.as_ref() {
                 "socket" => endpoint.socket = Some(value.into_owned()),
                 "user" => endpoint.user = value.into_owned(),
-                "sslmode" | "ssl-mode" => endpoint.sslmode = value.parse()?,
-                "sslrootcert" | "ssl-ca" => endpoint.sslrootcert = Some(value.into_owned()),
+                "sslmode" | "ssl-mode" => endpoint.tls.mode = value.parse()?,
+                "sslrootcert" | "ssl-ca" => endpoint.tls.root = Some(value.into_owned()),
+                "sslcert" | "ssl-cert" => endpoint.tls.certificate = Some(value.into_owned()),
+                "sslkey" | "ssl-key" => endpoint.tls.key = Some(value.into_owned()),
                 other => {
                     return Err(
                         Error::operator(format!("source.url has an unknown parameter {other:?}")).with_hint(
-                            "known: socket (its path), user, ssl-mode (or sslmode), ssl-ca (or sslrootcert)",
+                            "known: socket (its path), user, ssl-mode (or sslmode), ssl-ca (or sslrootcert), \
+                             ssl-cert (or sslcert), ssl-key (or sslkey)",
                         ),
                     );
                 }
@@ -90,20 +102,28 @@ impl Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::tls::SslMode;
 
     #[test]
     fn url_parts_are_decoded() {
         let e = Endpoint::parse("mysql://us%40er:p%2Fw@[::1]:3307/d%20b?ssl-mode=DISABLED").expect("url");
         assert_eq!((e.host.as_str(), e.port), ("::1", 3307));
         assert_eq!((e.user.as_str(), e.password.as_deref()), ("us@er", Some("p/w")));
-        assert_eq!((e.database.as_deref(), e.sslmode), (Some("d b"), SslMode::Disable));
+        assert_eq!((e.database.as_deref(), e.tls.mode), (Some("d b"), SslMode::Disable));
         assert_eq!(e.address(), "::1:3307");
         let e =
             Endpoint::parse("mariadb:///?socket=/run/mysqld.sock&user=u&sslmode=verify-full&ssl-ca=/ca").expect("url");
         assert_eq!((e.address().as_str(), e.user()), ("/run/mysqld.sock", "u"));
-        assert_eq!((e.database, e.sslmode), (None, SslMode::VerifyFull));
-        assert_eq!(e.sslrootcert.as_deref(), Some("/ca"));
+        assert_eq!((e.database, e.tls.mode), (None, SslMode::VerifyFull));
+        assert_eq!(e.tls.root.as_deref(), Some("/ca"));
         assert_eq!(Endpoint::parse("mysql://h").expect("url").address(), "h:3306");
+        for url in ["mysql://h?sslcert=/c&sslkey=/k", "mysql://h?ssl-cert=/c&ssl-key=/k"] {
+            let tls = Endpoint::parse(url).expect("url").tls;
+            assert_eq!(
+                (tls.certificate.as_deref(), tls.key.as_deref()),
+                (Some("/c"), Some("/k"))
+            );
+        }
     }
 
     #[test]

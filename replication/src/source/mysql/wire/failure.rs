@@ -55,7 +55,8 @@ impl Failure {
         let hint = match code {
             1044 | 1142 | 1143 | 1227 | 1370 => "grant the user what is missing; `tributary check` prints the SQL",
             1045 | 1698 => {
-                "check user and password in source.url (or MYSQL_PWD), that the account allows this host, and sslmode where it requires TLS"
+                "check user and password (source.url, source.password_file or MYSQL_PWD), that the account allows this \
+                 host, and what it requires: TLS (sslmode), or a client certificate (ssl-cert, ssl-key)"
             }
             1049 => "check the database name at the end of source.url",
             1040 => "raise max_connections, or end idle sessions",
@@ -77,7 +78,7 @@ impl Failure {
                  (binlog_expire_logs_seconds), and run `tributary snapshot`: all tables are copied anew"
             }
             1461 => "raise max_prepared_stmt_count, or end idle sessions",
-            1820 | 1862 => "give the user a new password, and put it into source.url",
+            1820 | 1862 => "give the user a new password, and put it where the old one is",
             3118 | 4151 => "unlock the account: ALTER USER … ACCOUNT UNLOCK",
             3159 | 4048 => "the server wants TLS: leave sslmode (ssl-mode) out of source.url, or set sslmode=require",
             _ => return error,
