@@ -97,10 +97,10 @@ impl Endpoint {
                 }
             }
         }
-        if let Some(mode) = parameter(mode, "PGSSLMODE", &env)? {
+        if let Some(mode) = parameter(mode, "PGSSLMODE", env)? {
             tls.mode = mode;
         }
-        let channel_binding = parameter(binding, "PGCHANNELBINDING", &env)?.unwrap_or(ChannelBinding::Prefer);
+        let channel_binding = parameter(binding, "PGCHANNELBINDING", env)?.unwrap_or(ChannelBinding::Prefer);
         if host.is_empty() {
             host = env("PGHOST").unwrap_or_else(|| "localhost".to_owned());
         }
