@@ -245,26 +245,31 @@ fn a_login_can_be_bound_to_its_channel() {
         assert_error(&output, &["channel_binding=require"]);
     }
 
-    // Somebody between, with a certificate that nobody asks for.
-    let mut proxy = python("tls_proxy.py")
-        .args([&server().port.to_string(), &file("stranger.crt"), &file("stranger.key")])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut port = String::new();
-    BufReader::new(proxy.stdout.take().unwrap())
-        .read_line(&mut port)
-        .unwrap();
-    let through = bound.replace(&server().port.to_string(), port.trim());
-    case.url = format!("{through}&channel_binding=disable");
-    replicates(&case);
-    for tail in ["", "&channel_binding=prefer", "&channel_binding=require"] {
-        case.url = format!("{through}{tail}");
-        assert_error(&case.run_once(), &["SCRAM channel binding", "between"]);
+    // Somebody between, with a certificate that nobody asks for, who may also hide what the server offers.
+    for (mode, said) in [("", "check failed"), ("strip", "negotiation error")] {
+        let mut proxy = python("tls_proxy.py")
+            .args([&server().port.to_string(), &file("stranger.crt"), &file("stranger.key")])
+            .args((!mode.is_empty()).then_some(mode))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut port = String::new();
+        BufReader::new(proxy.stdout.take().unwrap())
+            .read_line(&mut port)
+            .unwrap();
+        let through = bound.replace(&server().port.to_string(), port.trim());
+        case.url = format!("{through}&channel_binding=disable");
+        replicates(&case);
+        for tail in ["", "&channel_binding=prefer"] {
+            case.url = format!("{through}{tail}");
+            assert_error(&case.run_once(), &["SCRAM channel binding", said, "between"]);
+        }
+        case.url = format!("{through}&channel_binding=require");
+        assert_error(&case.run_once(), &["channel binding"]);
+        drop(proxy.stdin.take());
+        proxy.wait().unwrap();
     }
-    drop(proxy.stdin.take());
-    proxy.wait().unwrap();
 }
 
 #[test]
