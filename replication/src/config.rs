@@ -1,6 +1,8 @@
 //! The only configuration: one TOML file, every key also an environment
 //! variable (`source.url` is `TRIBUTARY_SOURCE_URL`, and so on).
 
+pub mod reference;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,6 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+use self::reference::Form;
 use crate::error::{Error, Result};
 use crate::partition::PartitionBy;
 use crate::schema::TableId;
@@ -564,49 +567,6 @@ fn default_name() -> String {
 /// Files that are younger may be on their way to a commit.
 const RETENTION_MIN: Duration = Duration::from_secs(3600);
 
-/// Keys by section, for environment variables and for "unknown key" hints.
-const KEYS: &[(&str, &[&str])] = &[
-    (
-        "source",
-        &[
-            "url",
-            "password_file",
-            "tables",
-            "slot",
-            "publication",
-            "server_id",
-            "infinity",
-            "on_gap",
-            "schema",
-        ],
-    ),
-    (
-        "lake",
-        &["url", "options", "column_mapping", "merge", "change_data_feed", "mode"],
-    ),
-    ("apply", &["max_latency", "memory"]),
-    ("snapshot", &["parallelism", "max_bytes_per_s"]),
-    ("maintenance", &["enabled", "threads", "retention"]),
-    ("cuts", &["interval"]),
-    ("cache", &["dir"]),
-    ("transform", &["key", "key_file"]),
-    ("http", &["listen", "token", "token_file"]),
-];
-
-/// The section that there may be several of, and its keys. It has no environment variables.
-const TABLE: &str = "table";
-const TABLE_KEYS: &[&str] = &[
-    "match",
-    "include",
-    "exclude",
-    "hash",
-    "mask",
-    "merge",
-    "partition_by",
-    "change_data_feed",
-    "mode",
-];
-
 impl Config {
     /// What is set for a table: of all entries that match, each key as the last has it.
     pub fn table(&self, id: &TableId) -> TableConfig {
@@ -728,12 +688,13 @@ impl Config {
                 .with_hint("strings need quotes: url = \"postgres://…\"")
         })?;
         reject_unknown(&root)?;
-        for (section, keys) in KEYS {
-            for key in *keys {
-                let name = format!("TRIBUTARY_{}_{}", section.to_uppercase(), key.to_uppercase());
-                let Some(value) = env(&name) else { continue };
-                let value = match *key {
-                    "tables" => toml::Value::Array(
+        for section in reference::SECTIONS {
+            for key in section.keys {
+                let Some(value) = section.variable(key).and_then(|name| env(&name)) else {
+                    continue;
+                };
+                let value = match key.form {
+                    Form::Texts => toml::Value::Array(
                         value
                             .split(',')
                             .map(|t| toml::Value::String(t.trim().to_owned()))
@@ -741,11 +702,11 @@ impl Config {
                     ),
                     _ => toml::Value::String(value),
                 };
-                root.entry(*section)
+                root.entry(section.name)
                     .or_insert_with(|| toml::Value::Table(toml::Table::new()))
                     .as_table_mut()
-                    .ok_or_else(|| Error::operator(format!("[{section}] is not a table")))?
-                    .insert((*key).to_owned(), value);
+                    .ok_or_else(|| Error::operator(format!("[{}] is not a table", section.name)))?
+                    .insert(key.name.to_owned(), value);
             }
         }
         for (section, key, example) in [
@@ -766,7 +727,7 @@ impl Config {
             }
         }
         let mut config: Config = toml::Value::Table(root).try_into().map_err(|e: toml::de::Error| {
-            Error::operator(e.message().to_owned()).with_hint("see the README's list of keys")
+            Error::operator(e.message().to_owned()).with_hint("see the README's list of keys, or `tributary config`")
         })?;
         if config.apply.memory < 64 << 20 {
             return Err(
@@ -790,38 +751,39 @@ impl Config {
 fn reject_unknown(root: &toml::Table) -> Result<()> {
     let unknown =
         |what: String, known: Vec<&str>, given: &str| Err(Error::operator(what).with_hint(did_you_mean(&known, given)));
-    for (section, value) in root {
-        if section == TABLE {
+    for (name, value) in root {
+        let Some(section) = reference::SECTIONS.iter().find(|section| section.name == name) else {
+            let sections = reference::SECTIONS.iter().map(|section| section.name).collect();
+            return unknown(format!("unknown section [{name}]"), sections, name);
+        };
+        let known = section.key_names();
+        if section.repeated {
             let entries = value
                 .as_array()
                 .filter(|entries| entries.iter().all(toml::Value::is_table));
             let Some(entries) = entries else {
-                return Err(Error::operator("table is not a list of sections")
-                    .with_hint("write [[table]], with two brackets, on a line of its own"));
+                return Err(
+                    Error::operator(format!("{name} is not a list of sections")).with_hint(format!(
+                        "write {}, with two brackets, on a line of its own",
+                        section.heading()
+                    )),
+                );
             };
-            for key in entries
+            let mut keys = entries
                 .iter()
                 .filter_map(toml::Value::as_table)
-                .flat_map(toml::Table::keys)
-            {
-                if !TABLE_KEYS.contains(&key.as_str()) {
-                    return unknown(format!("unknown key {key} in [[table]]"), TABLE_KEYS.to_vec(), key);
-                }
+                .flat_map(toml::Table::keys);
+            if let Some(key) = keys.find(|key| !known.contains(&key.as_str())) {
+                return unknown(format!("unknown key {key} in {}", section.heading()), known, key);
             }
             continue;
         }
-        let Some((_, keys)) = KEYS.iter().find(|(name, _)| name == section) else {
-            let sections = KEYS.iter().map(|(name, _)| *name).chain([TABLE]).collect();
-            return unknown(format!("unknown section [{section}]"), sections, section);
-        };
         let Some(table) = value.as_table() else {
-            return Err(Error::operator(format!("{section} is not a section"))
-                .with_hint(format!("write [{section}] on a line of its own")));
+            return Err(Error::operator(format!("{name} is not a section"))
+                .with_hint(format!("write {} on a line of its own", section.heading())));
         };
-        for key in table.keys() {
-            if !keys.contains(&key.as_str()) {
-                return unknown(format!("unknown key {section}.{key}"), keys.to_vec(), key);
-            }
+        if let Some(key) = table.keys().find(|key| !known.contains(&key.as_str())) {
+            return unknown(format!("unknown key {name}.{key}"), known, key);
         }
     }
     Ok(())
