@@ -1,15 +1,26 @@
 //! Every flag, with its help text.
 
+mod ending;
+
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+
+pub use ending::Ending;
+
+use crate::report::wrapped;
 
 /// Keeps Delta Lake tables equal to a live PostgreSQL, MySQL, MariaDB or MongoDB
 /// database, exactly once.
+///
+/// One process replicates one source, as one configuration file says; every key
+/// of it is also an environment variable. What commands answer is on standard
+/// output, the log and errors are on standard error.
 #[derive(Debug, Parser)]
-#[command(version, about, propagate_version = true, arg_required_else_help = true)]
+#[command(version, propagate_version = true, arg_required_else_help = true)]
 pub struct Cli {
-    /// Show more in the log; twice for everything. RUST_LOG overrides.
+    /// Show more in the log (standard error); twice for everything. RUST_LOG overrides.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 
@@ -17,37 +28,93 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Characters in a line of help. Commands of examples may take more.
+const WIDTH: usize = 80;
+/// Those that help has before the text of an option.
+const INDENT: usize = 10;
+
+/// The program's command line. Help has lines of [`WIDTH`], and ends with what [`Ending`] has.
+pub fn command() -> clap::Command {
+    finished(Cli::command()).mut_subcommands(finished)
+}
+
+fn finished(mut command: clap::Command) -> clap::Command {
+    if let Some(about) = command.get_long_about().map(ToString::to_string) {
+        command = command.long_about(in_lines(&about, WIDTH));
+    }
+    if let Some(ending) = Ending::of(command.get_name()) {
+        command = command.after_long_help(ending.to_string());
+    }
+    command.mut_args(
+        |arg| match arg.get_long_help().or(arg.get_help()).map(ToString::to_string) {
+            Some(help) => arg.long_help(in_lines(&help, WIDTH - INDENT)),
+            None => arg,
+        },
+    )
+}
+
+/// Paragraphs in lines of this many characters: clap does so only with more crates.
+fn in_lines(text: &str, width: usize) -> String {
+    let paragraphs = text.split("\n\n").map(|paragraph| wrapped(paragraph, "", width));
+    paragraphs.collect::<Vec<_>>().join("\n").trim_end().to_owned()
+}
+
+/// What was given; says what is wrong with it, and ends the program, if it can't be understood.
+pub fn parse() -> Cli {
+    let matches = command().get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Look at a database, and write a configuration for it.
     ///
-    /// Says which tables can be replicated, why others can't and what to do about
-    /// it, and prints the statements that make a user with no more rights than it
-    /// needs. Changes nothing at the source; the password is not written.
+    /// Lists the tables that can be replicated, with their keys and sizes, and
+    /// those that can't, with what to do about it; these it excludes. Prints the
+    /// statements that make a user with no more rights than it needs. Changes
+    /// nothing at the source, and does not write the password.
     Init(Init),
+    /// Look at everything that would fail later: rights, settings, tables, lake.
+    ///
+    /// Prints a line for each thing that it looks at, ✓ if it is well and ✗ if it
+    /// has to be changed, with a hint: the statement or the setting that does so.
+    /// Needs the source and the lake, to which it writes a probe that it removes. Can
+    /// be run at any time, beside a running sidecar too.
+    Check(Configured),
     /// Replicate: copy what is new, then follow the source until stopped.
+    ///
+    /// Transient faults never end it: it starts over by itself, after a pause of up
+    /// to 30 s. What ends it needs a person, and its last words say what to do.
     ///
     /// SIGTERM and Ctrl-C commit what is complete, confirm it to the source
     /// and exit with 0. SIGHUP reads the configuration again: source.tables,
     /// source.on_gap, [snapshot] and [maintenance] but its threads take effect at
     /// once.
     Run(Run),
+    /// Show where every table stands, and what the source keeps for it.
+    ///
+    /// Works beside a running sidecar and without one. Needs the lake and the source,
+    /// which it asks how far its log is.
+    Status(Status),
+    /// Ask the running sidecar whether it is well, for health checks.
+    ///
+    /// Asks for /health at http.listen of the configuration, on this machine: that
+    /// answers as long as the program runs. It needs neither source nor lake. Where
+    /// http.listen is 0.0.0.0 or [::], it asks the loopback address. There has to be
+    /// an answer within 5 s.
+    Health(Health),
     /// Copy tables anew, each replaced in one commit once its copy is whole.
     ///
-    /// Hands the request to a running sidecar and waits; without one, does it
-    /// itself. Readers see the old content until the new one is in place.
+    /// Hands the request to a running sidecar and waits, and Ctrl-C leaves it there;
+    /// without one, does it itself, as `run --once`. Readers see the old content
+    /// until the new one is in place.
     Snapshot(Snapshot),
-    /// Look at everything that would fail later: rights, settings, tables, lake.
+    /// Compare the lake with the source, value by value, while both go on.
     ///
-    /// Exits with 0 if all is well, with 1 if something has to be changed first.
-    Check(Configured),
-    /// Show where every table stands. Works beside a running sidecar.
-    Status(Status),
-    /// Compact the lake's tables and remove what no kept version needs, once.
-    ///
-    /// A running sidecar does so by itself; this is for lakes that `run --once`
-    /// writes. Needs the lake alone, not the source.
-    Maintain(Maintain),
+    /// Works beside a running sidecar and without one, and changes nothing. Lists the
+    /// keys of rows that differ, never values. Rows that keep changing meanwhile
+    /// are counted as in flight.
+    Verify(Verify),
     /// Show which versions of all tables belong together.
     ///
     /// A cut lists the version of each table that shows the source at one and
@@ -55,11 +122,26 @@ pub enum Command {
     /// across tables at the source. Reads the lake alone, with a running
     /// sidecar or without one.
     Cuts(Cuts),
-    /// Compare the lake with the source, value by value, while both go on.
+    /// Compact the lake's tables and remove what no kept version needs, once.
     ///
-    /// Works beside a running sidecar and without one. Exits with 0 if they are
-    /// equal, with 1 if anything differs, and with 2 if that could not be found out.
-    Verify(Verify),
+    /// A running sidecar does so by itself; this is for lakes that `run --once`
+    /// writes. Needs the lake alone, not the source.
+    Maintain(Maintain),
+    /// Print what can be configured: every key, its default and its meaning.
+    ///
+    /// Reads no file: it is the reference of this version, not what some file
+    /// has. As json-schema it is for editors, which then complete keys, explain them
+    /// and mark mistakes.
+    Config(Reference),
+    /// Print a script that makes a shell complete commands and options.
+    ///
+    /// The script does not run the program, so print it anew after an upgrade.
+    Completions(Completions),
+    /// Print a manual page, or write all of them to a folder.
+    ///
+    /// They say what --help says, in the format of man(7): one page for the program
+    /// and one for each command.
+    Man(Man),
 }
 
 #[derive(Debug, Args)]
@@ -70,7 +152,8 @@ pub struct Configured {
         long,
         value_name = "FILE",
         default_value = "tributary.toml",
-        env = "TRIBUTARY_CONFIG"
+        env = "TRIBUTARY_CONFIG",
+        value_hint = ValueHint::FilePath
     )]
     pub config: PathBuf,
 }
@@ -78,7 +161,7 @@ pub struct Configured {
 #[derive(Debug, Args)]
 pub struct Init {
     /// postgres://, mysql://, mariadb:// or mongodb://, as source.url.
-    #[arg(value_name = "URL", env = "TRIBUTARY_SOURCE_URL", hide_env_values = true)]
+    #[arg(value_name = "URL", env = "TRIBUTARY_SOURCE_URL", hide_env_values = true, value_hint = ValueHint::Url)]
     pub url: String,
 
     /// Where the lake is to be: a folder, or a prefix of a bucket.
@@ -88,7 +171,7 @@ pub struct Init {
     #[command(flatten)]
     pub configured: Configured,
 
-    /// Overwrite the file.
+    /// Overwrite the configuration file if it is there.
     #[arg(long)]
     pub force: bool,
 }
@@ -104,11 +187,59 @@ pub struct Run {
 }
 
 #[derive(Debug, Args)]
+pub struct Health {
+    #[command(flatten)]
+    pub configured: Configured,
+
+    /// Ask for /ready: whether it reads the source's log.
+    ///
+    /// Not so during an outage of the source or the lake, which no restart cures.
+    #[arg(long)]
+    pub ready: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Reference {
+    /// How it is written.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: Format,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// The table of the README.
+    Markdown,
+    /// For editors: JSON Schema, draft 2020-12.
+    JsonSchema,
+}
+
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// The shell it is for.
+    #[arg(value_name = "SHELL", value_enum)]
+    pub shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct Man {
+    /// The command it is about; the whole program by default.
+    #[arg(value_name = "COMMAND")]
+    pub command: Option<String>,
+
+    /// Write the pages of all commands to this folder, which is made if it is not there.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "command", value_hint = ValueHint::DirPath)]
+    pub dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub struct Snapshot {
     #[command(flatten)]
     pub configured: Configured,
 
-    /// schema.table, or a glob; by default all tables that need it.
+    /// Names of tables or globs over schema.table; by default all for which changes are lost.
     #[arg(value_name = "TABLE")]
     pub tables: Vec<String>,
 }
@@ -154,7 +285,7 @@ pub struct Cuts {
 
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// Names of tables or globs over `schema.table`; all if none is given.
+    /// Names of tables or globs over schema.table; by default all.
     #[arg(value_name = "TABLE")]
     pub tables: Vec<String>,
 

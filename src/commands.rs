@@ -1,9 +1,13 @@
 //! One file per verb.
 
 mod check;
+mod completions;
+mod config;
 mod cuts;
+mod health;
 mod init;
 mod maintain;
+mod man;
 mod run;
 mod snapshot;
 mod status;
@@ -26,5 +30,9 @@ pub async fn dispatch(cli: Cli, bars: Bars) -> Result<ExitCode> {
         Command::Maintain(args) => maintain::maintain(args).await,
         Command::Cuts(args) => cuts::cuts(args).await,
         Command::Verify(args) => verify::verify(args, bars).await,
+        Command::Health(args) => health::health(args).await,
+        Command::Config(args) => config::config(&args),
+        Command::Completions(args) => completions::completions(&args),
+        Command::Man(args) => man::man(&args),
     }
 }

@@ -9,12 +9,10 @@ mod report;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
     limit_arenas();
     give_back_memory();
-    let cli = cli::Cli::parse();
+    let cli = cli::parse();
     let bars = progress::start_logging(cli.verbose);
     // Encoding runs on the same threads as I/O; with as many threads as cores
     // a busy writer would keep the stream from being read.

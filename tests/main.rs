@@ -7,7 +7,7 @@
 // A test fails by panicking.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-/// The program's own words: help, version, check, status, a quiet end.
+/// The program's own words: help, manual pages, completions, version, check, status.
 mod cli;
 /// Columns that are left out, hashed or masked: nowhere a value that was there before.
 mod columns;
@@ -25,6 +25,8 @@ mod failover;
 mod failpoints;
 /// The change data feed of tables, folded and read by others.
 mod feed;
+/// `health`: what it asks, and what it makes of the answer.
+mod health;
 /// Rows are found by whatever identifies them; values stored out of line; key changes; truncation.
 mod identity;
 /// A configuration and the least rights, from nothing but a URL.
@@ -75,6 +77,8 @@ mod publication_forms;
 mod readers;
 /// Exactly once through kills of the program, loss of its cache, and crashes of the server.
 mod recovery;
+/// The list of keys: in README, and as a schema for editors.
+mod reference;
 /// Changes of columns, in order with the data: each kind on its own, and at random together with kills.
 mod schema_changes;
 /// The first copy: beside changes, and resumed after a kill.

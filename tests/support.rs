@@ -520,6 +520,28 @@ fn wait_for_success(sidecar: &mut Sidecar, attempt: impl Fn() -> Output) {
     }
 }
 
+/// A folder of its own for a test without a database. It goes with the value.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// `name` is unique among the tests.
+    pub fn new(name: &str) -> Self {
+        let path = cache().join(format!("run/{name}.{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 pub fn text(output: &Output) -> String {
     format!(
         "{}\n{}{}",

@@ -144,7 +144,9 @@ fn pattern(id: &TableId) -> String {
 }
 
 fn configuration(found: &Survey, url: &str, password: Option<&str>, lake: &str) -> String {
-    let mut text = "# Of tributary init. All keys are in the README, under Configuration.\n\n[source]\n".to_owned();
+    let mut text =
+        "# Of tributary init. All keys are in the README, under Configuration; `tributary config` prints them.\n\n[source]\n"
+            .to_owned();
     if let Some(variable) = password {
         text += &format!("# The password is not here: set {variable}.\n");
     }
