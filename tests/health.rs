@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::thread;
 
 use crate::support::sidecar::Sidecar;
-use crate::support::{Folder, assert_error, finish, text, wait_for};
+use crate::support::{Folder, assert_error, finish, repository, text, wait_for};
 
 /// Nobody listens there, so neither source nor lake can be reached.
 const NOWHERE: &str = "[source]\nurl = \"postgres://nobody@127.0.0.1:1/nothing\"\n[lake]\nurl = \"s3://nothing/there\"\n\
@@ -162,4 +162,28 @@ fn a_sidecar_that_nobody_can_ask_is_said_so() {
         &health(&folder.path().join("none.toml")),
         &["cannot read the configuration"],
     );
+}
+
+#[test]
+fn the_image_asks_with_the_configuration_that_it_runs_with() {
+    let dockerfile = fs::read_to_string(repository().join("docker/Dockerfile")).unwrap();
+    let command = |instruction: &str| -> Vec<String> {
+        let line = dockerfile.lines().find(|line| line.starts_with(instruction)).unwrap();
+        let (_, list) = line.split_once('[').unwrap();
+        serde_json::from_str(&format!("[{list}")).unwrap()
+    };
+    assert_eq!(command("ENTRYPOINT"), ["tributary"]);
+    // Neither names a file, so both take that of the variable.
+    assert_eq!(command("CMD"), ["run"]);
+    assert!(dockerfile.contains("\nENV TRIBUTARY_CONFIG=/"));
+    let check = command("HEALTHCHECK");
+    assert_eq!(check, ["tributary", "health"]);
+    let folder = Folder::new("image");
+    let port = answering("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let mut asking = Command::new(env!("CARGO_BIN_EXE_tributary"));
+    asking
+        .args(&check[1..])
+        .env("TRIBUTARY_CONFIG", config(&folder, &format!("0.0.0.0:{port}")));
+    let output = finish(&mut asking);
+    assert!(output.status.success(), "{}", text(&output));
 }
