@@ -1,6 +1,7 @@
 //! PostgreSQL: a standby takes over. What the lake has is either followed by all that comes, or told to be of no use.
 
 use crate::support::lake::replacements;
+use crate::support::proxy::Network;
 use crate::support::server::{Kind, Server};
 use crate::support::writer::Writer;
 use crate::support::{Case, wait_for};
@@ -32,7 +33,12 @@ fn a_standby_that_is_promoted_under_load_goes_on_with_its_slot() {
     // No change is sent that the standby has not.
     one.sql("ALTER SYSTEM SET synchronized_standby_slots = 'standby'");
     one.sql("SELECT pg_reload_conf()");
-    let case = Case::new(&one, "failover");
+    let mut case = Case::new(&one, "failover");
+    // The address of whichever is the primary.
+    let network = Network::before(one.port);
+    case.url = case
+        .url
+        .replace(&format!(":{}/", one.port), &format!(":{}/", network.port));
     case.sql(TABLES);
     let mut sidecar = case.start();
     case.wait_until_current(&mut sidecar);
@@ -47,15 +53,13 @@ fn a_standby_that_is_promoted_under_load_goes_on_with_its_slot() {
     wait_for("commits under load", || (versions() > before + 5).then_some(()));
     one.stop("immediate");
     drop(writer);
-    sidecar.assert_running();
-    sidecar.kill();
     two.promote();
+    network.lead_to(two.port);
     // It has no standby itself.
     two.sql("ALTER SYSTEM RESET synchronized_standby_slots");
     two.sql("SELECT pg_reload_conf()");
 
     let moved = case.moved_to(&two);
-    let mut sidecar = moved.start();
     let writer = Writer::paced(
         &moved,
         500,
@@ -93,7 +97,7 @@ fn a_standby_that_lags_behind_the_lake_is_a_gap() {
     case.wait_until_current(&mut sidecar);
     wait_for_slot(&two, &case.slot);
     two.stop("fast");
-    case.sql("UPDATE a SET v = 'never replicated' WHERE id < 10; INSERT INTO a VALUES (7000, 'never replicated')");
+    case.sql("UPDATE a SET v = 'never replicated' WHERE id < 10; INSERT INTO a VALUES (7000, 'never replicated'); UPDATE b SET v = 'never replicated'");
     case.wait_until_current(&mut sidecar);
     sidecar.kill();
     one.stop("immediate");
