@@ -203,33 +203,13 @@ impl DeltaTable {
         out.write_whole(&whole).await?;
         whole.clear();
         let (mut high, mut provisional) = (None, Vec::new());
-        let mut slices = self.slices(partial, |patch| patch.location);
-        slices.reverse();
-        while let Some(slice) = slices.pop() {
-            let (patched, left) = self.patch(batch, keys, slice, points).await?;
+        let mut slices = self.to_resolve(partial, changed);
+        while let Some(patched) = self.resolve(batch, keys, &mut slices, points).await? {
             out.write_resolved(&patched.rows, &patched.of, &mut deletes_of).await?;
-            provisional.extend(
-                patched
-                    .provisional
-                    .into_iter()
-                    .zip(std::iter::repeat(patched.high.clone())),
-            );
-            high = later(high, patched.high);
-            slices.extend((!left.is_empty()).then_some(left));
-        }
-        let mut slices = self.slices(changed, Changed::location);
-        slices.reverse();
-        while let Some(slice) = slices.pop() {
-            let (patched, left) = self.apply(batch, keys, slice, points).await?;
-            out.write_resolved(&patched.rows, &patched.of, &mut deletes_of).await?;
-            provisional.extend(
-                patched
-                    .provisional
-                    .into_iter()
-                    .zip(std::iter::repeat(patched.high.clone())),
-            );
-            high = later(high, patched.high);
-            slices.extend((!left.is_empty()).then_some(left));
+            if let Some(position) = patched.high {
+                provisional.extend(patched.provisional.into_iter().map(|key| (key, position.clone())));
+                high = later(high, Some(position));
+            }
         }
         for some in self.slices(lake, |(location, _)| Some(*location)) {
             let (locations, changes): (Vec<Location>, Vec<u32>) = some.into_iter().unzip();
@@ -241,7 +221,6 @@ impl DeltaTable {
         out.write_whole(&whole).await?;
         let files = out.writer.finish().await?;
         self.take_changes(batch, keys, files)?;
-        let provisional = provisional.into_iter().filter_map(|(key, high)| Some((key, high?)));
         self.provisional.extend(provisional);
         Ok(high)
     }

@@ -80,7 +80,7 @@ impl Changed {
 }
 
 /// What is brought together at a time.
-enum Slice {
+pub(super) enum Slice {
     Cells(Vec<Patch>),
     Rows(Vec<Changed>),
 }
@@ -184,26 +184,8 @@ impl DeltaTable {
             writer.write(&pick(&batch.rows, rows)?, &own).await?;
         }
         let mut high: Option<Position> = None;
-        let cells = self
-            .slices(patches, |patch| patch.location)
-            .into_iter()
-            .map(Slice::Cells);
-        let rows = self.slices(changed, Changed::location).into_iter().map(Slice::Rows);
-        let mut slices: VecDeque<Slice> = cells.chain(rows).collect();
-        while let Some(slice) = slices.pop_front() {
-            let (patched, left) = match slice {
-                Slice::Cells(patches) => {
-                    let (patched, left) = self.patch(&batch, &keys, patches, points).await?;
-                    (patched, (!left.is_empty()).then_some(Slice::Cells(left)))
-                }
-                Slice::Rows(changed) => {
-                    let (patched, left) = self.apply(&batch, &keys, changed, points).await?;
-                    (patched, (!left.is_empty()).then_some(Slice::Rows(left)))
-                }
-            };
-            if let Some(left) = left {
-                slices.push_front(left);
-            }
+        let mut slices = self.to_resolve(patches, changed);
+        while let Some(patched) = self.resolve(&batch, &keys, &mut slices, points).await? {
             writer.write(&patched.rows, &patched.keys).await?;
             if let Some(position) = patched.high {
                 self.provisional
@@ -355,6 +337,44 @@ impl DeltaTable {
             slices.push(slice);
         }
         slices
+    }
+
+    /// What patches and rows that patches tell of are resolved in.
+    pub(super) fn to_resolve(&self, patches: Vec<Patch>, changed: Vec<Changed>) -> VecDeque<Slice> {
+        let cells = self.slices(patches, |patch| patch.location);
+        let rows = self.slices(changed, Changed::location);
+        cells
+            .into_iter()
+            .map(Slice::Cells)
+            .chain(rows.into_iter().map(Slice::Rows))
+            .collect()
+    }
+
+    /// The rows of the next slice, or as many as fit in memory.
+    pub(super) async fn resolve(
+        &self,
+        batch: &ChangeBatch,
+        keys: &[Key],
+        slices: &mut VecDeque<Slice>,
+        points: &dyn PointReader,
+    ) -> Result<Option<Patched>> {
+        let Some(slice) = slices.pop_front() else {
+            return Ok(None);
+        };
+        let (patched, left) = match slice {
+            Slice::Cells(patches) => {
+                let (patched, left) = self.patch(batch, keys, patches, points).await?;
+                (patched, (!left.is_empty()).then_some(Slice::Cells(left)))
+            }
+            Slice::Rows(changed) => {
+                let (patched, left) = self.apply(batch, keys, changed, points).await?;
+                (patched, (!left.is_empty()).then_some(Slice::Rows(left)))
+            }
+        };
+        if let Some(left) = left {
+            slices.push_front(left);
+        }
+        Ok(Some(patched))
     }
 
     /// Builds whole rows from a batch's rows and the values they left out.
