@@ -4,7 +4,7 @@ use crate::support::lake::replacements;
 use crate::support::proxy::Network;
 use crate::support::server::{Kind, Server};
 use crate::support::writer::Writer;
-use crate::support::{Case, wait_for};
+use crate::support::{Case, assert_error, finish, wait_for};
 
 const TABLES: &str =
     "CREATE TABLE a (id int PRIMARY KEY, v text); INSERT INTO a SELECT i, 'v' || i FROM generate_series(1, 1000) i;
@@ -53,8 +53,13 @@ fn a_standby_that_is_promoted_under_load_goes_on_with_its_slot() {
     wait_for("commits under load", || (versions() > before + 5).then_some(()));
     one.stop("immediate");
     drop(writer);
-    two.promote();
+    // The address moves first: a standby is waited for.
     network.lead_to(two.port);
+    wait_for("a standby to be met", || {
+        sidecar.assert_running();
+        sidecar.log().contains("recovery is in progress").then_some(())
+    });
+    two.promote();
     // It has no standby itself.
     two.sql("ALTER SYSTEM RESET synchronized_standby_slots");
     two.sql("SELECT pg_reload_conf()");
@@ -85,6 +90,23 @@ fn a_standby_that_is_promoted_under_load_goes_on_with_its_slot() {
     moved.catch_up();
     moved.compare(&[]);
     assert!(replacements(&moved.table("a")).is_empty());
+    // The old primary has another history by now, which its log does not tell.
+    one.start_again();
+    one.sql("ALTER SYSTEM RESET synchronized_standby_slots");
+    one.sql("SELECT pg_reload_conf()");
+    assert_error(
+        &finish(
+            case.command("run")
+                .arg("--once")
+                .env("TRIBUTARY_SOURCE_URL", case.database.default_url()),
+        ),
+        &[
+            "timeline 1",
+            "does not descend from 2",
+            "public.b",
+            "tributary snapshot",
+        ],
+    );
 }
 
 /// The lake has changes that the standby never got, and the standby's log has grown past them.

@@ -63,7 +63,7 @@ fn a_server_that_falls_silent_is_left_and_found_again(kind: Kind) {
     let connections = network.accepted();
     network.swallow(true);
     case.sql("UPDATE t SET v = 1 WHERE id < 1000");
-    sleep(Duration::from_secs(4));
+    sleep(Duration::from_secs(2));
     network.swallow(false);
     case.wait_until_current(&mut sidecar);
     case.compare(&[]);

@@ -74,7 +74,7 @@ pub const SECTIONS: &[Section] = &[
                           `require`, `verify-ca`, `verify-full`), `sslrootcert`, `sslcert`, `sslkey`, \
                           `channel_binding`, `passfile`, and `host` (a socket folder) with `user`. \
                           `mysql://user:password@host:3306` or `mariadb://…`; parameters `sslmode` or `ssl-mode`, \
-                          `sslrootcert` or `ssl-ca`, `sslcert` or `ssl-cert`, `sslkey` or `ssl-key`, `socket`. See \
+                          `sslrootcert` or `ssl-ca`, `sslcert` or `ssl-cert`, `sslkey` or `ssl-key`, `socket`; see \
                           [Passwords and certificates](#passwords-and-certificates). \
                           `mongodb://user:password@host:27017,host:27017/?replicaSet=name` or `mongodb+srv://…`, \
                           with the options of MongoDB's connection strings: `authSource`, `tls`, `tlsCAFile`, \

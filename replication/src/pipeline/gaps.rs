@@ -23,6 +23,15 @@ pub struct Standing<T> {
     pub gaps: Gaps,
 }
 
+/// What a table has of the source's log at the latest. In PostgreSQL it may have values
+/// of rows that were read there, from after its watermark.
+fn newest(record: &TableRecord) -> &Position {
+    match &record.catch_up_to {
+        Some(to @ Position::Lsn(_)) if to.covers(&record.watermark) => to,
+        _ => &record.watermark,
+    }
+}
+
 /// What is lost.
 #[derive(Default)]
 pub struct Gaps {
@@ -62,7 +71,7 @@ impl<T: SourceTable> Standing<T> {
         let live: Vec<(usize, Position)> = entries
             .iter()
             .enumerate()
-            .filter_map(|(number, entry)| Some((number, entry.record()?.watermark.clone())))
+            .filter_map(|(number, entry)| Some((number, newest(entry.record()?).clone())))
             .collect();
         let (numbers, watermarks): (Vec<usize>, Vec<Position>) = live.into_iter().unzip();
         let timeline = control.as_ref().map_or(0, |control| control.record().timeline);

@@ -260,9 +260,7 @@ impl Source for Postgres {
         if timeline == 0 || now == timeline {
             return Ok(vec![None; watermarks.len()]);
         }
-        let mut wire = Wire::connect(&self.endpoint, true).await?;
-        let history = wire.query(&format!("TIMELINE_HISTORY {now}")).await?;
-        let history = history.first().map(|row| text(row, 1)).unwrap_or_default();
+        let history = self.timeline_history(now).await?;
         let left = left_at(&history, timeline)?;
         let why = |watermark: &Position| match (left, watermark) {
             (Some(left), Position::Lsn(lsn)) if *lsn <= left => None,
@@ -352,6 +350,17 @@ impl Source for Postgres {
 }
 
 impl Postgres {
+    /// What the server knows of how a timeline came about; nothing of the first.
+    async fn timeline_history(&self, timeline: u32) -> Result<String> {
+        let mut wire = Wire::connect(&self.endpoint, true).await?;
+        match wire.query(&format!("TIMELINE_HISTORY {timeline}")).await {
+            Ok(rows) => Ok(rows.first().map(|row| text(row, 1)).unwrap_or_default()),
+            // As the server itself takes a history file that is not there.
+            Err(error) if error.code() == Some("58P01") => Ok(String::new()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads publication and catalogue as of one moment.
     async fn read_catalogue(&mut self, only: Option<u32>) -> Result<Discovery<SourceTable>> {
         self.wire
@@ -519,7 +528,10 @@ impl Postgres {
             )),
             // Whether it still has all log is told with the tables concerned.
             Ok(Some(_)) => Ok(Finding::ok(format!("slot {name:?} is ready"))),
-            Err(error) if error.class() == Class::NeedsOperator => Ok(Finding::from_error(&error)),
+            // A standby has been told of already.
+            Err(error) if error.class() == Class::NeedsOperator || error.code() == Some("55000") => {
+                Ok(Finding::from_error(&error))
+            }
             Err(error) => Err(error),
         }
     }

@@ -13,6 +13,7 @@ const PROBE_AFTER: Duration = Duration::from_secs(30);
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 const PROBES: u32 = 3;
 /// How long what we send may stay unacknowledged.
+#[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 /// Between two looks nobody may have listened: what is older was not silence.
 const DEAF: Duration = Duration::from_secs(5);
@@ -26,7 +27,9 @@ pub fn watch(tcp: &TcpStream) -> std::io::Result<()> {
         .with_time(PROBE_AFTER)
         .with_interval(PROBE_INTERVAL);
     socket.set_tcp_keepalive(&probes.with_retries(PROBES))?;
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    Ok(())
 }
 
 /// How long a peer has said nothing while somebody listened. Something that

@@ -463,7 +463,9 @@ fn server_error(address: &str, code: &str, message: &str, detail: Option<String>
         }
         _ => format!("{address}: {message} ({code})"),
     };
-    let transient = matches!(code.get(..2), Some("08" | "53" | "40" | "57" | "58" | "25"));
+    // An address may lead to a standby that is about to be promoted.
+    let is_standby = code == "55000" && message.starts_with("recovery is in progress");
+    let transient = is_standby || matches!(code.get(..2), Some("08" | "53" | "40" | "57" | "58" | "25"));
     let error = if transient {
         Error::transient(text)
     } else {
@@ -474,6 +476,7 @@ fn server_error(address: &str, code: &str, message: &str, detail: Option<String>
         "28000" if message.ends_with("no encryption") => {
             Some("the server wants TLS: leave sslmode out of source.url, or set sslmode=require".to_owned())
         }
+        _ if is_standby => Some("source.url leads to a standby: it has to lead to the primary".to_owned()),
         "28P01" => Some("check user and password in source.url".to_owned()),
         "28000" => Some(
             "allow this role, database and address in pg_hba.conf (for replication too), and give it LOGIN".to_owned(),
