@@ -129,6 +129,40 @@ fn wait_for_commits(case: &Case, sidecar: &mut Sidecar, more: usize) {
     });
 }
 
+/// Kills sidecars again and again beside transactions, the index of one too. Returns one that is current, beside none.
+fn kill_under_load(case: &Case, transactions: &[&str]) -> Sidecar {
+    let writer = Writer::paced(case, 399, 5, transactions);
+    for round in 0..6 {
+        let mut sidecar = case.start();
+        wait_for_commits(case, &mut sidecar, 3);
+        sidecar.kill();
+        if round == 3 {
+            std::fs::remove_dir_all(case.cache()).unwrap();
+        }
+    }
+    writer.stop();
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    sidecar
+}
+
+/// Kills a sidecar while it copies `t` anew, or when it just has.
+fn kill_while_copying(case: &Case, is_copying: impl Fn() -> bool) {
+    let mut sidecar = case.start();
+    // The command would take one that does not stream yet for none.
+    case.wait_until_current(&mut sidecar);
+    let before = versions(case, "REPLACE");
+    let mut request = case.snapshot(&[&case.qualified("t")]);
+    let mut request = request.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for("the copy", || {
+        sidecar.assert_running();
+        (is_copying() || versions(case, "REPLACE") > before).then_some(())
+    });
+    sidecar.kill();
+    let _ = request.kill();
+    request.wait().unwrap();
+}
+
 fn deleted_rows_stay_through_kills(kind: Kind) {
     let server = match kind {
         // Deletes have nothing but the key, and updates what they set.
@@ -154,18 +188,7 @@ fn deleted_rows_stay_through_kills(kind: Kind) {
         ),
     ];
     let transactions: Vec<&str> = transactions.iter().map(String::as_str).collect();
-    let writer = Writer::paced(&case, 399, 5, &transactions);
-    for round in 0..6 {
-        let mut sidecar = case.start();
-        wait_for_commits(&case, &mut sidecar, 3);
-        sidecar.kill();
-        if round == 3 {
-            std::fs::remove_dir_all(case.cache()).unwrap();
-        }
-    }
-    writer.stop();
-    let mut sidecar = case.start();
-    case.wait_until_current(&mut sidecar);
+    let mut sidecar = kill_under_load(&case, &transactions);
     compare_with_graves(&case, since, 30);
 
     // The table is emptied in the middle of a batch, and rows of before it are in no commit of the lake.
@@ -194,21 +217,9 @@ fn a_new_copy_keeps_deleted_rows(kind: Kind) {
     for _ in 0..3 {
         case.sql(&format!("{}; DELETE FROM t WHERE id % 9 = 0", bury("id % 9 = 0")));
         case.sql("INSERT INTO t SELECT i, 2, 'again' FROM series(1, 400) WHERE i % 18 = 0");
-        let mut sidecar = case.start();
-        // The command would take one that does not stream yet for none.
-        case.wait_until_current(&mut sidecar);
-        let replaced = || versions(&case, "REPLACE");
-        let before = replaced();
-        let mut request = case.snapshot(&[&case.qualified("t")]);
-        let mut request = request.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        wait_for("the copy", || {
-            sidecar.assert_running();
-            let copying = case.table_status("t").is_some_and(|t| t.state == "resnapshotting");
-            (copying || replaced() > before).then_some(())
+        kill_while_copying(&case, || {
+            case.table_status("t").is_some_and(|t| t.state == "resnapshotting")
         });
-        sidecar.kill();
-        let _ = request.kill();
-        request.wait().unwrap();
     }
     let mut sidecar = case.start();
     case.wait_until_current(&mut sidecar);
@@ -253,18 +264,7 @@ fn a_history_has_every_change_through_kills(kind: Kind) {
         "UPDATE t SET id = {i} + 1000 WHERE id = {k} + 1",
         "UPDATE t SET v = v + 1000000, big = concat('short', {i}) WHERE id % 60 = {k} % 60",
     ];
-    let writer = Writer::paced(&case, 399, 5, &transactions);
-    for round in 0..6 {
-        let mut sidecar = case.start();
-        wait_for_commits(&case, &mut sidecar, 3);
-        sidecar.kill();
-        if round == 3 {
-            std::fs::remove_dir_all(case.cache()).unwrap();
-        }
-    }
-    writer.stop();
-    let mut sidecar = case.start();
-    case.wait_until_current(&mut sidecar);
+    let mut sidecar = kill_under_load(&case, &transactions);
     compare_with_told(&case, since, 1000);
     // Small files become one beside the commits, and what was superseded stays superseded after a restart.
     for i in 0..30 {
@@ -312,20 +312,8 @@ fn a_new_copy_comes_after_a_history(kind: Kind) {
             "UPDATE t SET v = {round} + 5 WHERE id % 4 = 0; DELETE FROM t WHERE id % 9 = {round}"
         ));
         case.sql(&format!("INSERT INTO t SELECT i, {round}, 'again' FROM series(1, 400) WHERE i % 50 = 0 AND i NOT IN (SELECT id FROM t)"));
-        let mut sidecar = case.start();
-        // The command would take one that does not stream yet for none.
-        case.wait_until_current(&mut sidecar);
-        let before = versions(&case, "REPLACE");
-        let mut request = case.snapshot(&[&case.qualified("t")]);
-        let mut request = request.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        wait_for("the copy", || {
-            sidecar.assert_running();
-            // What changes from here on, the copy is told of.
-            (is_copying(&case) || versions(&case, "REPLACE") > before).then_some(())
-        });
-        sidecar.kill();
-        let _ = request.kill();
-        request.wait().unwrap();
+        // What changes from then on, the copy is told of.
+        kill_while_copying(&case, || is_copying(&case));
     }
     let mut sidecar = case.start();
     case.wait_until_current(&mut sidecar);

@@ -771,18 +771,23 @@ impl DeltaTable {
     }
 
     pub fn rows(&self) -> u64 {
-        let is_history = self.shape.mode.is_history();
-        let rows = |file: &DataFile| match is_history {
-            true if file.removed => 0,
-            true => u64::from(file.rows),
-            false => file.live_rows(),
-        };
-        self.files.iter().map(rows).sum()
+        let there = self.files.iter().filter(|file| !file.removed);
+        there.map(|file| u64::from(file.rows) - self.hidden(file)).sum()
+    }
+
+    /// The rows of a file that are not for readers: those of [`DataFile::deleted`],
+    /// unless these are superseded and stay.
+    fn hidden_rows<'a>(&self, file: &'a DataFile) -> Option<&'a RoaringBitmap> {
+        (!self.shape.mode.is_history()).then_some(&file.deleted)
+    }
+
+    fn hidden(&self, file: &DataFile) -> u64 {
+        self.hidden_rows(file).map_or(0, RoaringBitmap::len)
     }
 
     /// Whether the log has a file, or is to have it.
     fn stays(&self, file: &DataFile) -> bool {
-        !file.removed && (self.shape.mode.is_history() || file.live_rows() > 0)
+        !file.removed && u64::from(file.rows) > self.hidden(file)
     }
 
     pub fn size(&self) -> TableSize {

@@ -374,9 +374,13 @@ def without_views(kind: pa.DataType) -> pa.DataType:
     return {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}.get(kind, kind)
 
 
+def plain(rows: pa.Table) -> pa.Table:
+    """The rows without views, which pyarrow can neither filter nor sort."""
+    return rows.cast(pa.schema([f.with_type(without_views(f.type)) for f in rows.schema]))
+
+
 def those(rows: pa.Table, mask) -> pa.Table:
-    """Some rows; pyarrow cannot filter views."""
-    return rows.cast(pa.schema([f.with_type(without_views(f.type)) for f in rows.schema])).filter(mask)
+    return plain(rows).filter(mask)
 
 
 def alive(rows: pa.Table, system: list[str], key: list[str]) -> pa.Table:
@@ -384,7 +388,7 @@ def alive(rows: pa.Table, system: list[str], key: list[str]) -> pa.Table:
     if DELETED in system:
         rows = those(rows, pc.invert(rows[DELETED]))
     if OP in system:
-        rows = those(rows, np.full(len(rows), True)).sort_by(SEQUENCE)
+        rows = plain(rows).sort_by(SEQUENCE)
         keys = zip(*(rows[column].to_pylist() for column in key))
         newest = {repr(own): row for row, own in enumerate(keys)}
         rows = rows.take(sorted(newest.values()))

@@ -19,7 +19,6 @@ use roaring::RoaringBitmap;
 use super::data_file::{self, Stored, WrittenFile};
 use super::log::{Commit, Log};
 use super::{DataFile, DeltaTable, FileFormat, undeleted};
-use crate::config::Mode;
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::partition::Values;
@@ -49,12 +48,13 @@ struct Weight {
 }
 
 impl Weight {
-    fn of(number: usize, file: &DataFile, mode: Mode) -> Option<Self> {
+    /// `dead` rows of it are not for readers.
+    fn of(number: usize, file: &DataFile, dead: u64) -> Option<Self> {
         (!file.removed && file.committed).then(|| Self {
             number,
             bytes: file.size as u64,
             rows: u64::from(file.rows),
-            dead: if mode.is_history() { 0 } else { file.deleted.len() },
+            dead,
         })
     }
 
@@ -107,27 +107,27 @@ fn within_bounds(files: &[&Weight]) -> Vec<usize> {
 
 /// A file that goes, as it was when the compaction began.
 #[derive(Clone, Debug)]
-pub(super) struct Input {
-    pub path: String,
-    pub size: u64,
-    pub rows: u32,
+struct Input {
+    path: String,
+    size: u64,
+    rows: u32,
     /// The rows that stay behind.
-    pub deleted: RoaringBitmap,
+    deleted: RoaringBitmap,
 }
 
 /// Files that are to become one.
 pub struct Compaction {
-    pub(super) log: Log,
-    pub(super) format: FileFormat,
-    pub(super) columns: SchemaRef,
-    pub(super) inputs: Vec<Input>,
-    pub(super) partition: Values,
+    log: Log,
+    format: FileFormat,
+    columns: SchemaRef,
+    inputs: Vec<Input>,
+    partition: Values,
 }
 
 /// The file that others have become; not committed.
 pub struct Compacted {
     inputs: Vec<Input>,
-    pub(super) file: WrittenFile,
+    file: WrittenFile,
 }
 
 impl Compaction {
@@ -175,7 +175,7 @@ impl DeltaTable {
     pub fn compaction(&self) -> Option<Compaction> {
         let mut partitions: BTreeMap<&Values, Vec<Weight>> = BTreeMap::new();
         for (number, file) in self.files.iter().enumerate() {
-            if let Some(weight) = Weight::of(number, file, self.shape.mode) {
+            if let Some(weight) = Weight::of(number, file, self.hidden(file)) {
                 partitions.entry(&file.partition).or_default().push(weight);
             }
         }
@@ -193,19 +193,36 @@ impl DeltaTable {
                 path: file.path.clone(),
                 size: file.size as u64,
                 rows: file.rows,
-                deleted: match self.shape.mode.is_history() {
-                    true => RoaringBitmap::new(),
-                    false => file.deleted.clone(),
-                },
+                deleted: self.hidden_rows(file).cloned().unwrap_or_default(),
             })
         });
+        let partition = first.map(|file| file.partition.clone()).unwrap_or_default();
+        self.compaction_from(inputs.collect(), &self.whole_schema, partition)
+    }
+
+    fn compaction_from(&self, inputs: Vec<Input>, columns: &SchemaRef, partition: Values) -> Compaction {
         Compaction {
             log: self.log.clone(),
             format: self.file_format(),
-            columns: self.whole_schema.clone(),
-            inputs: inputs.collect(),
-            partition: first.map(|file| file.partition.clone()).unwrap_or_default(),
+            columns: columns.clone(),
+            inputs,
+            partition,
         }
+    }
+
+    /// Makes a file of copied rows anew without some of them: their system columns
+    /// are those of rows that are copied now.
+    pub(super) async fn without(&self, file: &WrittenFile, dropped: RoaringBitmap) -> Result<WrittenFile> {
+        let input = Input {
+            path: file.path.clone(),
+            size: file.size as u64,
+            rows: file.rows,
+            deleted: dropped,
+        };
+        let compaction = self.compaction_from(vec![input], &self.read_schema, file.partition.clone());
+        let done = compaction.run(&AtomicBool::new(false)).await?;
+        let done = done.ok_or_else(|| Error::bug("a file was not written to the end"))?;
+        Ok(done.file)
     }
 
     /// Puts a compaction's file in the place of its inputs, as one version.
@@ -226,7 +243,7 @@ impl DeltaTable {
             for number in &replaced {
                 self.files[*number].removed = true;
             }
-            file.dirty = !self.shape.mode.is_history() && !file.deleted.is_empty();
+            file.dirty = self.hidden(&file) > 0;
             let number = self.place(file) as usize;
             let rewritten = self.write_anew().await?;
             let vectors = self.write_vectors().await?;
@@ -261,10 +278,10 @@ impl DeltaTable {
     /// Writes files with dead rows anew, in a table whose readers know no
     /// deletion vectors. Returns whether there were any.
     pub(super) async fn write_anew(&mut self) -> Result<bool> {
-        if self.shape.has_vectors() || self.shape.mode.is_history() {
+        if self.shape.has_vectors() {
             return Ok(false);
         }
-        let touched = |file: &DataFile| !file.removed && !file.deleted.is_empty() && file.live_rows() > 0;
+        let touched = |file: &DataFile| self.stays(file) && self.hidden(file) > 0;
         let mut numbers: Vec<usize> = (0..self.files.len()).filter(|n| touched(&self.files[*n])).collect();
         numbers.sort_by_key(|number| self.files[*number].partition.clone());
         let rewritten = !numbers.is_empty();

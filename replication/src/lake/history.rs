@@ -13,7 +13,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
@@ -22,7 +21,6 @@ use arrow::error::ArrowError;
 use roaring::RoaringBitmap;
 use serde_json::Value;
 
-use super::compaction::{Compaction, Input};
 use super::data_file::{self, WrittenFile};
 use super::indexing::blocking;
 use super::key_index::{IndexHome, KeyMap, Location};
@@ -321,26 +319,6 @@ impl DeltaTable {
             }
         }
         self.maintain_index()
-    }
-
-    /// A file of copied rows without some of them, and with new numbers.
-    pub(super) async fn without(&self, file: &WrittenFile, dropped: RoaringBitmap) -> Result<WrittenFile> {
-        let input = Input {
-            path: file.path.clone(),
-            size: file.size as u64,
-            rows: file.rows,
-            deleted: dropped,
-        };
-        let compaction = Compaction {
-            log: self.log.clone(),
-            format: self.file_format(),
-            columns: self.read_schema.clone(),
-            inputs: vec![input],
-            partition: file.partition.clone(),
-        };
-        let done = compaction.run(&AtomicBool::new(false)).await?;
-        let done = done.ok_or_else(|| Error::bug("a file was not written to the end"))?;
-        Ok(done.file)
     }
 
     /// Adds the rows of files to the index that are the newest of their keys.

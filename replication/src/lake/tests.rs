@@ -16,7 +16,7 @@ use arrow::array::{AsArray, Int64Array, StringArray};
 use arrow::datatypes::Int64Type;
 
 use super::*;
-use crate::batch::{ChangeBatch, Op, UnchangedCell};
+use crate::batch::{ChangeBatch, CommitPoint, Commits, Op, UnchangedCell};
 use crate::error::Class;
 use crate::position::Lsn;
 use crate::schema::{Column, LakeType, SourceType};
@@ -60,9 +60,40 @@ impl Folder {
             .expect("create")
     }
 
-    async fn reopen(&self) -> DeltaTable {
+    /// A table whose copy is over, with an index.
+    async fn stream_as(&self, shape: Shape) -> DeltaTable {
+        let mut table = self.create_as(shape).await;
+        table.build_index().await.expect("index");
+        table.commit("START", streaming).await.expect("start");
+        table
+    }
+
+    async fn opened(&self) -> Opened {
         let opened = Opened::read(self.log(), PIPELINE).await.expect("open");
-        let mut table = DeltaTable::new(schema(), opened.expect("a table"));
+        opened.expect("a table")
+    }
+
+    /// New content for the table, of a shape and with a record by what it has.
+    async fn copy(
+        &self,
+        schema: Arc<TableSchema>,
+        shape: impl FnOnce(&Shape) -> Shape,
+        change: impl FnOnce(&Opened, &mut TableRecord),
+    ) -> DeltaTable {
+        let lake = Lake::open(&self.0.display().to_string(), &StoreOptions::default()).expect("lake");
+        let id = TableId::new("public", "t");
+        let log = lake.copy(&table_path(&id), "copy").expect("log");
+        let main = self.opened().await;
+        let mut record = TableRecord::new(PIPELINE.into(), "public.t".into(), 7, 1, position(3));
+        change(&main, &mut record);
+        let copy = DeltaTable::create(log, schema, shape(&main.shape), record).await;
+        let mut copy = copy.expect("create");
+        copy.build_index().await.expect("index");
+        copy.replacing(main)
+    }
+
+    async fn reopen(&self) -> DeltaTable {
+        let mut table = DeltaTable::new(schema(), self.opened().await);
         table.prepare(&IndexHome::private(INDEX_MEMORY)).await.expect("index");
         table
     }
@@ -239,6 +270,14 @@ async fn apply(table: &mut DeltaTable, changes: Changes, lsn: u64) -> Committed 
     commit(table, lsn).await.expect("commit")
 }
 
+/// A batch all of which one commit brought.
+fn committed(mut batch: ChangeBatch, point: &CommitPoint) -> ChangeBatch {
+    let mut commits = Commits::default();
+    commits.note(batch.ops.len(), batch.truncated_by.is_some(), point);
+    batch.commits = Some(Box::new(commits));
+    batch
+}
+
 fn streaming(record: &mut TableRecord) {
     record.state = State::Streaming;
 }
@@ -268,9 +307,7 @@ async fn any_sequence_of_batches_equals_a_map_without_vectors() {
 /// `kinds` is how many values of `v` there are.
 async fn check_sequence(folder: &Folder, shape: Shape, kinds: u64) -> DeltaTable {
     let mut random = numbers(7);
-    let mut table = folder.create_as(shape).await;
-    table.build_index().await.expect("index");
-    table.commit("START", streaming).await.expect("start");
+    let mut table = folder.stream_as(shape).await;
     let mut model = Model::new();
     for round in 0..150_u64 {
         for _part in 0..=random(2) {
@@ -570,20 +607,8 @@ async fn a_copy_takes_the_place_of_all_content_at_once() {
         changes.upsert(&mut old, id, "old", Some("old"));
     }
     apply(&mut table, changes, 2).await;
-    let lake = Lake::open(&folder.0.display().to_string(), &StoreOptions::default()).expect("lake");
-    let id = TableId::new("public", "t");
-    let read = || async {
-        Opened::read(folder.log(), PIPELINE)
-            .await
-            .expect("open")
-            .expect("table")
-    };
-    let main = read().await;
-    let record = TableRecord::new(PIPELINE.into(), "public.t".into(), 7, 1, position(3));
-    let shape = main.shape.replacing(&schema(), &Origin::default());
-    let log = lake.copy(&table_path(&id), "c").expect("log");
-    let copy = DeltaTable::create(log, schema(), shape, record).await.expect("create");
-    let mut copy = copy.replacing(main);
+    let shape = |main: &Shape| main.replacing(&schema(), &Origin::default());
+    let mut copy = folder.copy(schema(), shape, |_, _| ()).await;
     let mut new = Model::new();
     let mut changes = Changes::default();
     for id in 50..60 {

@@ -291,9 +291,7 @@ async fn check_net_changes(vectors: bool) {
     let folder = Folder::new();
     let shape = Shape::new(&schema(), &Origin::default()).with_feed(true);
     let shape = if vectors { shape } else { shape.without_vectors() };
-    let mut table = folder.create_as(shape).await;
-    table.build_index().await.expect("index");
-    table.commit("START", streaming).await.expect("start");
+    let mut table = folder.stream_as(shape).await;
     let mut model = Model::new();
     // Inserts alone need no file of their own.
     let version = apply(&mut table, upserts(&mut model, 0..5, "a"), 2).await.version;
@@ -646,9 +644,7 @@ async fn changes_are_kept_as_long_as_their_versions() {
 async fn files_written_anew_beside_another_writer_are_given_up() {
     let folder = Folder::new();
     let shape = Shape::new(&schema(), &Origin::default()).without_vectors();
-    let mut table = folder.create_as(shape.with_feed(true)).await;
-    table.build_index().await.expect("index");
-    table.commit("START", streaming).await.expect("start");
+    let mut table = folder.stream_as(shape.with_feed(true)).await;
     let mut model = Model::new();
     apply(&mut table, upserts(&mut model, 0..5, "a"), 2).await;
     let changes = upserts(&mut model.clone(), 1..2, "b");

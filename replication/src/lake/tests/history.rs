@@ -4,7 +4,6 @@ use arrow::array::Array;
 use arrow::datatypes::{DataType, TimestampMicrosecondType};
 
 use super::*;
-use crate::batch::{CommitPoint, Commits};
 use crate::config::Mode;
 use crate::lake::mode::{COMMITTED_AT, OP, POSITION, SEQUENCE};
 
@@ -18,8 +17,8 @@ fn shape() -> Shape {
 
 /// All rows that readers see of a table, in the order that they say.
 async fn history(folder: &Folder) -> History {
-    let opened = Opened::read(folder.log(), PIPELINE).await.expect("open");
-    let table = DeltaTable::new(schema(), opened.expect("a table"));
+    let opened = folder.opened().await;
+    let table = DeltaTable::new(schema(), opened);
     let mut all = BTreeMap::new();
     for file in &table.files {
         assert!(file.vector.is_none(), "rows of a history went");
@@ -75,15 +74,12 @@ async fn living(table: &DeltaTable) -> Model {
     model
 }
 
-fn told_by(mut batch: ChangeBatch, at: i64) -> ChangeBatch {
+fn told_by(batch: ChangeBatch, at: i64) -> ChangeBatch {
     let point = CommitPoint {
         at: Some(at),
         position: Some(format!("0/{at}").into()),
     };
-    let mut commits = Commits::default();
-    commits.note(batch.ops.len(), batch.truncated_by.is_some(), &point);
-    batch.commits = Some(Box::new(commits));
-    batch
+    committed(batch, &point)
 }
 
 fn told(op: &str, values: Option<&(String, String)>, at: i64) -> Told {
@@ -93,9 +89,7 @@ fn told(op: &str, values: Option<&(String, String)>, at: i64) -> Told {
 async fn check_sequence(shape: Shape, seed: u64, foreign: bool) {
     let folder = Folder::new();
     let mut random = numbers(seed);
-    let mut table = folder.create_as(shape).await;
-    table.build_index().await.expect("index");
-    table.commit("START", streaming).await.expect("start");
+    let mut table = folder.stream_as(shape).await;
     let (mut model, mut expected) = (Model::new(), History::new());
     let mut compacted = 0;
     for round in 0..100_u64 {
@@ -224,8 +218,8 @@ async fn an_index_that_was_kept_knows_what_lives() {
     drop(table);
     // What another program has written since has to be read.
     folder.optimize().await;
-    let opened = Opened::read(folder.log(), PIPELINE).await.expect("open");
-    let mut table = DeltaTable::new(schema(), opened.expect("a table"));
+    let opened = folder.opened().await;
+    let mut table = DeltaTable::new(schema(), opened);
     assert_eq!(table.prepare(&home()).await.expect("index"), 0);
     assert_eq!(living(&table).await, model);
 }
@@ -282,9 +276,7 @@ async fn a_chunk_adds_only_rows_that_nobody_has_told_of() {
 async fn new_content_comes_after_what_is_there() {
     for other_column in [false, true] {
         let folder = Folder::new();
-        let mut table = folder.create_as(shape()).await;
-        table.build_index().await.expect("index");
-        table.commit("START", streaming).await.expect("start");
+        let mut table = folder.stream_as(shape()).await;
         let mut model = Model::new();
         let mut changes = Changes::default();
         for id in 1..=5 {
@@ -303,22 +295,16 @@ async fn new_content_comes_after_what_is_there() {
             new.columns[0].ty = LakeType::Long;
         }
         let new = Arc::new(new);
-        let lake = Lake::open(&folder.0.display().to_string(), &StoreOptions::default()).expect("lake");
-        let log = lake.copy("public/t", "copy").expect("log");
-        let main = Opened::read(folder.log(), PIPELINE)
-            .await
-            .expect("open")
-            .expect("a table");
-        let mut record = TableRecord::new(PIPELINE.into(), "public.t".into(), 7, 1, position(3));
-        record.first_sequence = main.record.next_sequence;
-        record.next_sequence = main.record.next_sequence;
-        let continuing = main.shape.continuing(&new, &Origin::default(), false);
-        assert_eq!(continuing.mapped, other_column);
-        let mut copy = DeltaTable::create(log, new.clone(), continuing, record)
-            .await
-            .expect("create");
-        copy.build_index().await.expect("index");
-        let mut copy = copy.replacing(main);
+        let shape = |main: &Shape| {
+            let shape = main.continuing(&new, &Origin::default(), false);
+            assert_eq!(shape.mapped, other_column);
+            shape
+        };
+        let after = |main: &Opened, record: &mut TableRecord| {
+            record.first_sequence = main.record.next_sequence;
+            record.next_sequence = main.record.next_sequence;
+        };
+        let mut copy = folder.copy(new.clone(), shape, after).await;
         // Key 3 is deleted, and 4 and 5 are not there any more.
         let mut changes = Changes::default();
         changes.push(Op::Upsert, 2, Some("7"), Some("new"));
@@ -339,10 +325,7 @@ async fn new_content_comes_after_what_is_there() {
         assert_eq!(metadata["configuration"]["delta.appendOnly"], "true");
         let entry = copy.log.read(copy.version).await.expect("read").expect("an entry");
         assert!(entry.iter().all(|action| action["remove"].is_null()));
-        let opened = Opened::read(folder.log(), PIPELINE)
-            .await
-            .expect("open")
-            .expect("a table");
+        let opened = folder.opened().await;
         let mut again = DeltaTable::new(new.clone(), opened);
         again.prepare(&IndexHome::private(INDEX_MEMORY)).await.expect("index");
         for table in [&copy, &again] {
@@ -386,9 +369,7 @@ async fn new_content_comes_after_what_is_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_others_are_no_key_s() {
     let folder = Folder::new();
-    let mut table = folder.create_as(shape()).await;
-    table.build_index().await.expect("index");
-    table.commit("START", streaming).await.expect("start");
+    let mut table = folder.stream_as(shape()).await;
     let mut model = Model::new();
     let mut changes = Changes::default();
     changes.upsert(&mut model, 1, "a", Some("ours"));

@@ -4,7 +4,6 @@ use arrow::array::{Array, BooleanArray};
 use arrow::datatypes::TimestampMicrosecondType;
 
 use super::*;
-use crate::batch::{CommitPoint, Commits};
 use crate::config::Mode;
 use crate::lake::mode::{DELETED, DELETED_AT};
 
@@ -57,23 +56,18 @@ fn mark(kept: &mut Kept, model: &Model, before: &Model, at: i64) {
     }
 }
 
-fn with_time(mut batch: ChangeBatch, at: i64) -> ChangeBatch {
+fn with_time(batch: ChangeBatch, at: i64) -> ChangeBatch {
     let point = CommitPoint {
         at: Some(at),
         position: None,
     };
-    let mut commits = Commits::default();
-    commits.note(batch.ops.len(), batch.truncated_by.is_some(), &point);
-    batch.commits = Some(Box::new(commits));
-    batch
+    committed(batch, &point)
 }
 
 async fn check_sequence(shape: Shape, seed: u64) {
     let folder = Folder::new();
     let mut random = numbers(seed);
-    let mut table = folder.create_as(shape).await;
-    table.build_index().await.expect("index");
-    table.commit("START", streaming).await.expect("start");
+    let mut table = folder.stream_as(shape).await;
     let (mut model, mut kept_model) = (Model::new(), Kept::new());
     let mut compacted = 0;
     for round in 0..120_u64 {
@@ -199,9 +193,7 @@ async fn a_chunk_brings_back_only_what_came_after_the_delete() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_row_gives_no_values_to_the_next_of_its_key() {
     let folder = Folder::new();
-    let mut table = folder.create_as(shape()).await;
-    table.build_index().await.expect("index");
-    table.commit("START", streaming).await.expect("start");
+    let mut table = folder.stream_as(shape()).await;
     let mut model = Model::new();
     let mut changes = Changes::default();
     changes.upsert(&mut model, 1, "a", Some("old"));
@@ -244,9 +236,7 @@ async fn what_only_the_source_knew_stays_as_the_lake_has_it() {
 async fn new_content_keeps_what_was_deleted_and_what_went_meanwhile() {
     for other_column in [false, true] {
         let folder = Folder::new();
-        let mut table = folder.create_as(shape()).await;
-        table.build_index().await.expect("index");
-        table.commit("START", streaming).await.expect("start");
+        let mut table = folder.stream_as(shape()).await;
         let mut model = Model::new();
         let mut changes = Changes::default();
         for id in 1..=5 {
@@ -265,22 +255,8 @@ async fn new_content_keeps_what_was_deleted_and_what_went_meanwhile() {
             new.columns[0].ty = LakeType::Binary;
         }
         let new = Arc::new(new);
-        let opened = || async {
-            Opened::read(folder.log(), PIPELINE)
-                .await
-                .expect("open")
-                .expect("a table")
-        };
-        let lake = Lake::open(&folder.0.display().to_string(), &StoreOptions::default()).expect("lake");
-        let log = lake.copy("public/t", "copy").expect("log");
-        let main = opened().await;
-        let record = TableRecord::new(PIPELINE.into(), "public.t".into(), 7, 1, position(3));
-        let replacing = main.shape.replacing(&new, &Origin::default());
-        let mut copy = DeltaTable::create(log, new.clone(), replacing, record)
-            .await
-            .expect("create");
-        copy.build_index().await.expect("index");
-        let mut copy = copy.replacing(main);
+        let shape = |main: &Shape| main.replacing(&new, &Origin::default());
+        let mut copy = folder.copy(new.clone(), shape, |_, _| ()).await;
         // Keys 2 and 3 are there; 2 is there again, 4 and 5 are not.
         let mut changes = Changes::default();
         changes.push(Op::Upsert, 2, Some("new"), Some("new"));

@@ -547,9 +547,7 @@ async fn a_checkpoint_forgets_vectors_that_were_replaced() {
 async fn another_optimize_beside_files_that_are_written_anew_loses_nothing() {
     let folder = Folder::new();
     let shape = Shape::new(&schema(), &Origin::default()).without_vectors();
-    let mut table = folder.create_as(shape).await;
-    table.build_index().await.expect("index");
-    table.commit("START", streaming).await.expect("start");
+    let mut table = folder.stream_as(shape).await;
     let mut model = Model::new();
     for id in 0..10 {
         let mut changes = Changes::default();
