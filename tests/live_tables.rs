@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::support::lake::replacements;
 use crate::support::server::{Kind, POSTGRES, Server};
 use crate::support::sidecar::Sidecar;
-use crate::support::{Case, assert_error, finish, on_every_source, succeed, text, wait_for};
+use crate::support::{Case, Open, assert_error, finish, on_every_source, succeed, text, wait_for};
 
 on_every_source! {
     a_new_table_is_copied_without_a_word_and_the_others_go_on
@@ -509,4 +509,45 @@ fn a_table_that_was_furthest_may_go_while_the_program_is_away(kind: Kind) {
     case.catch_up();
     case.compare(&["c"]);
     assert!(replacements(&case.table("c")).is_empty());
+}
+
+#[test]
+fn publishing_keeps_nobody_waiting_for_a_lock_of_another() {
+    let case = Case::new(Server::shared(POSTGRES), "publishing");
+    let tables: Vec<String> = ["a", "b", "c"]
+        .iter()
+        .map(|name| format!("CREATE TABLE {name} (id int PRIMARY KEY)"))
+        .collect();
+    case.sql(&tables.join(";"));
+    // Each may be the one that is asked for last.
+    let altering = ["a", "c"].map(|table| Open::begin(&case, &format!("ALTER TABLE {table} ADD v int")));
+    let mut sidecar = case.start();
+    sidecar.wait_for_log("a table that is to be published is locked");
+    case.sql("SET lock_timeout = '20s'; ALTER TABLE b ADD v int; INSERT INTO b VALUES (1, 1)");
+    for open in altering {
+        open.end("COMMIT");
+    }
+    case.wait_until_current(&mut sidecar);
+    case.compare(&[]);
+    // A new table beside others that are followed.
+    case.sql("CREATE TABLE d (id int PRIMARY KEY)");
+    let open = Open::begin(&case, "ALTER TABLE d ADD v int");
+    sidecar.reload();
+    wait_for("the look to give up", || {
+        sidecar.assert_running();
+        sidecar
+            .whole_log()
+            .contains("new tables can't be replicated yet")
+            .then_some(())
+    });
+    case.sql("INSERT INTO b VALUES (2, 2)");
+    wait_for("the other tables to go on", || {
+        case.table_status("b")
+            .is_some_and(|table| table.rows == Some(2))
+            .then_some(())
+    });
+    open.end("COMMIT");
+    case.wait_until_current(&mut sidecar);
+    case.compare(&[]);
+    sidecar.stop();
 }

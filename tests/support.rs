@@ -12,6 +12,7 @@ pub mod sql;
 pub mod writer;
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -539,6 +540,23 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A transaction that stays open on a connection of its own (PostgreSQL).
+pub struct Open(Child);
+
+impl Open {
+    pub fn begin(case: &Case, sql: &str) -> Self {
+        let mut client = case.database.psql().stdin(Stdio::piped()).spawn().unwrap();
+        writeln!(client.stdin.as_mut().unwrap(), "BEGIN; {sql};").unwrap();
+        Open(client)
+    }
+
+    pub fn end(mut self, sql: &str) {
+        writeln!(self.0.stdin.as_mut().unwrap(), "{sql};").unwrap();
+        drop(self.0.stdin.take());
+        assert!(self.0.wait().unwrap().success());
     }
 }
 

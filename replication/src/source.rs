@@ -507,6 +507,8 @@ impl Finding {
 
 /// The code of the error that a table went away before it was published.
 pub const WENT_AWAY: &str = "went away";
+/// The code of the error that a table can't be published now, for others have locked it.
+pub const LOCKED: &str = "locked";
 
 /// How long a throttled chunk takes.
 const CHUNK_SECONDS: u64 = 2;

@@ -33,7 +33,7 @@ use crate::partition::PartitionBy;
 use crate::position::Position;
 use crate::schema::TableId;
 use crate::source::{
-    ChangeStream, Discovery, Judgement, Look, Membership, Part, Source, SourceTable, Verdict, WENT_AWAY,
+    ChangeStream, Discovery, Judgement, LOCKED, Look, Membership, Part, Source, SourceTable, Verdict, WENT_AWAY,
 };
 
 /// Why a table is copied that a request names.
@@ -850,7 +850,7 @@ impl<S: Source> Apply<S> {
         };
         match self.source.ensure_published(&wanted).await {
             Ok(()) => {}
-            Err(error) if error.class() == Class::NeedsOperator || error.code() == Some(WENT_AWAY) => {
+            Err(error) if error.class() == Class::NeedsOperator || matches!(error.code(), Some(WENT_AWAY | LOCKED)) => {
                 // The others go on; it is tried again at the next look.
                 warn!(%error, hint = error.hint(), "new tables can't be replicated yet");
                 return Ok(());

@@ -26,8 +26,8 @@ use crate::lake::{PointRead, PointReader, Shape};
 use crate::position::{Lsn, Position};
 use crate::schema::TableId;
 use crate::source::{
-    ChangeStream, Discovery, Finding, Identity, Judgement, Look, Membership, Part, Slot, Source, Throttle, Verdict,
-    WENT_AWAY,
+    ChangeStream, Discovery, Finding, Identity, Judgement, LOCKED, Look, Membership, Part, Slot, Source, Throttle,
+    Verdict, WENT_AWAY,
 };
 
 /// The oldest server with TID range scans and pgoutput version 2.
@@ -39,6 +39,24 @@ const GONE: [&str; 3] = ["42P01", "42703", "3F000"];
 
 /// Keys asked for in one point read.
 const POINT_READ_KEYS: usize = 1000;
+
+/// How long publishing waits for a lock, in milliseconds.
+const LOCK_TIMEOUT_MS: u32 = 2000;
+
+/// The error of a statement that needs rights, unless it failed for another reason. Places that are all taken
+/// (class 53) are for a person to make more of.
+fn refused(what: String, hint: impl FnOnce() -> String, error: Error) -> Error {
+    let refused = match error.class() {
+        Class::NeedsOperator => return Error::operator(what).with_hint(hint()).with_source(error),
+        _ if error.code().is_some_and(|code| code.starts_with("53")) => Error::operator(what),
+        _ => Error::transient(what),
+    };
+    match error.hint().map(str::to_owned) {
+        Some(hint) => refused.with_hint(hint),
+        None => refused,
+    }
+    .with_source(error)
+}
 
 /// The timeline of a WAL file, by its name.
 fn timeline_of(file: &str) -> Result<u32> {
@@ -297,13 +315,8 @@ impl Source for Postgres {
         };
         let sql = format!("SELECT lsn FROM pg_create_logical_replication_slot({name}, 'pgoutput'{failover})");
         let lsn = self.wire.scalar(&sql).await.map_err(|e| {
-            let hint = match e.hint() {
-                Some(hint) if e.class() != Class::NeedsOperator => hint.to_owned(),
-                _ => format!("give the role REPLICATION, or let an administrator run: {sql};"),
-            };
-            Error::operator(format!("cannot create slot {name}"))
-                .with_hint(hint)
-                .with_source(e)
+            let hint = || format!("give the role REPLICATION, or let an administrator run: {sql};");
+            refused(format!("cannot create slot {name}"), hint, e)
         })?;
         Ok(Position::Lsn(lsn.parse()?))
     }
@@ -323,15 +336,24 @@ impl Source for Postgres {
             return Ok(());
         };
         tracing::info!(publication = name, tables = tables.len(), "publishing tables");
-        self.wire.query(&sql).await.map(|_| ()).map_err(|e| {
-            if e.code().is_some_and(|code| GONE.contains(&code)) {
-                return Error::transient("a table went away before it was published")
-                    .with_code(WENT_AWAY)
-                    .with_source(e);
+        // It locks one table after the other; who waits for these must not wait for those that have the next one.
+        self.wire
+            .query(&format!("SET lock_timeout = {LOCK_TIMEOUT_MS}"))
+            .await?;
+        let result = self.wire.query(&sql).await;
+        self.wire.query("SET lock_timeout = 0").await?;
+        result.map(|_| ()).map_err(|e| match e.code() {
+            Some(code) if GONE.contains(&code) => Error::transient("a table went away before it was published")
+                .with_code(WENT_AWAY)
+                .with_source(e),
+            Some("55P03") => Error::transient("a table that is to be published is locked")
+                .with_hint("it is tried again; pg_locks tells which transaction has the lock")
+                .with_code(LOCKED)
+                .with_source(e),
+            _ => {
+                let hint = || format!("let the tables' owner run: {sql};");
+                refused(format!("cannot publish the selected tables in {name:?}"), hint, e)
             }
-            Error::operator(format!("cannot publish the selected tables in {name:?}"))
-                .with_hint(format!("let the tables' owner run: {sql};"))
-                .with_source(e)
         })
     }
 

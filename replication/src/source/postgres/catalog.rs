@@ -168,9 +168,13 @@ fn split(token: &str) -> (&str, &str) {
     token.split_once(' ').unwrap_or((token, ""))
 }
 
+// Nothing here may wait for a lock: a table that is altered in a long transaction would keep all others waiting. So sizes
+// of such tables are those of the last ANALYZE, and partitions are looked for without `pg_partition_tree`, which locks them.
 const TABLES: &str = "\
 SELECT c.oid, n.nspname, c.relname, c.relkind, c.relreplident, c.relpersistence,
-       has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'), coalesce(pg_table_size(c.oid), 0),
+       has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'),
+       CASE WHEN c.oid IN (SELECT relation FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation IS NOT NULL)
+       THEN greatest(c.relpages, 0) * current_setting('block_size')::int8 ELSE coalesce(pg_table_size(c.oid), 0) END,
        c.relfilenode, c.relispartition, row_security_active(c.oid)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
@@ -179,12 +183,18 @@ WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
   AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'";
 
 const PARTITIONS: &str = "\
-SELECT c.oid, l.oid, n.nspname, l.relname, l.relkind, l.relreplident,
-       coalesce(pg_table_size(l.oid), 0), l.relfilenode,
+WITH RECURSIVE tree AS (
+    SELECT oid AS root, oid AS part FROM pg_class WHERE relkind = 'p' AND NOT relispartition
+    UNION ALL
+    SELECT tree.root, i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.part AND NOT i.inhdetachpending)
+SELECT tree.root, l.oid, n.nspname, l.relname, l.relkind, l.relreplident,
+       CASE WHEN l.oid IN (SELECT relation FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation IS NOT NULL)
+       THEN greatest(l.relpages, 0) * current_setting('block_size')::int8 ELSE coalesce(pg_table_size(l.oid), 0) END,
+       l.relfilenode,
        has_table_privilege(l.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'), row_security_active(l.oid)
-FROM pg_class c CROSS JOIN LATERAL pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid
+FROM tree JOIN pg_class c ON c.oid = tree.root JOIN pg_class l ON l.oid = tree.part
 JOIN pg_namespace n ON n.oid = l.relnamespace
-WHERE c.relkind = 'p' AND NOT c.relispartition AND t.isleaf AND l.relkind <> 'p'";
+WHERE l.relkind <> 'p'";
 
 const COLUMNS: &str = "\
 SELECT c.oid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attndims, a.attgenerated,
