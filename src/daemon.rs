@@ -316,6 +316,7 @@ fn status(numbers: &Numbers) -> Value {
         "lag_bytes": numbers.lag_bytes,
         "source": numbers.source.as_ref().map(|s| json!({"retained_bytes": s.retained_bytes, "log_end": s.log_end})),
         "memory": {"open_bytes": numbers.memory.open, "in_flight_bytes": numbers.memory.in_flight},
+        "spilled_bytes": numbers.spilled_bytes,
         "errors": {
             "transient": numbers.errors.transient,
             "operator": numbers.errors.operator,

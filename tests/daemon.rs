@@ -27,7 +27,7 @@ impl Answer {
 }
 
 /// Where a sidecar listens, as it says itself.
-fn address(sidecar: &Sidecar) -> String {
+pub fn address(sidecar: &Sidecar) -> String {
     wait_for("the address", || {
         let log = sidecar.whole_log();
         let (_, rest) = log.split_once("page and metrics at http://")?;
@@ -68,7 +68,7 @@ fn post(address: &str, path: &str, token: &str, body: &str) -> Answer {
 }
 
 /// The value of a series, given as it is written.
-fn metric(address: &str, series: &str) -> Option<f64> {
+pub fn metric(address: &str, series: &str) -> Option<f64> {
     let metrics = get(address, "/metrics");
     assert_eq!(metrics.status, 200);
     let line = metrics

@@ -33,6 +33,8 @@ mod identity;
 mod init;
 /// The key index on the local disk: kept, lost, damaged and out of date.
 mod key_index;
+/// Transactions that PostgreSQL sends while they are open.
+mod large_transactions;
 /// Copies beside a running stream: several readers, kills, throttle, and new content in one switch.
 mod live_snapshots;
 /// The set of tables changes while the program runs, and what was missed of one is made up for.

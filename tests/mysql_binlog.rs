@@ -130,13 +130,6 @@ fn checksums_may_be_off(kind: Kind) {
     sidecar.stop();
 }
 
-/// The greatest resident memory of a process, in MiB.
-fn peak_mib(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() / 1024
-}
-
 fn a_transaction_larger_than_memory_is_one_version(kind: Kind) {
     const ROWS: u32 = 300_000;
     let case = Case::new(Server::shared(kind), "large");
@@ -149,7 +142,7 @@ fn a_transaction_larger_than_memory_is_one_version(kind: Kind) {
          UPDATE large SET n = 1 WHERE id % 3 = 0; DELETE FROM large WHERE id % 10 = 0; COMMIT"
     ));
     case.wait_until_current(&mut sidecar);
-    let peak = peak_mib(sidecar.id());
+    let peak = sidecar.peak_mib();
     println!("peak {peak} MiB");
     // A compaction may have come already.
     let commits = commits(&case.table("large")).len() - before - compactions(&case.table("large")).len();
@@ -171,7 +164,7 @@ fn a_transaction_of_many_large_rows_stays_within_memory(kind: Kind) {
          INSERT INTO t SELECT i, 0, repeat(unhex(hash(i)), 1310720) FROM series(101, 104); UPDATE t SET n = 2 WHERE id > 100; DELETE FROM t WHERE id = 103",
     );
     case.wait_until_current(&mut sidecar);
-    println!("peak {} MiB", peak_mib(sidecar.id()));
+    println!("peak {} MiB", sidecar.peak_mib());
     case.compare(&[]);
     sidecar.stop();
 }

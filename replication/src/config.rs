@@ -279,6 +279,9 @@ pub struct ApplyConfig {
     /// Sizes batches and what is on its way to the lake, in bytes.
     #[serde(deserialize_with = "bytes")]
     pub memory: u64,
+    /// What large transactions that are open may take on the local disk; `None`: the server keeps them.
+    #[serde(deserialize_with = "bytes_or_off")]
+    pub spill_max: Option<u64>,
 }
 
 impl Default for ApplyConfig {
@@ -286,6 +289,7 @@ impl Default for ApplyConfig {
         Self {
             max_latency: Duration::from_secs(5),
             memory: 256 << 20,
+            spill_max: Some(4 << 30),
         }
     }
 }
@@ -365,6 +369,24 @@ pub struct CacheConfig {
     /// Disposable local files: key indexes. Losing the folder loses nothing.
     /// Default: `tributary` in `$XDG_CACHE_HOME` or `~/.cache`.
     pub dir: Option<PathBuf>,
+}
+
+impl CacheConfig {
+    /// Where what large transactions change waits for their end.
+    pub fn spill_dir(&self) -> PathBuf {
+        self.dir.clone().or_else(cache_dir).unwrap_or_else(std::env::temp_dir)
+    }
+}
+
+/// What `cache.dir` is if it is not set.
+pub fn cache_dir() -> Option<PathBuf> {
+    let folder = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
+    cache.map(|cache| cache.join("tributary"))
 }
 
 /// Where a running sidecar answers.
@@ -656,6 +678,7 @@ impl Config {
             || self.lake.mode != new.lake.mode
             || self.apply.max_latency != new.apply.max_latency
             || self.apply.memory != new.apply.memory
+            || self.apply.spill_max != new.apply.spill_max
             || self.maintenance.threads != new.maintenance.threads
             || self.tables != new.tables
             || self.transform != new.transform
@@ -957,8 +980,20 @@ fn boolean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error>
 }
 
 fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    parse_bytes(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+}
+
+fn bytes_or_off<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let bytes = number_and_unit(&text).and_then(|(n, unit)| match unit {
+    if text == "off" {
+        return Ok(None);
+    }
+    let parsed = parse_bytes(&text).map_err(|what| de::Error::custom(format!("{what}, or \"off\"")));
+    parsed.map(Some)
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let bytes = number_and_unit(text).and_then(|(n, unit)| match unit {
         "KiB" => Some(n * 1024.0),
         "MiB" => Some(n * 1024.0 * 1024.0),
         "GiB" => Some(n * 1024.0 * 1024.0 * 1024.0),
@@ -969,7 +1004,7 @@ fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     });
     bytes
         .map(|b| b as u64)
-        .ok_or_else(|| de::Error::custom(format!("expected a size like \"256MiB\", found {text:?}")))
+        .ok_or_else(|| format!("expected a size like \"256MiB\", found {text:?}"))
 }
 
 #[cfg(test)]

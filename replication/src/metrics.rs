@@ -28,6 +28,8 @@ pub struct Numbers {
     /// microseconds since 1970.
     pub committed_at: Option<i64>,
     pub memory: MemoryNumbers,
+    /// What large transactions that are open take on the local disk.
+    pub spilled_bytes: u64,
     pub errors: ErrorNumbers,
     /// What last kept replication from going on.
     pub last_error: Option<Trouble>,

@@ -70,7 +70,9 @@ use crate::error::{Class, Error, Result};
 use crate::lake::{DAMAGED, IndexHome, Lake, Opened, PipelineRecord, State, table_path};
 use crate::metrics::Metrics;
 use crate::position::Position;
-use crate::source::{Discovery, Finding, Identity, Membership, Refusal, Slot, Source, SourceTable, Throttle};
+use crate::source::{
+    Discovery, Finding, Identity, Membership, Refusal, SPILL_FULL, Slot, Source, SourceTable, Throttle,
+};
 
 /// The longest pause before another try.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
@@ -89,12 +91,14 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(7);
 /// effect at once does so.
 pub async fn run(config: Receiver<Config>, once: bool, metrics: Arc<Metrics>, shutdown: Receiver<bool>) -> Result<()> {
     let mut pause = Duration::from_millis(500);
+    // Whether the server has to keep large transactions, for there was no room for them.
+    let mut spill_full = false;
     loop {
         let started = Instant::now();
         let mut stop = shutdown.clone();
         let now = config.borrow().clone();
         let (updates, metrics_now, ending) = (config.clone(), metrics.clone(), shutdown.clone());
-        let result = for_source!(now, S => attempt::<S>(updates, once, metrics_now, ending).await);
+        let result = for_source!(now, S => attempt::<S>(updates, once, spill_full, metrics_now, ending).await);
         metrics.update(|m| {
             m.streaming = false;
             m.source = None;
@@ -103,7 +107,9 @@ pub async fn run(config: Receiver<Config>, once: bool, metrics: Arc<Metrics>, sh
         let error = match result {
             // A damaged index was a cache: it is gone when the next attempt looks.
             Err(error)
-                if error.class() == Class::Transient && (!once || error.code() == Some(DAMAGED)) && !*stop.borrow() =>
+                if error.class() == Class::Transient
+                    && (!once || matches!(error.code(), Some(DAMAGED | SPILL_FULL)))
+                    && !*stop.borrow() =>
             {
                 error
             }
@@ -115,6 +121,7 @@ pub async fn run(config: Receiver<Config>, once: bool, metrics: Arc<Metrics>, sh
             }
         };
         metrics.note(&error);
+        spill_full = error.code() == Some(SPILL_FULL);
         if started.elapsed() > Duration::from_secs(60) {
             pause = Duration::from_millis(500);
         }
@@ -202,12 +209,14 @@ async fn check_lake<S: Source>(
 async fn attempt<S: Source>(
     config: Receiver<Config>,
     once: bool,
+    spill_full: bool,
     metrics: Arc<Metrics>,
     shutdown: Receiver<bool>,
 ) -> Result<()> {
     let mut stop = shutdown.clone();
     let mut config = config;
-    let now = config.borrow_and_update().clone();
+    let mut now = config.borrow_and_update().clone();
+    now.apply.spill_max = now.apply.spill_max.filter(|_| !spill_full);
     // Before the stream runs there is nothing to save: stop at once.
     let Prepared {
         apply,

@@ -239,6 +239,11 @@ pub trait ChangeStream: Send + 'static {
     /// Bytes gathered for a table.
     fn bytes(&self, table: usize) -> usize;
 
+    /// What transactions that are open take on the local disk.
+    fn spilled_bytes(&self) -> u64 {
+        0
+    }
+
     /// Reads from the socket once. Safe to cancel.
     fn fill(&mut self) -> impl Future<Output = Result<()>> + Send;
 
@@ -509,6 +514,8 @@ impl Finding {
 pub const WENT_AWAY: &str = "went away";
 /// The code of the error that a table can't be published now, for others have locked it.
 pub const LOCKED: &str = "locked";
+/// The code of the error that large transactions can't be kept here while they are open.
+pub const SPILL_FULL: &str = "spill full";
 
 /// How long a throttled chunk takes.
 const CHUNK_SECONDS: u64 = 2;

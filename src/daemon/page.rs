@@ -85,6 +85,9 @@ fn write_page(
         "batches in memory",
         &bytes(numbers.memory.open + numbers.memory.in_flight),
     )?;
+    if numbers.spilled_bytes > 0 {
+        fact("large transactions on disk", &bytes(numbers.spilled_bytes))?;
+    }
     let errors = numbers.errors.transient + numbers.errors.operator + numbers.errors.bug;
     fact("interruptions", &errors)?;
     fact("running for", &duration(started.elapsed().as_secs()))?;

@@ -110,6 +110,12 @@ pub fn render(numbers: &Numbers, started: Instant) -> String {
     ] {
         text.value("tributary_memory_bytes", &[("pool", pool)], bytes);
     }
+    text.one(
+        "tributary_spilled_bytes",
+        "gauge",
+        "What large transactions that are open take on the local disk.",
+        numbers.spilled_bytes,
+    );
     text.head(
         "tributary_errors_total",
         "counter",

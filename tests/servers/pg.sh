@@ -80,6 +80,8 @@ create() {
     echo "max_connections = 200"
     echo "fsync = off"
     echo "log_min_messages = warning"
+    # What larger transactions do while they are open, small ones do on all but one version.
+    [ "$version" = 15 ] || echo "logical_decoding_work_mem = 64kB"
     if [ "${PG_TLS:-off}" = on ]; then
       make_certificates "$dir" postgres
       printf "ssl = on\nssl_ca_file = '%s'\nssl_cert_file = '%s'\nssl_key_file = '%s'\n" \

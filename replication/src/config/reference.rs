@@ -43,6 +43,7 @@ pub enum Form {
     Number(u32),
     /// `256MiB`
     Size,
+    SizeOrOff,
     /// `5s`
     Duration,
     DurationOrOff,
@@ -230,6 +231,15 @@ pub const SECTIONS: &[Section] = &[
                           keep in memory (an eighth); at least `\"64MiB\"`",
                 example: "\"1GiB\"",
             },
+            Key {
+                name: "spill_max",
+                form: Form::SizeOrOff,
+                default: Default::Value("\"4GiB\""),
+                meaning: "PostgreSQL: what large transactions that are open may take in `cache.dir`. The server sends \
+                          them while they are open, and nothing of them comes to the lake before they commit. With \
+                          `\"off\"`, and while more would be needed, the server keeps them on its own disk",
+                example: "\"off\"",
+            },
         ],
     },
     Section {
@@ -302,8 +312,9 @@ pub const SECTIONS: &[Section] = &[
             name: "dir",
             form: Form::Path,
             default: Default::Otherwise("`tributary` in `$XDG_CACHE_HOME` or `~/.cache`"),
-            meaning: "disposable local files: the key indexes, see [Key indexes](#key-indexes). Without any such \
-                      folder they go to a temporary one and are built at every start",
+            meaning: "disposable local files: the key indexes, see [Key indexes](#key-indexes), and large transactions \
+                      that are open. Without any such folder they go to a temporary one, and indexes are built at \
+                      every start",
             example: "\"/var/cache/tributary\"",
         }],
     },
@@ -487,6 +498,7 @@ impl Form {
             Form::Boolean => "true or false".to_owned(),
             Form::Number(max) => format!("number from 1 to {max}"),
             Form::Size => "size like \"256MiB\"".to_owned(),
+            Form::SizeOrOff => "size like \"256MiB\", or \"off\"".to_owned(),
             Form::Duration => "duration like \"5s\"".to_owned(),
             Form::DurationOrOff => "duration like \"5s\", or \"off\"".to_owned(),
             Form::AddressOrOff => "address:port, or \"off\"".to_owned(),
@@ -510,7 +522,8 @@ impl Form {
             Form::Text | Form::Path => json!({"type": "string"}),
             Form::Boolean => json!({"type": "boolean"}),
             Form::Number(max) => json!({"type": "integer", "minimum": 1, "maximum": max}),
-            Form::Size => json!({"type": "string", "pattern": SIZE}),
+            Form::Size => json!({"type": "string", "pattern": format!("^{SIZE}$")}),
+            Form::SizeOrOff => json!({"type": "string", "pattern": format!("^(off|{SIZE})$")}),
             Form::Duration => json!({"type": "string", "pattern": format!("^({DURATION})$")}),
             Form::DurationOrOff => json!({"type": "string", "pattern": format!("^(off|{DURATION})$")}),
             Form::AddressOrOff => json!({"type": "string", "pattern": ADDRESS_OR_OFF}),
@@ -531,7 +544,7 @@ impl Form {
     }
 }
 
-const SIZE: &str = "^[0-9]+(\\.[0-9]+)? ?(KiB|MiB|GiB|kB|MB|GB)$";
+const SIZE: &str = "[0-9]+(\\.[0-9]+)? ?(KiB|MiB|GiB|kB|MB|GB)";
 /// One digit at least is not zero.
 const DURATION: &str = "([0-9]*[1-9][0-9]*(\\.[0-9]+)?|[0-9]+\\.[0-9]*[1-9][0-9]*) ?(ms|s|m|min|h|d)";
 const ADDRESS_OR_OFF: &str = "^(off|[0-9]{1,3}(\\.[0-9]{1,3}){3}:[0-9]{1,5}|\\[[0-9A-Fa-f:.]+\\]:[0-9]{1,5})$";

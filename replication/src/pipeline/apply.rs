@@ -795,6 +795,7 @@ impl<S: Source> Apply<S> {
             m.streaming = true;
             m.lag_bytes = lag(confirmable);
             m.committed_at = self.stream.committed_at();
+            m.spilled_bytes = self.stream.spilled_bytes();
             m.memory = MemoryNumbers {
                 open: self.stream.open_bytes() as u64,
                 in_flight: self

@@ -5,11 +5,13 @@ mod catalog;
 mod pgoutput;
 mod row_versions;
 mod snapshot;
+mod spool;
 mod stream;
 mod types;
 mod wire;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -18,6 +20,7 @@ use tokio::sync::Mutex;
 
 use self::catalog::{Published, PublishedTable, SourceTable, Types, number, sql_name, text};
 use self::snapshot::{Reader, blocks_for};
+use self::spool::Spool;
 use self::stream::Stream;
 use self::wire::{Endpoint, Wire, quote_identifier, quote_literal};
 use crate::config::{Config, SourceConfig};
@@ -82,6 +85,8 @@ pub struct Postgres {
     config: SourceConfig,
     wire: Wire,
     types: Option<Types>,
+    /// Where large transactions that are open are kept, and how much of them.
+    spill: Option<(PathBuf, u64)>,
 }
 
 impl Source for Postgres {
@@ -93,6 +98,7 @@ impl Source for Postgres {
     const KNOWS_COLUMNS: bool = true;
 
     async fn connect(config: &Config) -> Result<Self> {
+        let spill = config.apply.spill_max.map(|max| (config.cache.spill_dir(), max));
         let config = &config.source;
         let endpoint = Endpoint::new(config)?;
         let wire = Wire::connect(&endpoint, false).await?;
@@ -101,6 +107,7 @@ impl Source for Postgres {
             config: config.clone(),
             wire,
             types: None,
+            spill,
         })
     }
 
@@ -358,7 +365,9 @@ impl Source for Postgres {
     }
 
     async fn stream(&self, from: &Position) -> Result<Stream> {
-        Stream::start(&self.endpoint, &self.config.slot, &self.config.publication, from).await
+        let SourceConfig { slot, publication, .. } = &self.config;
+        let spool = self.spill.clone().map(|(dir, max)| Spool::new(dir, max));
+        Stream::start(&self.endpoint, slot, publication, from, spool).await
     }
 
     fn table_source(&self, table: Arc<SourceTable>, throttle: Arc<Throttle>) -> TableSource {

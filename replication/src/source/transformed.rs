@@ -612,6 +612,10 @@ impl<C: ChangeStream> ChangeStream for Changes<C> {
             .fold(self.stream.open_bytes(), usize::saturating_add)
     }
 
+    fn spilled_bytes(&self) -> u64 {
+        self.stream.spilled_bytes()
+    }
+
     fn bytes(&self, table: usize) -> usize {
         self.stream.bytes(table).saturating_mul(self.growth(table))
     }

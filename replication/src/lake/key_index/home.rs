@@ -21,6 +21,7 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::run::{BLOCK, Block, Fault};
+use crate::config;
 use crate::error::{Error, Result};
 
 /// How long a folder that is in use is waited for: an earlier attempt of this
@@ -167,7 +168,7 @@ impl IndexHome {
     pub fn open(dir: Option<&Path>, memory: u64) -> Result<Arc<Self>> {
         let (chosen, given) = match dir {
             Some(dir) => (Some(dir.to_owned()), true),
-            None => (default_dir(), false),
+            None => (config::cache_dir(), false),
         };
         let Some(dir) = chosen else {
             return Ok(Self::temporary(memory));
@@ -201,7 +202,10 @@ impl IndexHome {
 
     /// As [`IndexHome::private`], on the disk of those that are kept.
     pub fn beside(dir: Option<&Path>, memory: u64) -> Arc<Self> {
-        let root = dir.map(Path::to_owned).or_else(default_dir).map(|dir| dir.join("keys"));
+        let root = dir
+            .map(Path::to_owned)
+            .or_else(config::cache_dir)
+            .map(|dir| dir.join("keys"));
         match root.filter(|root| prepare(root).is_ok()) {
             Some(root) => Self::at(root, memory, false),
             None => Self::private(memory),
@@ -365,16 +369,6 @@ pub fn unwritable(dir: &Path, fault: Fault) -> Error {
         Fault::Io(error) => folder_error(dir, error),
         damaged @ Fault::Damaged(_) => folder_error(dir, io::Error::other(damaged)),
     }
-}
-
-fn default_dir() -> Option<PathBuf> {
-    let folder = |name: &str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
-    cache.map(|cache| cache.join("tributary"))
 }
 
 /// Makes a folder that only its owner can look into: who knows the seed of

@@ -1,5 +1,5 @@
-//! Decodes pgoutput messages (protocol versions 1 and 2 without in-progress
-//! streaming). Pure: no I/O. Never panics; malformed bytes are an error.
+//! Decodes pgoutput messages (protocol version 2, in-progress streaming included).
+//! Pure: no I/O. Never panics; malformed bytes are an error.
 //!
 //! Everything borrows the frame. Spec: PostgreSQL manual, "Logical
 //! Replication Message Formats".
@@ -58,6 +58,23 @@ pub enum Message<'a> {
     },
     Truncate {
         relations: Vec<u32>,
+    },
+    /// Changes of a transaction that is not over follow, each with the id of who made it.
+    StreamStart {
+        xid: u32,
+    },
+    StreamStop,
+    /// A transaction whose changes were sent before.
+    StreamCommit {
+        xid: u32,
+        commit_lsn: Lsn,
+        end_lsn: Lsn,
+        commit_time: i64,
+    },
+    /// What `aborted` has done does not count: all of the transaction, or a subtransaction.
+    StreamAbort {
+        xid: u32,
+        aborted: u32,
     },
     /// Origin, type and logical messages: nothing that a table needs.
     Other,
@@ -135,73 +152,23 @@ impl<'a> Iterator for TupleIter<'a> {
 /// Decodes one message, whole: left-over bytes are an error.
 pub fn decode(bytes: &[u8]) -> Result<Message<'_>> {
     let mut r = Reader { bytes, offset: 0 };
-    let message = match r.u8("a message tag")? {
-        b'B' => Message::Begin {
-            commit_lsn: r.lsn("the commit LSN")?,
-            commit_time: r.i64("the commit time")?,
-            xid: r.u32("the xid")?,
-        },
-        b'C' => {
-            r.u8("commit flags")?;
-            r.lsn("the commit LSN")?;
-            let end_lsn = r.lsn("the end LSN")?;
-            r.i64("the commit time")?;
-            Message::Commit { end_lsn }
-        }
-        b'R' => Message::Relation(r.relation()?),
-        b'I' => {
-            let relation = r.u32("a relation id")?;
-            r.tag(b'N', "tuple tag N")?;
-            Message::Insert {
-                relation,
-                new: r.tuple()?,
-            }
-        }
-        b'U' => {
-            let relation = r.u32("a relation id")?;
-            let (old, new_tag) = match r.u8("tuple tag K, O or N")? {
-                b'K' => (Old::Key(r.tuple()?), r.u8("tuple tag N")?),
-                b'O' => (Old::Row(r.tuple()?), r.u8("tuple tag N")?),
-                tag => (Old::None, tag),
-            };
-            if new_tag != b'N' {
-                return r.fail("tuple tag N");
-            }
-            Message::Update {
-                relation,
-                old,
-                new: r.tuple()?,
-            }
-        }
-        b'D' => {
-            let relation = r.u32("a relation id")?;
-            match r.u8("tuple tag K or O")? {
-                b'K' | b'O' => Message::Delete {
-                    relation,
-                    old: r.tuple()?,
-                },
-                _ => return r.fail("tuple tag K or O"),
-            }
-        }
-        b'T' => {
-            let count = r.u32("a relation count")?;
-            r.u8("truncate options")?;
-            let mut relations = Vec::new();
-            for _ in 0..count {
-                relations.push(r.u32("a relation id")?);
-            }
-            Message::Truncate { relations }
-        }
-        b'O' | b'Y' | b'M' => return Ok(Message::Other),
+    let tag = r.u8("a message tag")?;
+    r.message(tag)
+}
+
+/// As [`decode`], of a message between [`Message::StreamStart`] and [`Message::StreamStop`]: who made the change,
+/// which is the transaction or one of its subtransactions, and what it is.
+pub fn decode_streamed(bytes: &[u8]) -> Result<(u32, Message<'_>)> {
+    let mut r = Reader { bytes, offset: 0 };
+    let tag = r.u8("a message tag")?;
+    match tag {
+        b'O' => Ok((0, Message::Other)),
+        b'R' | b'I' | b'U' | b'D' | b'T' | b'Y' | b'M' => Ok((r.u32("an xid")?, r.message(tag)?)),
         _ => {
             r.offset = 0;
-            return r.fail("message tag B, C, R, I, U, D, T, O, Y or M");
+            r.fail("message tag R, I, U, D, T, O, Y or M within a stream")
         }
-    };
-    if r.offset != bytes.len() {
-        return r.fail("the end of the message");
     }
-    Ok(message)
 }
 
 struct Reader<'a> {
@@ -210,6 +177,97 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    /// What follows a tag, to the end.
+    fn message(&mut self, tag: u8) -> Result<Message<'a>> {
+        let message = match tag {
+            b'B' => Message::Begin {
+                commit_lsn: self.lsn("the commit LSN")?,
+                commit_time: self.i64("the commit time")?,
+                xid: self.u32("the xid")?,
+            },
+            b'C' => {
+                self.u8("commit flags")?;
+                self.lsn("the commit LSN")?;
+                let end_lsn = self.lsn("the end LSN")?;
+                self.i64("the commit time")?;
+                Message::Commit { end_lsn }
+            }
+            b'R' => Message::Relation(self.relation()?),
+            b'I' => {
+                let relation = self.u32("a relation id")?;
+                self.tag(b'N', "tuple tag N")?;
+                Message::Insert {
+                    relation,
+                    new: self.tuple()?,
+                }
+            }
+            b'U' => {
+                let relation = self.u32("a relation id")?;
+                let (old, new_tag) = match self.u8("tuple tag K, O or N")? {
+                    b'K' => (Old::Key(self.tuple()?), self.u8("tuple tag N")?),
+                    b'O' => (Old::Row(self.tuple()?), self.u8("tuple tag N")?),
+                    tag => (Old::None, tag),
+                };
+                if new_tag != b'N' {
+                    return self.fail("tuple tag N");
+                }
+                Message::Update {
+                    relation,
+                    old,
+                    new: self.tuple()?,
+                }
+            }
+            b'D' => {
+                let relation = self.u32("a relation id")?;
+                match self.u8("tuple tag K or O")? {
+                    b'K' | b'O' => Message::Delete {
+                        relation,
+                        old: self.tuple()?,
+                    },
+                    _ => return self.fail("tuple tag K or O"),
+                }
+            }
+            b'T' => {
+                let count = self.u32("a relation count")?;
+                self.u8("truncate options")?;
+                let mut relations = Vec::new();
+                for _ in 0..count {
+                    relations.push(self.u32("a relation id")?);
+                }
+                Message::Truncate { relations }
+            }
+            b'S' => {
+                let xid = self.u32("an xid")?;
+                self.u8("whether it is the first segment")?;
+                Message::StreamStart { xid }
+            }
+            b'E' => Message::StreamStop,
+            b'c' => {
+                let xid = self.u32("an xid")?;
+                self.u8("commit flags")?;
+                Message::StreamCommit {
+                    xid,
+                    commit_lsn: self.lsn("the commit LSN")?,
+                    end_lsn: self.lsn("the end LSN")?,
+                    commit_time: self.i64("the commit time")?,
+                }
+            }
+            b'A' => Message::StreamAbort {
+                xid: self.u32("an xid")?,
+                aborted: self.u32("the xid that is aborted")?,
+            },
+            b'O' | b'Y' | b'M' => return Ok(Message::Other),
+            _ => {
+                self.offset = 0;
+                return self.fail("message tag B, C, R, I, U, D, T, S, E, c, A, O, Y or M");
+            }
+        };
+        if self.offset != self.bytes.len() {
+            return self.fail("the end of the message");
+        }
+        Ok(message)
+    }
+
     fn fail<T>(&self, what: &'static str) -> Result<T> {
         Err(Malformed {
             what,
@@ -344,7 +402,23 @@ mod tests {
     const UPDATE_KEY: &[u8] = b"U\0\0\x40\x01K\0\x02b\0\0\0\x04\0\0\0\x05nN\0\x02b\0\0\0\x04\0\0\0\x06u";
     const DELETE: &[u8] = b"D\0\0\x40\x01K\0\x01b\0\0\0\x04\0\0\0\x05";
     const TRUNCATE: &[u8] = b"T\0\0\0\x02\0\0\0\x40\x01\0\0\x40\x02";
-    const ALL: &[&[u8]] = &[BEGIN, COMMIT, RELATION, INSERT, UPDATE, UPDATE_KEY, DELETE, TRUNCATE];
+    const STREAM_START: &[u8] = b"S\0\0\x02\xdf\x01";
+    const STREAM_COMMIT: &[u8] = b"c\0\0\x02\xdf\0\0\0\0\0\x01\x6b\x37\x48\0\0\0\0\x01\x6b\x37\x78\0\0\0\0\0\0\0\x07";
+    const STREAM_ABORT: &[u8] = b"A\0\0\x02\xdf\0\0\x02\xe1";
+    const ALL: &[&[u8]] = &[
+        BEGIN,
+        COMMIT,
+        RELATION,
+        INSERT,
+        UPDATE,
+        UPDATE_KEY,
+        DELETE,
+        TRUNCATE,
+        STREAM_START,
+        b"E",
+        STREAM_COMMIT,
+        STREAM_ABORT,
+    ];
 
     #[test]
     fn begin_and_commit_carry_their_positions() {
@@ -406,10 +480,40 @@ mod tests {
     }
 
     #[test]
+    fn streamed_transactions_carry_who_made_a_change_and_how_they_end() {
+        assert_eq!(decode(STREAM_START), Ok(Message::StreamStart { xid: 735 }));
+        assert_eq!(decode(b"E"), Ok(Message::StreamStop));
+        assert_eq!(
+            decode(STREAM_COMMIT),
+            Ok(Message::StreamCommit {
+                xid: 735,
+                commit_lsn: Lsn(0x16B3748),
+                end_lsn: Lsn(0x16B3778),
+                commit_time: 7
+            })
+        );
+        let aborted = Message::StreamAbort { xid: 735, aborted: 737 };
+        assert_eq!(decode(STREAM_ABORT), Ok(aborted));
+        for bytes in &ALL[2..8] {
+            let streamed = streamed(bytes);
+            assert_eq!(decode_streamed(&streamed).ok(), decode(bytes).ok().map(|m| (737, m)));
+        }
+        for bytes in [BEGIN, COMMIT, STREAM_START, STREAM_COMMIT, STREAM_ABORT] {
+            assert!(decode_streamed(&streamed(bytes)).is_err(), "{bytes:x?}");
+        }
+    }
+
+    /// A message as it is within a stream.
+    fn streamed(bytes: &[u8]) -> Vec<u8> {
+        [&bytes[..1], b"\0\0\x02\xe1", &bytes[1..]].concat()
+    }
+
+    #[test]
     fn truncated_or_extended_messages_are_errors() {
         for bytes in ALL {
             for len in 0..bytes.len() {
                 assert!(decode(&bytes[..len]).is_err(), "{len} of {bytes:x?}");
+                assert!(decode_streamed(&streamed(bytes)[..len]).is_err(), "{len} of {bytes:x?}");
             }
             assert!(decode(&[bytes, b"x".as_slice()].concat()).is_err());
         }
@@ -427,7 +531,7 @@ mod tests {
                 let at = (seed >> 8) as usize % bytes.len();
                 bytes[at] = seed as u8;
             }
-            let _ = decode(&bytes);
+            let _ = (decode(&bytes), decode_streamed(&bytes));
         }
     }
 }

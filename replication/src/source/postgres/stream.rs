@@ -5,6 +5,9 @@
 //! transaction that ends before has been sent whole. (The manual calls it the
 //! end of WAL, but `WalSndKeepalive` sends `sentPtr`.) That is what lets an
 //! idle table move the slot.
+//!
+//! A transaction that is large for the server (`logical_decoding_work_mem`) comes in segments while it is open,
+//! between others. It waits in the [`Spool`]; at its commit it is read from there as if it came then.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,6 +18,7 @@ use arrow::array::{ArrayRef, RecordBatch};
 use super::alteration::{Described, described};
 use super::catalog::SourceTable;
 use super::pgoutput::{self, Datum, Message, Old, Tuple};
+use super::spool::{Replay, Spool};
 use super::types::{ColumnBuilder, DecodeError};
 use super::wire::{Endpoint, Wire, quote_identifier, quote_literal};
 use crate::batch::{ChangeBatch, CommitPoint, Commits, Op, TxId, UnchangedCell};
@@ -22,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::position::{Lsn, Position};
 use crate::schema::TableId;
 use crate::source::silence::Silence;
-use crate::source::{ChangeStream, SourceEvent};
+use crate::source::{ChangeStream, SPILL_FULL, SourceEvent};
 
 /// Microseconds between 1970-01-01 and PostgreSQL's epoch, 2000-01-01.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
@@ -53,6 +57,12 @@ pub struct Stream {
     transaction: Option<Transaction>,
     /// The sum over all tables.
     open_bytes: usize,
+    /// Transactions that are sent while they are open.
+    spool: Spool,
+    /// Whose changes are being sent.
+    segment: Option<u32>,
+    /// The open transaction, if it comes from the spool, and where it ends.
+    replay: Option<(Replay, Lsn)>,
 }
 
 struct Transaction {
@@ -62,14 +72,37 @@ struct Transaction {
     id: TxId,
 }
 
+/// What messages change. A macro, for a message borrows another part of the stream.
+macro_rules! open {
+    ($stream:ident) => {
+        Open {
+            tables: &mut $stream.tables,
+            routes: &$stream.routes,
+            described: &mut $stream.described,
+            position: &mut $stream.position,
+            committed_at: &mut $stream.committed_at,
+            transaction: &mut $stream.transaction,
+            bytes: &mut $stream.open_bytes,
+        }
+    };
+}
+
 impl Stream {
-    /// Starts decoding at the slot's confirmed position.
-    pub async fn start(endpoint: &Endpoint, slot: &str, publication: &str, from: &Position) -> Result<Self> {
+    /// Starts decoding at the slot's confirmed position. Without a spool, the server keeps transactions until they
+    /// end.
+    pub async fn start(
+        endpoint: &Endpoint,
+        slot: &str,
+        publication: &str,
+        from: &Position,
+        spool: Option<Spool>,
+    ) -> Result<Self> {
         let mut wire = Wire::connect(endpoint, true).await?;
         let command = format!(
-            "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '2', publication_names {}, binary 'true')",
+            "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '2', publication_names {}, binary 'true', streaming '{}')",
             quote_identifier(slot),
             quote_literal(&quote_identifier(publication)),
+            if spool.is_some() { "on" } else { "off" },
         );
         // While it decodes, it sends something at least twice in this time.
         let timeout_ms = "SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'";
@@ -88,6 +121,9 @@ impl Stream {
             committed_at: None,
             transaction: None,
             open_bytes: 0,
+            spool: spool.unwrap_or_default(),
+            segment: None,
+            replay: None,
         })
     }
 
@@ -104,18 +140,37 @@ impl Stream {
             // Start, end and clock: 24 bytes, then the plugin's message.
             Some((b'w', rest)) => {
                 let message = rest.get(24..).ok_or_else(short_frame)?;
-                let message =
-                    pgoutput::decode(message).map_err(|e| Error::bug("cannot decode the stream").with_source(e))?;
-                let open = Open {
-                    tables: &mut self.tables,
-                    routes: &self.routes,
-                    described: &mut self.described,
-                    position: &mut self.position,
-                    committed_at: &mut self.committed_at,
-                    transaction: &mut self.transaction,
-                    bytes: &mut self.open_bytes,
-                };
-                open.apply(message)
+                if let Some(transaction) = self.segment
+                    && message != STREAM_STOP
+                {
+                    let (xid, change) = pgoutput::decode_streamed(message).map_err(malformed)?;
+                    if change != Message::Other {
+                        let kept = self.spool.append(transaction, xid, message);
+                        kept.map_err(cannot_spill)?;
+                    }
+                    return Ok(None);
+                }
+                match pgoutput::decode(message).map_err(malformed)? {
+                    Message::StreamStart { xid } => self.segment = Some(xid),
+                    Message::StreamStop => self.segment = None,
+                    Message::StreamAbort { xid, aborted } => self.spool.abort(xid, aborted),
+                    Message::StreamCommit {
+                        xid,
+                        commit_lsn,
+                        end_lsn,
+                        commit_time,
+                    } => {
+                        self.replay = Some((self.spool.take(xid), end_lsn));
+                        let begin = Message::Begin {
+                            commit_lsn,
+                            commit_time,
+                            xid,
+                        };
+                        return open!(self).apply(begin);
+                    }
+                    message => return open!(self).apply(message),
+                }
+                Ok(None)
             }
             Some((b'k', rest)) => {
                 let (end, reply) = match (rest.first_chunk::<8>(), rest.get(16)) {
@@ -204,11 +259,31 @@ impl ChangeStream for Stream {
         self.tables.get(table).map_or(0, |t| t.bytes)
     }
 
+    fn spilled_bytes(&self) -> u64 {
+        self.spool.bytes()
+    }
+
     async fn fill(&mut self) -> Result<()> {
         self.silence.end(self.silence_max, self.wire.fill()).await
     }
 
     fn next_event(&mut self) -> Result<Option<SourceEvent>> {
+        while let Some((replay, end_lsn)) = &mut self.replay {
+            let event = match replay.next(&mut self.spool).map_err(cannot_spill)? {
+                Some(message) => {
+                    let (_, change) = pgoutput::decode_streamed(message).map_err(malformed)?;
+                    open!(self).apply(change)?
+                }
+                None => {
+                    let end_lsn = *end_lsn;
+                    self.replay = None;
+                    open!(self).apply(Message::Commit { end_lsn })?
+                }
+            };
+            if event.is_some() {
+                return Ok(event);
+            }
+        }
         while let Some(frame) = self.wire.buffered()? {
             if frame.tag != b'd' {
                 if frame.tag == b'c' {
@@ -257,6 +332,24 @@ impl ChangeStream for Stream {
     async fn end(&mut self) {
         self.wire.terminate().await;
     }
+}
+
+/// Between segments of streamed transactions, the end of one.
+const STREAM_STOP: &[u8] = b"E";
+
+fn malformed(error: pgoutput::Malformed) -> Error {
+    Error::bug("cannot decode the stream").with_source(error)
+}
+
+/// The server can keep open transactions as well, until there is room.
+fn cannot_spill(error: std::io::Error) -> Error {
+    Error::transient("cannot keep what large transactions that are open have changed")
+        .with_hint(
+            "nothing is lost: the server sends them once they commit. Free space in cache.dir, or set a larger \
+             apply.spill_max",
+        )
+        .with_code(SPILL_FULL)
+        .with_source(error)
 }
 
 fn short_frame() -> Error {
@@ -322,7 +415,8 @@ impl Open<'_> {
                 let table = self.routes.get(&relation.id).copied().filter(news);
                 Ok(table.map(|table| SourceEvent::Described { table }))
             }
-            Message::Other => Ok(None),
+            // Those of streamed transactions are not for tables.
+            _ => Ok(None),
         }
     }
 

@@ -1,0 +1,185 @@
+//! Transactions that PostgreSQL sends while they are open: nothing of them shows before they commit, and nothing at all
+//! if they do not.
+
+use std::io::Read;
+use std::process::{Child, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::daemon::{address, metric};
+use crate::support::lake::{commits, compactions};
+use crate::support::server::{Database, Server};
+use crate::support::sidecar::Sidecar;
+use crate::support::{Case, Open, python, wait_for, wait_for_exit};
+
+/// The server sends a transaction once all that are open have more than this.
+const EARLY: &str = "ALTER DATABASE \"{}\" SET logical_decoding_work_mem = '64kB'";
+
+fn send_early(database: &Database) {
+    database.sql(&EARLY.replace("{}", &database.name));
+}
+
+/// A number of the slot's statistics, which come with some delay.
+fn slot_number(case: &Case, column: &str) -> u64 {
+    let sql = format!(
+        "SELECT coalesce(sum({column}), 0) FROM pg_stat_replication_slots WHERE slot_name = '{}'",
+        case.slot
+    );
+    case.sql(&sql).parse().unwrap()
+}
+
+fn interleave(case: &Case, transactions: u32) -> Child {
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
+    println!("seed {seed}");
+    let mut child = python("interleave.py")
+        .args(["--source", &case.database.socket_url(), "--seed", &seed.to_string()])
+        .args(["--transactions", &transactions.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stdout = child.stdout.as_mut().unwrap();
+    stdout.read_exact(&mut [0; 6]).expect("the tables");
+    child
+}
+
+fn interleaved_transactions_are_told_as_they_end(version: u32) {
+    let server = Server::start(version, &[("PG_CONF", "max_prepared_transactions = 20")]);
+    let mut case = Case::new(&server, &format!("interleaved_{version}"));
+    case.max_latency = "500ms";
+    send_early(&case.database);
+    let mut writer = interleave(&case, 120);
+    let mut kills = 0;
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    drop(writer.stdin.take());
+    while writer.try_wait().unwrap().is_none() {
+        let commits = sidecar.whole_log().matches("committed").count();
+        wait_for("a commit, or the end", || {
+            sidecar.assert_running();
+            let more = sidecar.whole_log().matches("committed").count() > commits;
+            (more || writer.try_wait().unwrap().is_some()).then_some(())
+        });
+        if kills < 5 {
+            sidecar.kill();
+            kills += 1;
+            sidecar = case.start();
+        } else {
+            wait_for_exit(&mut writer, Duration::from_secs(120)).expect("the writer does not end");
+        }
+    }
+    assert!(writer.wait().unwrap().success(), "the writer failed");
+    case.wait_until_settled(&mut sidecar);
+    case.wait_until_equal(&mut sidecar);
+    let streamed = wait_for("statistics of transactions sent early", || {
+        Some(slot_number(&case, "stream_txns")).filter(|count| *count > 0)
+    });
+    println!("{streamed} transactions sent early");
+    sidecar.stop();
+    case.verify();
+}
+
+#[test]
+fn interleaved_transactions_are_told_as_they_end_14() {
+    interleaved_transactions_are_told_as_they_end(14);
+}
+
+#[test]
+fn interleaved_transactions_are_told_as_they_end_16() {
+    interleaved_transactions_are_told_as_they_end(16);
+}
+
+#[test]
+fn interleaved_transactions_are_told_as_they_end_18() {
+    interleaved_transactions_are_told_as_they_end(18);
+}
+
+#[test]
+fn what_is_open_is_on_disk_and_not_in_the_lake() {
+    const ROWS: u32 = 400_000;
+    let mut case = Case::new(Server::shared(16), "on_disk");
+    case.max_latency = "500ms";
+    case.http = "listen = \"127.0.0.1:0\"";
+    send_early(&case.database);
+    case.sql("CREATE TABLE t (id int PRIMARY KEY, n int, pad text); CREATE TABLE small (id int PRIMARY KEY)");
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    let address = address(&sidecar);
+    let spilled = || metric(&address, "tributary_spilled_bytes").unwrap();
+    let rows = "INSERT INTO t SELECT i, 0, repeat(md5(i::text), 10) FROM generate_series({}) i";
+    let many = rows.replace("{}", &format!("1, {ROWS}"));
+    let open = Open::begin(&case, &format!("{many}; UPDATE t SET n = 1 WHERE id % 3 = 0"));
+    let given_up = Open::begin(&case, &rows.replace("{}", &format!("{ROWS} + 1, {ROWS} + 100000")));
+    wait_for("both transactions on disk", || (spilled() > 100e6).then_some(()));
+    case.sql("INSERT INTO small VALUES (1)");
+    wait_for("what is committed", || {
+        case.table_status("small")
+            .is_some_and(|table| table.rows == Some(1))
+            .then_some(())
+    });
+    assert_eq!(case.table_status("t").unwrap().rows, Some(0));
+    given_up.end("ROLLBACK");
+    let before = commits(&case.table("t")).len();
+    open.end("COMMIT");
+    case.wait_until_current(&mut sidecar);
+    case.compare(&[]);
+    // A compaction may have come already.
+    let commits = commits(&case.table("t")).len() - before - compactions(&case.table("t")).len();
+    assert_eq!(commits, 1, "one transaction became {commits} versions");
+    assert_eq!(slot_number(&case, "spill_txns"), 0, "the server wrote to its own disk");
+    wait_for("the disk is given back", || (spilled() == 0.0).then_some(()));
+    let peak = sidecar.peak_mib();
+    println!("peak {peak} MiB");
+    assert!(peak < 300, "{peak} MiB");
+    sidecar.stop();
+}
+
+#[test]
+fn without_room_the_server_keeps_them() {
+    let mut case = Case::new(Server::shared(15), "spill_full");
+    case.max_latency = "500ms";
+    send_early(&case.database);
+    case.sql("CREATE TABLE t (id int PRIMARY KEY, pad text); CREATE TABLE other (id int PRIMARY KEY)");
+    let start = |max: &str| {
+        let mut command = case.command("run");
+        command.env("TRIBUTARY_APPLY_SPILL_MAX", max);
+        Sidecar::start(command, &case.folder.join("sidecar.log"))
+    };
+    let mut sidecar = start("1MiB");
+    case.wait_until_current(&mut sidecar);
+    let rows = "INSERT INTO t SELECT i, repeat(md5(i::text), 10) FROM generate_series({}) i";
+    let open = Open::begin(&case, &rows.replace("{}", "1, 50000"));
+    sidecar.wait_for_log("cannot keep what large transactions");
+    // The others do not wait for it.
+    case.sql("INSERT INTO other VALUES (1)");
+    wait_for("the other table", || {
+        case.table_status("other")
+            .is_some_and(|table| table.rows == Some(1))
+            .then_some(())
+    });
+    open.end("COMMIT");
+    case.wait_until_current(&mut sidecar);
+    case.compare(&[]);
+    wait_for("statistics of what the server kept", || {
+        (slot_number(&case, "spill_txns") > 0).then_some(())
+    });
+    sidecar.kill();
+
+    // The backlog has one that has no room, too.
+    case.sql(&rows.replace("{}", "50001, 90000"));
+    let output = case
+        .command("run")
+        .arg("--once")
+        .env("TRIBUTARY_APPLY_SPILL_MAX", "1MiB")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", crate::support::text(&output));
+    case.compare(&[]);
+
+    let streamed = slot_number(&case, "stream_txns");
+    let mut sidecar = start("off");
+    case.sql(&rows.replace("{}", "90001, 99999"));
+    case.wait_until_current(&mut sidecar);
+    case.compare(&[]);
+    assert_eq!(slot_number(&case, "stream_txns"), streamed);
+    sidecar.stop();
+}
