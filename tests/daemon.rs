@@ -1,82 +1,11 @@
 //! Health, metrics, the page and its actions, as a load balancer, Prometheus and a person find them.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::time::Duration;
-
 use serde_json::Value;
 
+use crate::support::http::{TOKEN, WITH_TOKEN, address, ask, get, metric, post};
 use crate::support::lake::replacements;
 use crate::support::server::{POSTGRES, Server};
-use crate::support::sidecar::Sidecar;
 use crate::support::{Case, wait_for};
-
-const TOKEN: &str = "planted-token-of-the-test";
-const WITH_TOKEN: &str = "listen = \"127.0.0.1:0\"\ntoken = \"planted-token-of-the-test\"";
-
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Answer {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.body))
-    }
-}
-
-/// Where a sidecar listens, as it says itself.
-pub fn address(sidecar: &Sidecar) -> String {
-    wait_for("the address", || {
-        let log = sidecar.whole_log();
-        let (_, rest) = log.split_once("page and metrics at http://")?;
-        Some(rest.split_once('/')?.0.to_owned())
-    })
-}
-
-fn ask(address: &str, request: &str, headers: &str, body: &str) -> Answer {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    let length = body.len();
-    let text = format!(
-        "{request} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
-    );
-    stream.write_all(text.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Answer {
-        status,
-        head: head.to_lowercase(),
-        body: body.to_owned(),
-    }
-}
-
-fn get(address: &str, path: &str) -> Answer {
-    ask(address, &format!("GET {path}"), "", "")
-}
-
-fn post(address: &str, path: &str, token: &str, body: &str) -> Answer {
-    ask(
-        address,
-        &format!("POST {path}"),
-        &format!("Authorization: Bearer {token}\r\n"),
-        body,
-    )
-}
-
-/// The value of a series, given as it is written.
-pub fn metric(address: &str, series: &str) -> Option<f64> {
-    let metrics = get(address, "/metrics");
-    assert_eq!(metrics.status, 200);
-    let line = metrics
-        .body
-        .lines()
-        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    line.map(|value| value.parse().unwrap())
-}
 
 #[test]
 fn pages_and_metrics_tell_what_there_is_and_no_secret() {

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::process::{Child, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::daemon::{address, metric};
+use crate::support::http::{address, metric};
 use crate::support::lake::{commits, compactions};
 use crate::support::server::{Database, Server};
 use crate::support::sidecar::Sidecar;

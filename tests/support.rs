@@ -1,5 +1,6 @@
 //! What a test stands on: a [`Case`] is a database with a lake beside it.
 
+pub mod http;
 pub mod lake;
 pub mod mongo;
 pub mod position;
