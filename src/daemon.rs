@@ -21,6 +21,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use replication::config::{Config, HttpConfig};
 use replication::metrics::{Metrics, Numbers};
+use replication::pipeline::{Pause, shown_time};
 use replication::schema::TableId;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -35,6 +36,9 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a request's body and its head may take, in bytes.
 const BODY_MAX: usize = 16 << 10;
 const HEAD_MAX: usize = 16 << 10;
+/// What can be looked at, and what can be done.
+const VIEWS: [&str; 5] = ["/", "/health", "/ready", "/metrics", "/status"];
+const ACTIONS: [&str; 4] = ["/reload", "/snapshot", "/pause", "/resume"];
 /// What the page's curves show: one point each, that many.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
 const SAMPLES: usize = 120;
@@ -43,6 +47,7 @@ const SAMPLES: usize = 120;
 struct Daemon {
     metrics: Arc<Metrics>,
     config: watch::Sender<Config>,
+    pause: Arc<Pause>,
     path: PathBuf,
     token: Option<String>,
     started: Instant,
@@ -51,7 +56,13 @@ struct Daemon {
 }
 
 /// Answers from now on, if the configuration has an address that is free.
-pub async fn start(http: &HttpConfig, metrics: Arc<Metrics>, config: watch::Sender<Config>, path: PathBuf) {
+pub async fn start(
+    http: &HttpConfig,
+    metrics: Arc<Metrics>,
+    config: watch::Sender<Config>,
+    pause: Arc<Pause>,
+    path: PathBuf,
+) {
     let Some(address) = http.listen else { return };
     let listener = match TcpListener::bind(address).await {
         Ok(listener) => listener,
@@ -65,6 +76,7 @@ pub async fn start(http: &HttpConfig, metrics: Arc<Metrics>, config: watch::Send
     let daemon = Arc::new(Daemon {
         metrics,
         config,
+        pause,
         path,
         token: http.token.as_ref().map(|token| token.expose().to_owned()),
         started: Instant::now(),
@@ -151,13 +163,9 @@ impl Daemon {
                 let html = page::render(&self.metrics.read(), &samples, self.started);
                 text(StatusCode::OK, "text/html; charset=utf-8", html)
             }
-            (&Method::POST, "/reload" | "/snapshot") => self.act(request, &path, peer).await,
-            (_, "/" | "/health" | "/ready" | "/metrics" | "/status" | "/reload" | "/snapshot") => {
-                let allowed = if matches!(path.as_str(), "/reload" | "/snapshot") {
-                    "POST"
-                } else {
-                    "GET, HEAD"
-                };
+            (&Method::POST, action) if ACTIONS.contains(&action) => self.act(request, &path, peer).await,
+            (_, known) if ACTIONS.contains(&known) || VIEWS.contains(&known) => {
+                let allowed = if ACTIONS.contains(&known) { "POST" } else { "GET, HEAD" };
                 let mut response = failure(
                     StatusCode::METHOD_NOT_ALLOWED,
                     &format!("{path} takes {allowed}"),
@@ -171,7 +179,7 @@ impl Daemon {
             _ => failure(
                 StatusCode::NOT_FOUND,
                 "there is nothing here",
-                Some("GET / /health /ready /metrics /status, POST /reload /snapshot"),
+                Some("GET / /health /ready /metrics /status, POST /reload /snapshot /pause /resume"),
             ),
         };
         let headers = response.headers_mut();
@@ -185,11 +193,12 @@ impl Daemon {
     }
 
     /// Whether the stream runs. A table that stalls alone does not take the
-    /// sidecar out: the others go on.
+    /// sidecar out: the others go on. Nor does a pause, which somebody wanted.
     fn ready(&self) -> Response<Full<Bytes>> {
         let numbers = self.metrics.read();
         if numbers.streaming {
-            return json_response(StatusCode::OK, &json!({"status": "ready"}));
+            let status = if numbers.paused.is_some() { "paused" } else { "ready" };
+            return json_response(StatusCode::OK, &json!({"status": status}));
         }
         let error = numbers.last_error.as_ref().map(|trouble| &trouble.error);
         json_response(
@@ -233,6 +242,8 @@ impl Daemon {
         info!(%peer, path, "an action was asked for");
         let done = match path {
             "/reload" => reload(&self.path, &self.config).map(|()| json!({"status": "read again"})),
+            "/pause" => Ok(json!({"status": "paused", "since": shown_time(self.pause.begin())})),
+            "/resume" => Ok(json!({"status": "resumed", "paused_since": self.pause.end().map(shown_time)})),
             _ => self.snapshot(&body).await,
         };
         match done {
@@ -313,6 +324,7 @@ fn status(numbers: &Numbers) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "streaming": numbers.streaming,
+        "paused": numbers.paused.map(|since| json!({"since": shown_time(since), "at_rest": numbers.at_rest})),
         "lag_bytes": numbers.lag_bytes,
         "source": numbers.source.as_ref().map(|s| json!({"retained_bytes": s.retained_bytes, "log_end": s.log_end})),
         "memory": {"open_bytes": numbers.memory.open, "in_flight_bytes": numbers.memory.in_flight},

@@ -73,6 +73,8 @@ mod object_store;
 mod packaging;
 /// Tables in partitions by columns that are made of others.
 mod partitions;
+/// A pause: nothing is read, nothing is lost, and the connection stays.
+mod pause;
 /// Roots or leaves, some columns, some rows, generated columns: as the publication has them.
 mod publication_forms;
 /// Every outside reader sees the same rows at every age of a table.

@@ -24,6 +24,12 @@ pub struct Numbers {
     pub changes: u64,
     pub tables: BTreeMap<TableId, TableNumbers>,
     pub source: Option<SourceNumbers>,
+    /// Since when replication is paused, in microseconds since 1970, if it is.
+    pub paused: Option<i64>,
+    /// Of a pause: nothing is read, and all that was is in the lake.
+    pub at_rest: bool,
+    /// Chunks that are being read.
+    pub reading: usize,
     /// When the last transaction that was read was committed at the source, in
     /// microseconds since 1970.
     pub committed_at: Option<i64>,

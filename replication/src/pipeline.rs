@@ -29,6 +29,7 @@ mod apply;
 mod control;
 mod cuts;
 mod gaps;
+mod pause;
 mod request;
 mod round;
 mod snapshotter;
@@ -56,6 +57,7 @@ use self::control::Control;
 pub use self::cuts::{Cut, CutList, CutTable, CutsOptions, cuts, shown_time};
 use self::cuts::{Gatherer, Recorder};
 use self::gaps::Standing;
+pub use self::pause::{Pause, Paused};
 pub use self::request::{Progress, snapshot};
 use self::round::Pace;
 use self::snapshotter::Snapshotter;
@@ -89,7 +91,13 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(7);
 /// Transient failures start over from the lake's watermarks, with a growing
 /// pause; with `once` they end the run. What of a new configuration can take
 /// effect at once does so.
-pub async fn run(config: Receiver<Config>, once: bool, metrics: Arc<Metrics>, shutdown: Receiver<bool>) -> Result<()> {
+pub async fn run(
+    config: Receiver<Config>,
+    once: bool,
+    metrics: Arc<Metrics>,
+    paused: Paused,
+    shutdown: Receiver<bool>,
+) -> Result<()> {
     let mut pause = Duration::from_millis(500);
     // Whether the server has to keep large transactions, for there was no room for them.
     let mut spill_full = false;
@@ -97,10 +105,19 @@ pub async fn run(config: Receiver<Config>, once: bool, metrics: Arc<Metrics>, sh
         let started = Instant::now();
         let mut stop = shutdown.clone();
         let now = config.borrow().clone();
-        let (updates, metrics_now, ending) = (config.clone(), metrics.clone(), shutdown.clone());
-        let result = for_source!(now, S => attempt::<S>(updates, once, spill_full, metrics_now, ending).await);
+        let running = Running {
+            config: config.clone(),
+            once,
+            spill_full,
+            metrics: metrics.clone(),
+            paused: paused.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let result = for_source!(now, S => attempt::<S>(running).await);
         metrics.update(|m| {
             m.streaming = false;
+            m.at_rest = false;
+            m.reading = 0;
             m.source = None;
             m.snapshots.clear();
         });
@@ -205,18 +222,21 @@ async fn check_lake<S: Source>(
     Err(gaps::needs_snapshot(&names, reason))
 }
 
-/// One life of the pipeline, from opening to the first failure.
-async fn attempt<S: Source>(
+/// What a life of the pipeline is told from outside, and tells.
+struct Running {
     config: Receiver<Config>,
     once: bool,
     spill_full: bool,
     metrics: Arc<Metrics>,
+    paused: Paused,
     shutdown: Receiver<bool>,
-) -> Result<()> {
-    let mut stop = shutdown.clone();
-    let mut config = config;
-    let mut now = config.borrow_and_update().clone();
-    now.apply.spill_max = now.apply.spill_max.filter(|_| !spill_full);
+}
+
+/// One life of the pipeline, from opening to the first failure.
+async fn attempt<S: Source>(mut running: Running) -> Result<()> {
+    let mut stop = running.shutdown.clone();
+    let mut now = running.config.borrow_and_update().clone();
+    now.apply.spill_max = now.apply.spill_max.filter(|_| !running.spill_full);
     // Before the stream runs there is nothing to save: stop at once.
     let Prepared {
         apply,
@@ -224,7 +244,7 @@ async fn attempt<S: Source>(
         watch,
         recorder,
     } = tokio::select! {
-        prepared = prepare::<S>(&now, config, once, metrics, shutdown) => prepared?,
+        prepared = prepare::<S>(&now, running) => prepared?,
         _ = stop.changed() => return Ok(()),
     };
     let mut beside = JoinSet::new();
@@ -268,13 +288,15 @@ struct Prepared<S: Source> {
     recorder: Recorder,
 }
 
-async fn prepare<S: Source>(
-    config: &Config,
-    updates: Receiver<Config>,
-    once: bool,
-    metrics: Arc<Metrics>,
-    shutdown: Receiver<bool>,
-) -> Result<Prepared<S>> {
+async fn prepare<S: Source>(config: &Config, running: Running) -> Result<Prepared<S>> {
+    let Running {
+        config: updates,
+        once,
+        spill_full: _,
+        metrics,
+        paused,
+        shutdown,
+    } = running;
     let mut source = S::connect(config).await?;
     let mut discovery = source.discover().await?;
     for note in &discovery.notes {
@@ -399,6 +421,8 @@ async fn prepare<S: Source>(
         in_flight_bytes_max,
         until,
         metrics: metrics.clone(),
+        paused: paused.clone(),
+        paused_at: None,
         shutdown,
     };
     let count = entries.len();
@@ -422,6 +446,7 @@ async fn prepare<S: Source>(
             windows: window_sender,
             halts: halt_sender,
             parallelism,
+            paused: paused.clone(),
             metrics: metrics.clone(),
         },
         watch: Watch {
@@ -432,6 +457,7 @@ async fn prepare<S: Source>(
             seen: seen_sender,
             told: requests.into_iter().map(|request| request.id).collect(),
             pipeline: identity.pipeline,
+            paused,
             metrics,
         },
         recorder,

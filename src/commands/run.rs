@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use replication::config::Config;
 use replication::metrics::Metrics;
+use replication::pipeline::Pause;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::warn;
@@ -35,9 +36,10 @@ pub async fn replicate(path: PathBuf, config: Config, once: bool, bars: Bars) ->
         let _ = stop.send(true);
     });
     let http = config.http.clone();
+    let pause = Arc::new(Pause::new(metrics.clone()));
     let (update, updates) = watch::channel(config);
     if !once {
-        crate::daemon::start(&http, metrics.clone(), update.clone(), path.clone()).await;
+        crate::daemon::start(&http, metrics.clone(), update.clone(), pause.clone(), path.clone()).await;
     }
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
@@ -48,7 +50,7 @@ pub async fn replicate(path: PathBuf, config: Config, once: bool, bars: Bars) ->
         }
     });
     let showing = bars.follow(metrics.clone());
-    let result = replication::pipeline::run(updates, once, metrics, shutdown).await;
+    let result = replication::pipeline::run(updates, once, metrics, pause.watch(), shutdown).await;
     showing.stop().await;
     result?;
     Ok(ExitCode::SUCCESS)

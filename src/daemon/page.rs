@@ -5,6 +5,7 @@ use std::fmt::{Display, Write};
 use std::time::Instant;
 
 use replication::metrics::{Numbers, TableNumbers, Trouble};
+use replication::pipeline::shown_time;
 use replication::schema::TableId;
 
 use crate::report::bytes;
@@ -65,9 +66,14 @@ fn write_page(
          <style>{STYLE}</style></head><body><h1>Tributary <small>{}</small></h1><dl>",
         env!("CARGO_PKG_VERSION")
     )?;
-    let stream = match numbers.streaming {
-        true => "<span class=\"good\">streaming</span>",
-        false => "<span class=\"bad\">not streaming</span>",
+    let stream = match (numbers.streaming, numbers.paused) {
+        (true, Some(since)) => format!("<span class=\"work\">paused since {}</span>", shown_time(since)),
+        (true, None) => "<span class=\"good\">streaming</span>".to_owned(),
+        (false, Some(since)) => format!(
+            "<span class=\"bad\">not streaming</span>, paused since {}",
+            shown_time(since)
+        ),
+        (false, None) => "<span class=\"bad\">not streaming</span>".to_owned(),
     };
     let mut fact = |name: &str, value: &dyn Display| write!(html, "<div><dt>{name}</dt><dd>{value}</dd></div>");
     fact("source", &stream)?;

@@ -2,7 +2,7 @@
 //! Spec: <https://prometheus.io/docs/instrumenting/exposition_formats/>.
 
 use std::fmt::{Display, Write};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use replication::metrics::{Numbers, TableNumbers};
 use replication::schema::TableId;
@@ -57,6 +57,12 @@ impl Text {
     }
 }
 
+/// Since a time in microseconds since 1970.
+fn seconds_since(micros: i64) -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (now.as_secs_f64() - micros as f64 / 1e6).max(0.001)
+}
+
 fn escaped(label: &str) -> String {
     label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
@@ -74,8 +80,14 @@ pub fn render(numbers: &Numbers, started: Instant) -> String {
     text.one(
         "tributary_streaming",
         "gauge",
-        "Whether the source's log is being read.",
+        "Whether the stream of the source's log is there; it also is in a pause.",
         u8::from(numbers.streaming),
+    );
+    text.one(
+        "tributary_paused_seconds",
+        "gauge",
+        "How long replication has been paused; 0 if it is not.",
+        numbers.paused.map_or(0.0, seconds_since),
     );
     if let Some(bytes) = numbers.lag_bytes {
         text.one(

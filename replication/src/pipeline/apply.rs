@@ -23,6 +23,7 @@ use tracing::{error, info};
 
 use super::control::Control;
 use super::cuts::{Gatherer, Standing};
+use super::pause::Paused;
 use super::round::{Gathered, Pace};
 use super::snapshotter::{Halt, Task, Window};
 use super::tables::Ending;
@@ -45,9 +46,11 @@ const TICK: Duration = Duration::from_millis(50);
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(200);
 /// How often the source hears from us at least; servers give up after 60 s.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+/// The same while nothing is read: what the server asks for is not seen.
+const DEAF_STATUS_INTERVAL: Duration = Duration::from_millis(500);
 /// How often at most the pipeline's record moves for an idle slot's sake.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a shutdown waits for the end of an open transaction.
+/// How long a shutdown, or a pause, waits for the end of an open transaction.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A table as the stream's loop sees it.
@@ -272,6 +275,9 @@ pub struct Apply<S: Source> {
     /// Stop once every table's watermark covers this.
     pub until: Option<Position>,
     pub metrics: Arc<Metrics>,
+    pub paused: Paused,
+    /// Since when this loop knows of a pause.
+    pub paused_at: Option<Instant>,
     pub shutdown: watch::Receiver<bool>,
 }
 
@@ -281,6 +287,8 @@ enum Next {
     Read,
     /// The budget is used up: wait for a writer.
     Blocked,
+    /// Replication is paused.
+    Rest,
     /// A table's columns were described anew.
     Judge(usize),
     /// The stream is where the catalogue was looked at.
@@ -312,9 +320,10 @@ impl<S: Source> Apply<S> {
         let mut last_published = Instant::now();
         let mut stopping: Option<Instant> = None;
         let mut answer = false;
-        self.publish();
+        self.publish(false);
         loop {
-            let next = self.work(&mut waiting, stopping.is_some(), &mut answer)?;
+            let paused = self.paused_for().filter(|_| stopping.is_none());
+            let next = self.work(&mut waiting, stopping.is_some(), paused, &mut answer)?;
             if let Some(since) = stopping
                 && (next == Next::Done || since.elapsed() > DRAIN_TIMEOUT)
             {
@@ -349,11 +358,15 @@ impl<S: Source> Apply<S> {
                 last_heartbeat = Instant::now();
                 continue;
             }
-            if answer || (moved && known) || last_status.elapsed() >= STATUS_INTERVAL {
+            let interval = match next {
+                Next::Read => STATUS_INTERVAL,
+                _ => DEAF_STATUS_INTERVAL,
+            };
+            if answer || (moved && known) || last_status.elapsed() >= interval {
                 if known {
                     confirmed = target.clone();
                 }
-                let ask = self.wants_position(&waiting);
+                let ask = next == Next::Read && self.wants_position(&waiting);
                 failpoint::reach("confirm");
                 self.stream.confirm(&confirmed, ask).await?;
                 last_status = Instant::now();
@@ -371,12 +384,14 @@ impl<S: Source> Apply<S> {
                     self.answer_requests().await?;
                 }
                 Ok(()) = self.config.changed() => self.reconfigure(),
+                Ok(()) = self.paused.changed() => {}
                 _ = tick.tick() => {
-                    if self.wants_position(&waiting) && last_status.elapsed() >= TICK {
+                    if next == Next::Read && self.wants_position(&waiting) && last_status.elapsed() >= TICK {
                         answer = true;
                     }
                     if last_published.elapsed() >= PUBLISH_INTERVAL {
-                        self.publish();
+                        let passed = |window: &Window| self.stream.position().covers(&window.high);
+                        self.publish(next == Next::Rest && !waiting.iter().any(passed));
                         last_published = Instant::now();
                     }
                 }
@@ -415,14 +430,34 @@ impl<S: Source> Apply<S> {
         self.config.borrow().source.on_gap
     }
 
-    /// Uses up what has been read from the socket, closing batches as due.
-    fn work(&mut self, waiting: &mut Vec<Window>, stopping: bool, answer: &mut bool) -> Result<Next> {
-        if !self.close_due(waiting, stopping)? {
+    /// How long replication has been paused, if it is.
+    fn paused_for(&mut self) -> Option<Duration> {
+        if self.paused.borrow_and_update().is_none() {
+            self.paused_at = None;
+            return None;
+        }
+        Some(self.paused_at.get_or_insert_with(Instant::now).elapsed())
+    }
+
+    /// Uses up what has been read from the socket, closing batches as due. A pause
+    /// leaves what comes after the open transaction.
+    fn work(
+        &mut self,
+        waiting: &mut Vec<Window>,
+        stopping: bool,
+        paused: Option<Duration>,
+        answer: &mut bool,
+    ) -> Result<Next> {
+        let closing = stopping || paused.is_some();
+        if !self.close_due(waiting, closing)? {
             return Ok(Next::Blocked);
         }
         loop {
             if stopping && !self.stream.in_transaction() {
                 return Ok(Next::Done);
+            }
+            if paused.is_some_and(|paused| !self.stream.in_transaction() || paused > DRAIN_TIMEOUT) {
+                return Ok(Next::Rest);
             }
             if self.ahead.is_some() && self.at_look() {
                 return Ok(Next::Reconcile);
@@ -455,9 +490,9 @@ impl<S: Source> Apply<S> {
             // Looking at every table costs, so not for every change. What is
             // due by time is found after the next read.
             let full = self.stream.open_bytes() >= self.open_bytes_max;
-            let wanted = stopping || self.round_wanted || !waiting.is_empty() || self.until.is_some();
+            let wanted = closing || self.round_wanted || !waiting.is_empty() || self.until.is_some();
             let look = full || (boundary && wanted);
-            if look && !self.close_due(waiting, stopping)? {
+            if look && !self.close_due(waiting, closing)? {
                 return Ok(Next::Blocked);
             }
         }
@@ -474,7 +509,7 @@ impl<S: Source> Apply<S> {
 
     /// Closes the batches and windows that are due. False if the budget does
     /// not allow it yet.
-    fn close_due(&mut self, waiting: &mut Vec<Window>, stopping: bool) -> Result<bool> {
+    fn close_due(&mut self, waiting: &mut Vec<Window>, closing: bool) -> Result<bool> {
         let full = self.stream.open_bytes() >= self.open_bytes_max;
         if self.stream.in_transaction() {
             // A transaction that doesn't fit goes to the lake in parts, of
@@ -501,7 +536,7 @@ impl<S: Source> Apply<S> {
             }
         }
         self.round_wanted = false;
-        let round = stopping || full || target_reached || self.round_is_due();
+        let round = closing || full || target_reached || self.round_is_due();
         if round {
             self.last_round = Some(Instant::now());
         }
@@ -533,7 +568,7 @@ impl<S: Source> Apply<S> {
         }
         let patient = self.left_since.is_some_and(|since| since.elapsed() < self.pace.age_max);
         let full = self.stream.open_bytes() >= self.open_bytes_max;
-        Ok(!(full || stopping || patient))
+        Ok(!(full || closing || patient))
     }
 
     /// Whether the open batches are to be closed, by their age or because it pays.
@@ -784,15 +819,24 @@ impl<S: Source> Apply<S> {
             || self.routes.iter().any(|route| route.catch_up_to.is_some())
     }
 
+    /// Whether all that was read is in the lake.
+    fn is_durable(&self) -> bool {
+        let whole = |route: &Route| route.in_flight.is_empty() && route.open.is_none();
+        self.routes.iter().all(whole)
+    }
+
     /// Tells where everything stands.
-    fn publish(&self) {
+    fn publish(&self, resting: bool) {
         let position = self.stream.position();
         let shown = position.to_string();
         let lag = |from: Position| from.bytes_until(&position);
         let confirmable = self.confirmable();
+        let at_rest = resting && self.is_durable();
         let followed: HashSet<&TableId> = self.routes.iter().map(|route| &route.id).collect();
         self.metrics.update(|m| {
             m.streaming = true;
+            // In this order: a chunk that was read has told its window.
+            m.at_rest = at_rest && m.paused.is_some() && m.reading == 0 && self.windows.is_empty();
             m.lag_bytes = lag(confirmable);
             m.committed_at = self.stream.committed_at();
             m.spilled_bytes = self.stream.spilled_bytes();

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::info;
 
+use super::pause::Paused;
 use crate::error::{Class, Error, Result};
 use crate::key::{Key, KeyEncoder};
 use crate::lake::{Chunk, FileFormat, PartProgress, SnapshotProgress, WrittenFile};
@@ -104,6 +105,8 @@ pub struct Snapshotter<T> {
     pub halts: mpsc::UnboundedSender<(usize, Halt)>,
     /// Chunks read at the same time.
     pub parallelism: Arc<AtomicUsize>,
+    /// While it is, no chunk begins; one that is being read is read to its end.
+    pub paused: Paused,
     pub metrics: Arc<Metrics>,
 }
 
@@ -181,7 +184,8 @@ impl<T: TableSource> Snapshotter<T> {
         let mut runs = 0;
         loop {
             let limit = self.parallelism.load(Ordering::Relaxed);
-            while jobs.len() < limit && merges.len() <= 2 * limit {
+            let paused = self.paused.borrow_and_update().is_some();
+            while !paused && jobs.len() < limit && merges.len() <= 2 * limit {
                 let Some(copy) = copies.iter_mut().find(|copy| copy.has_work(merges.len() < limit)) else {
                     break;
                 };
@@ -189,6 +193,8 @@ impl<T: TableSource> Snapshotter<T> {
                 jobs.spawn(async move { (run, job.await) });
             }
             copies.retain(|copy| !self.is_complete(copy));
+            let reading = jobs.len();
+            self.metrics.update(|m| m.reading = reading);
             tokio::select! {
                 task = self.tasks.recv() => match task {
                     Some(task) => {
@@ -246,6 +252,7 @@ impl<T: TableSource> Snapshotter<T> {
                         copies.retain(|copy| copy.run != run);
                     }
                 }
+                Ok(()) = self.paused.changed() => {}
                 // Parallelism may have been raised.
                 () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {}
             }

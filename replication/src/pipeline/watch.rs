@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
 
+use super::pause::Paused;
 use crate::config::Config;
 use crate::error::Result;
 use crate::lake::{Lake, Request};
@@ -59,6 +60,8 @@ pub struct Watch<S: Source> {
     pub told: HashSet<String>,
     /// Our name in the lake.
     pub pipeline: String,
+    /// While it is, only the end of the log and the slot are looked at.
+    pub paused: Paused,
     pub metrics: Arc<Metrics>,
 }
 
@@ -70,6 +73,7 @@ impl<S: Source> Watch<S> {
             true => REQUEST_INTERVAL,
             false => REMOTE_REQUEST_INTERVAL,
         };
+        let mut missed = false;
         loop {
             let mut look = false;
             tokio::select! {
@@ -77,7 +81,18 @@ impl<S: Source> Watch<S> {
                 () = tokio::time::sleep(interval) => {}
                 () = self.now.notified() => look = true,
                 changed = self.config.changed() => look = changed.is_ok(),
+                Ok(()) = self.paused.changed() => {}
             }
+            if self.paused.borrow_and_update().is_some() {
+                missed = true;
+                if look {
+                    let log_end = self.source.log_end().await?;
+                    self.tell_slot(&log_end).await;
+                    next = tokio::time::Instant::now() + CATALOGUE_INTERVAL;
+                }
+                continue;
+            }
+            look |= std::mem::take(&mut missed);
             let mut requests = self.lake.requests().await?;
             requests.retain(|request| self.told.insert(request.id.clone()));
             if !look && requests.is_empty() {

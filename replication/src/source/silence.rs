@@ -50,7 +50,8 @@ impl Silence {
 
     /// How long it lasts already.
     pub fn elapsed(&self) -> Duration {
-        self.since.map_or(Duration::ZERO, |since| since.elapsed())
+        let listening = self.since.filter(|_| self.looked.elapsed() <= DEAF);
+        listening.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Waits for the peer. May be dropped and begun again: the time counts on.
@@ -122,6 +123,7 @@ mod tests {
                 assert!(tick(&mut silence, LIMIT).await.is_none());
             }
             tokio::time::sleep(Duration::from_secs(40)).await;
+            assert_eq!(silence.elapsed(), Duration::ZERO);
         }
         assert!(silence.end(LIMIT, async { Ok(()) }).await.is_ok());
         assert_eq!(silence.elapsed(), Duration::ZERO);
