@@ -88,8 +88,8 @@ pub enum Command {
     ///
     /// SIGTERM and Ctrl-C commit what is complete, confirm it to the source
     /// and exit with 0. SIGHUP reads the configuration again: source.tables,
-    /// source.on_gap, [snapshot] and [maintenance] but its threads take effect at
-    /// once.
+    /// source.on_gap, source.wal_budget, source.on_wal_budget, [snapshot] and
+    /// [maintenance] but its threads take effect at once.
     Run(Run),
     /// Show where every table stands, and what the source keeps for it.
     ///

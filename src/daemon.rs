@@ -20,7 +20,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use replication::config::{Config, HttpConfig};
-use replication::metrics::{Metrics, Numbers};
+use replication::metrics::{BudgetNumbers, Metrics, Numbers};
 use replication::pipeline::{Pause, shown_time};
 use replication::schema::TableId;
 use serde_json::{Value, json};
@@ -282,7 +282,7 @@ pub fn reload(path: &std::path::Path, config: &watch::Sender<Config>) -> replica
     let new = Config::load(path)?;
     if config.borrow().needs_restart(&new) {
         warn!(
-            "only source.tables, source.on_gap, [snapshot] and [maintenance] but its threads take effect without a restart"
+            "only source.tables, source.on_gap, source.wal_budget, source.on_wal_budget, [snapshot] and [maintenance] but its threads take effect without a restart"
         );
     }
     config.send_modify(|now| now.take_live(new));
@@ -327,6 +327,7 @@ fn status(numbers: &Numbers) -> Value {
         "paused": numbers.paused.map(|since| json!({"since": shown_time(since), "at_rest": numbers.at_rest})),
         "lag_bytes": numbers.lag_bytes,
         "source": numbers.source.as_ref().map(|s| json!({"retained_bytes": s.retained_bytes, "log_end": s.log_end})),
+        "wal_budget": numbers.budget.as_ref().map(budget),
         "memory": {"open_bytes": numbers.memory.open, "in_flight_bytes": numbers.memory.in_flight},
         "spilled_bytes": numbers.spilled_bytes,
         "errors": {
@@ -337,6 +338,14 @@ fn status(numbers: &Numbers) -> Value {
         "last_error": numbers.last_error.as_ref().map(trouble),
         "tables": tables.collect::<Vec<_>>(),
     })
+}
+
+fn budget(numbers: &BudgetNumbers) -> Value {
+    let over = numbers.over.as_ref().map(|over| {
+        let held_by = over.held_by.iter().map(|h| json!({"what": h.what, "hint": h.hint}));
+        json!({"seconds": over.since.elapsed().as_secs(), "held_by": held_by.collect::<Vec<_>>()})
+    });
+    json!({"budget_bytes": numbers.budget, "retained_bytes": numbers.retained, "over": over})
 }
 
 fn text(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {

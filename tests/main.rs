@@ -92,5 +92,8 @@ mod types;
 /// `verify` tells equal from different while both sides change.
 mod verify;
 
+/// More log at the source than it may keep: told with what holds it, and given up for a stalled table.
+mod wal_budget;
+
 /// Servers, the program as a child, and the outside readers.
 mod support;

@@ -71,6 +71,12 @@ pub struct SourceConfig {
     /// What becomes of a table for which changes are lost.
     #[serde(default)]
     pub on_gap: OnGap,
+    /// Log that PostgreSQL's slot may keep before it is told, in bytes.
+    #[serde(default, deserialize_with = "some_bytes")]
+    pub wal_budget: Option<u64>,
+    /// What happens then beside telling it.
+    #[serde(default)]
+    pub on_wal_budget: OnWalBudget,
     /// What columns the documents of a MongoDB collection get.
     #[serde(default)]
     pub schema: Documents,
@@ -98,6 +104,26 @@ pub enum SourceKind {
 }
 
 impl SourceConfig {
+    /// Errors: a bound of what is not there.
+    fn validate_budget(&self) -> Result<()> {
+        let key = if self.wal_budget.is_some() {
+            "source.wal_budget"
+        } else if self.on_wal_budget != OnWalBudget::default() {
+            "source.on_wal_budget"
+        } else {
+            return Ok(());
+        };
+        let kept = match self.kind() {
+            Ok(SourceKind::MySql) => "MySQL and MariaDB remove their log by age",
+            Ok(SourceKind::MongoDb) => "MongoDB's oplog has a size",
+            _ => return Ok(()),
+        };
+        Err(
+            Error::operator(format!("{key} is set, but only PostgreSQL keeps log for a slot"))
+                .with_hint(format!("remove it: {kept}, whoever reads it")),
+        )
+    }
+
     fn read_password(&mut self) -> Result<()> {
         read_secret("source.password", &mut self.password, self.password_file.as_deref())?;
         match &self.password {
@@ -133,6 +159,16 @@ pub enum OnGap {
     Stop,
     /// They are copied anew.
     Resnapshot,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnWalBudget {
+    /// It is told, again and again.
+    #[default]
+    Alert,
+    /// Stalled tables that alone hold more are given up, too.
+    DropTable,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -653,6 +689,8 @@ impl Config {
     pub fn take_live(&mut self, new: Self) {
         self.source.tables = new.source.tables;
         self.source.on_gap = new.source.on_gap;
+        self.source.wal_budget = new.source.wal_budget;
+        self.source.on_wal_budget = new.source.on_wal_budget;
         self.snapshot = new.snapshot;
         self.maintenance = MaintenanceConfig {
             threads: self.maintenance.threads,
@@ -765,6 +803,7 @@ impl Config {
         config.source.read_password()?;
         config.transform.read_key()?;
         config.http.read_token()?;
+        config.source.validate_budget()?;
         config.validate_tables()?;
         Ok(config)
     }
@@ -1158,6 +1197,42 @@ mod tests {
         }
         let error = parse("[lake]\nurl=\"x\"").expect_err("no source");
         assert!(error.to_string().contains("source.url is missing"));
+    }
+
+    #[test]
+    fn a_budget_is_for_who_keeps_log_for_a_slot() {
+        let budget = |url: &str, lines: &str| {
+            let text = MINIMAL.replace("postgres:", url);
+            parse(&text.replace("[lake]", &format!("{lines}\n[lake]")))
+        };
+        let config = budget("postgres:", "wal_budget = \"2GiB\"\non_wal_budget = \"drop-table\"").expect("config");
+        assert_eq!(config.source.wal_budget, Some(2 << 30));
+        assert_eq!(config.source.on_wal_budget, OnWalBudget::DropTable);
+        let mut now = parse(MINIMAL).expect("config");
+        assert!(!now.needs_restart(&config));
+        now.take_live(config);
+        assert_eq!(now.source.wal_budget, Some(2 << 30));
+        assert_eq!(now.source.on_wal_budget, OnWalBudget::DropTable);
+        for (url, line, what, hint) in [
+            ("mysql:", "wal_budget = \"2GiB\"", "only PostgreSQL keeps log", "by age"),
+            (
+                "mariadb:",
+                "on_wal_budget = \"drop-table\"",
+                "only PostgreSQL",
+                "by age",
+            ),
+            (
+                "mongodb:",
+                "wal_budget = \"2GiB\"",
+                "only PostgreSQL keeps log",
+                "oplog",
+            ),
+            ("postgres:", "wal_budget = 2", "expected a string", "README"),
+        ] {
+            let error = budget(url, line).expect_err(line);
+            assert!(error.to_string().contains(what), "{error}");
+            assert!(error.hint().is_some_and(|given| given.contains(hint)), "{error:?}");
+        }
     }
 
     #[test]

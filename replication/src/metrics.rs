@@ -24,6 +24,8 @@ pub struct Numbers {
     pub changes: u64,
     pub tables: BTreeMap<TableId, TableNumbers>,
     pub source: Option<SourceNumbers>,
+    /// If `source.wal_budget` is set.
+    pub budget: Option<BudgetNumbers>,
     /// Since when replication is paused, in microseconds since 1970, if it is.
     pub paused: Option<i64>,
     /// Of a pause: nothing is read, and all that was is in the lake.
@@ -115,6 +117,31 @@ pub struct SourceNumbers {
     pub log_end: String,
 }
 
+/// How much log the source may keep for us.
+#[derive(Clone)]
+pub struct BudgetNumbers {
+    /// In bytes.
+    pub budget: u64,
+    /// What it keeps, as of the last look; `None` if that can't be told.
+    pub retained: Option<u64>,
+    /// Set while that is more.
+    pub over: Option<Overrun>,
+}
+
+#[derive(Clone)]
+pub struct Overrun {
+    pub since: Instant,
+    pub held_by: Vec<Holder>,
+}
+
+/// What keeps the source's log from going.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    pub what: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
 /// Bytes by what holds them.
 #[derive(Clone, Copy, Default)]
 pub struct MemoryNumbers {
@@ -196,6 +223,14 @@ impl Histogram {
     /// In seconds.
     pub fn sum(&self) -> f64 {
         self.sum
+    }
+}
+
+impl Numbers {
+    /// Log that the source keeps for us, in bytes, where it can be told.
+    pub fn retained_bytes(&self) -> Option<u64> {
+        let looked = self.budget.as_ref().and_then(|budget| budget.retained);
+        looked.or(self.source.as_ref().and_then(|source| source.retained_bytes))
     }
 }
 

@@ -26,6 +26,7 @@ macro_rules! for_source {
 }
 
 mod apply;
+mod budget;
 mod control;
 mod cuts;
 mod gaps;
@@ -53,6 +54,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use self::apply::Apply;
+use self::budget::{Keeper, Look, shown_bytes};
 use self::control::Control;
 pub use self::cuts::{Cut, CutList, CutTable, CutsOptions, cuts, shown_time};
 use self::cuts::{Gatherer, Recorder};
@@ -63,7 +65,7 @@ use self::round::Pace;
 use self::snapshotter::Snapshotter;
 pub use self::status::{CutStatus, SourceStatus, Status, TableStatus, status};
 pub use self::survey::{Survey, SurveyedTable, survey};
-use self::tables::Entry;
+use self::tables::{Entry, GivenUp};
 pub use self::upkeep::{Maintained, maintain};
 pub use self::verify::{Difference, Differences, Keys, Outcome, Report, TableReport, VerifyOptions, verify};
 use self::watch::{Seen, Watch};
@@ -101,6 +103,19 @@ pub async fn run(
     let mut pause = Duration::from_millis(500);
     // Whether the server has to keep large transactions, for there was no room for them.
     let mut spill_full = false;
+    let (looks, seen) = tokio::sync::watch::channel(None);
+    let keeper = Keeper {
+        config: config.clone(),
+        metrics: metrics.clone(),
+        looks,
+        over: None,
+    };
+    // It ends with this function.
+    let mut beside = JoinSet::new();
+    let first = config.borrow().clone();
+    for_source!(first, S => if S::KEEPS_POSITION {
+        beside.spawn(keeper.run::<S>());
+    });
     loop {
         let started = Instant::now();
         let mut stop = shutdown.clone();
@@ -110,6 +125,7 @@ pub async fn run(
             once,
             spill_full,
             metrics: metrics.clone(),
+            looks: seen.clone(),
             paused: paused.clone(),
             shutdown: shutdown.clone(),
         };
@@ -192,7 +208,9 @@ async fn check_lake<S: Source>(
         Ok(slot) => (slot, true),
         Err(_) => (None, false),
     };
-    let Standing { entries, gaps, .. } = Standing::read(source, slot, &lake, discovery, pipeline).await?;
+    let Standing {
+        entries, slot, gaps, ..
+    } = Standing::read(source, slot, &lake, discovery, pipeline).await?;
     for entry in &entries {
         tables::fits::<S>(&config.table(entry.table.id()), &entry.table, entry.opened.as_ref())?;
     }
@@ -202,12 +220,32 @@ async fn check_lake<S: Source>(
         let what = format!("table {} will be copied anew: {reason}", entry.table.id());
         Some(Finding::ok(what))
     });
-    let copies = copies.collect();
+    let mut copies: Vec<Finding> = copies.collect();
     // A slot that can't be used has a finding of its own.
     if !usable {
         return Ok(copies);
     }
-    let gaps = gaps.tables;
+    if let (Some(slot), Some(budget)) = (&slot, config.source.wal_budget)
+        && slot.retained_bytes > budget
+    {
+        copies.push(Finding {
+            hint: Some("a running sidecar's page and log name what holds it; one that starts reads on".to_owned()),
+            ..Finding::ok(format!(
+                "the source keeps {} of log for slot {:?}, more than source.wal_budget",
+                shown_bytes(slot.retained_bytes),
+                config.source.slot
+            ))
+        });
+    }
+    let given_up = |number: &usize| entries.get(*number).is_some_and(Entry::is_given_up);
+    let (left, gaps): (Vec<_>, Vec<_>) = gaps.tables.into_iter().partition(|(number, _)| given_up(number));
+    copies.extend(left.iter().filter_map(|(number, reason)| {
+        let table = entries.get(*number)?.table.id();
+        Some(Finding {
+            hint: Some(format!("`tributary snapshot {table}` copies it anew")),
+            ..Finding::ok(format!("table {table} was given up: {reason}"))
+        })
+    }));
     let Some((_, reason)) = gaps.first() else {
         return Ok(copies);
     };
@@ -228,6 +266,7 @@ struct Running {
     once: bool,
     spill_full: bool,
     metrics: Arc<Metrics>,
+    looks: Receiver<Option<Look>>,
     paused: Paused,
     shutdown: Receiver<bool>,
 }
@@ -294,6 +333,7 @@ async fn prepare<S: Source>(config: &Config, running: Running) -> Result<Prepare
         once,
         spill_full: _,
         metrics,
+        looks,
         paused,
         shutdown,
     } = running;
@@ -334,6 +374,13 @@ async fn prepare<S: Source>(config: &Config, running: Running) -> Result<Prepare
         control.know(slot.confirmed.clone()).await?;
     }
     let slot = close_gaps(gaps, slot, &mut entries, &mut source, config.source.on_gap).await?;
+    let (left, mut entries): (Vec<_>, Vec<_>) = entries.into_iter().partition(Entry::is_given_up);
+    let given_up = left.iter().filter_map(|entry| {
+        let given_up = GivenUp::new(entry.opened.as_ref()?);
+        warn!(table = %entry.table.id(), reason = given_up.trouble.error, hint = given_up.trouble.hint, "the table was given up and is not followed");
+        Some((entry.table.id().clone(), given_up))
+    });
+    let given_up = given_up.collect();
     let (mut control, from) = start_position(&mut source, &lake, control, slot, &identity, &discovery).await?;
     let epoch = control.claim(identity.timeline).await?;
     leave_former(&lake, &mut control, &discovery, &identity.pipeline, epoch).await?;
@@ -408,6 +455,8 @@ async fn prepare<S: Source>(config: &Config, running: Running) -> Result<Prepare
         newest: None,
         look: look.clone(),
         requests: Vec::new(),
+        given_up,
+        looks,
         unfit: HashSet::new(),
         durable,
         durable_sender,
@@ -490,7 +539,7 @@ async fn close_gaps<S: Source>(
             .opened
             .as_ref()
             .is_some_and(|o| o.record.state == State::Resnapshotting);
-        on_gap == OnGap::Stop && entry.why.is_none() && !being_copied
+        on_gap == OnGap::Stop && entry.why.is_none() && !being_copied && !entry.is_given_up()
     };
     let open: Vec<_> = gaps
         .tables
@@ -502,7 +551,8 @@ async fn close_gaps<S: Source>(
         return Err(gaps::stop(entries, &open).await?);
     }
     for (number, reason) in gaps.tables {
-        if let Some(entry) = entries.get_mut(number) {
+        let stays = |entry: &Entry<S::Table>| on_gap == OnGap::Stop && entry.is_given_up();
+        if let Some(entry) = entries.get_mut(number).filter(|entry| !stays(entry)) {
             entry.why.get_or_insert(reason);
         }
     }

@@ -33,6 +33,9 @@ fn print(status: &Snapshot) {
         if source.slot_active { "in use" } else { "idle" },
         bytes(source.retained_bytes),
     );
+    if let Some(budget) = source.wal_budget.filter(|budget| source.retained_bytes > *budget) {
+        println!("the slot keeps more than source.wal_budget ({})", bytes(budget));
+    }
     if let Some(cut) = &status.cut {
         println!(
             "newest cut {}  committed {}  position {}  ({} tables)",

@@ -80,10 +80,18 @@ fn write_page(
     if let Some(lag) = numbers.lag_bytes {
         fact("not yet durable", &bytes(lag))?;
     }
-    if let Some(source) = &numbers.source {
-        if let Some(retained) = source.retained_bytes {
-            fact("log kept at the source", &bytes(retained))?;
+    if let Some(retained) = numbers.retained_bytes() {
+        match &numbers.budget {
+            Some(budget) => {
+                let class = if budget.over.is_some() { "bad" } else { "good" };
+                let (retained, budget) = (bytes(retained), bytes(budget.budget));
+                let shown = format!("<span class=\"{class}\">{retained}</span> of {budget}");
+                fact("log kept at the source", &shown)?;
+            }
+            None => fact("log kept at the source", &bytes(retained))?,
         }
+    }
+    if let Some(source) = &numbers.source {
         fact("end of its log", &Plain(&source.log_end))?;
     }
     fact("changes committed", &numbers.changes)?;
@@ -98,6 +106,16 @@ fn write_page(
     fact("interruptions", &errors)?;
     fact("running for", &duration(started.elapsed().as_secs()))?;
     write!(html, "</dl>")?;
+    if let Some(over) = numbers.budget.as_ref().and_then(|budget| budget.over.as_ref()) {
+        for holder in &over.held_by {
+            let trouble = Trouble {
+                error: holder.what.clone(),
+                hint: Some(holder.hint.clone()),
+                since: over.since,
+            };
+            write_trouble(html, "more log is kept than source.wal_budget", &trouble)?;
+        }
+    }
     if let Some(trouble) = &numbers.last_error {
         write_trouble(html, "last interruption", trouble)?;
     }

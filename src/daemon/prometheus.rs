@@ -97,7 +97,15 @@ pub fn render(numbers: &Numbers, started: Instant) -> String {
             bytes,
         );
     }
-    if let Some(bytes) = numbers.source.as_ref().and_then(|source| source.retained_bytes) {
+    if let Some(budget) = &numbers.budget {
+        text.one(
+            "tributary_source_wal_budget_bytes",
+            "gauge",
+            "Log that the source may keep for this pipeline (source.wal_budget).",
+            budget.budget,
+        );
+    }
+    if let Some(bytes) = numbers.retained_bytes() {
         text.one(
             "tributary_source_retained_bytes",
             "gauge",

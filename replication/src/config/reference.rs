@@ -138,6 +138,22 @@ pub const SECTIONS: &[Section] = &[
                 example: "\"resnapshot\"",
             },
             Key {
+                name: "wal_budget",
+                form: Form::Size,
+                default: Default::Otherwise("none"),
+                meaning: "PostgreSQL: how much log the slot may keep; more is told with what holds it, see [Log at \
+                          the source](#log-at-the-source)",
+                example: "\"20GiB\"",
+            },
+            Key {
+                name: "on_wal_budget",
+                form: Form::Choice(&["alert", "drop-table"]),
+                default: Default::Value("\"alert\""),
+                meaning: "PostgreSQL: what happens then: `\"alert\"` tells it, `\"drop-table\"` also gives up tables \
+                          that are stalled and alone hold more than `source.wal_budget`",
+                example: "\"drop-table\"",
+            },
+            Key {
                 name: "schema",
                 form: Form::Choice(&["evolve", "fixed", "json"]),
                 default: Default::Value("\"evolve\""),

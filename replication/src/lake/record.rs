@@ -77,6 +77,10 @@ pub struct TableRecord {
     pub state: State,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Its changes are lost because the source was not to keep more log for it:
+    /// no gap that ends a run.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub given_up: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub catch_up_to: Option<Position>,
     pub snapshot: Option<SnapshotProgress>,
@@ -207,12 +211,18 @@ impl TableRecord {
             watermark,
             state: State::Snapshotting,
             reason: None,
+            given_up: false,
             catch_up_to: None,
             snapshot: None,
             copy: None,
             next_sequence: 0,
             first_sequence: 0,
         }
+    }
+
+    /// Whether it was left for good, until somebody asks for a new snapshot.
+    pub fn is_given_up(&self) -> bool {
+        self.state == State::NeedsSnapshot && self.given_up
     }
 
     pub fn domain_action(&self) -> Value {

@@ -11,7 +11,7 @@
 //! on their way `in_flight` permits; when both are used up the socket is not
 //! read, and the source waits.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -21,12 +21,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info};
 
+use super::budget::Look;
 use super::control::Control;
 use super::cuts::{Gatherer, Standing};
 use super::pause::Paused;
 use super::round::{Gathered, Pace};
 use super::snapshotter::{Halt, Task, Window};
-use super::tables::Ending;
+use super::tables::{Ending, GivenUp};
 use super::watch::Seen;
 use super::writer::{Command, Durable};
 use crate::batch::ChangeBatch;
@@ -94,6 +95,8 @@ pub struct Route {
     vector_bytes: u64,
     /// Set when the table can't go on: where its changes stop being durable.
     pub stalled_at: Option<Position>,
+    /// What it can't go on for.
+    pub stalled_by: String,
     /// Since when it has been stalled, or holds the slot, or its oldest change before that.
     waiting_since: Option<Instant>,
 }
@@ -150,6 +153,7 @@ impl Route {
             version: lake_table.visible_version(),
             vector_bytes: 0,
             stalled_at: None,
+            stalled_by: String::new(),
             waiting_since: None,
         }
     }
@@ -256,6 +260,10 @@ pub struct Apply<S: Source> {
     pub look: Arc<Notify>,
     /// Requests that are being carried out.
     pub requests: Vec<Request>,
+    /// Tables that nobody follows until a new snapshot is asked for.
+    pub given_up: BTreeMap<TableId, GivenUp>,
+    /// How much log the source keeps.
+    pub looks: watch::Receiver<Option<Look>>,
     /// New tables that can't be followed as they are configured; told once.
     pub unfit: HashSet<TableId>,
     pub durable: mpsc::UnboundedReceiver<Durable>,
@@ -384,6 +392,7 @@ impl<S: Source> Apply<S> {
                     self.answer_requests().await?;
                 }
                 Ok(()) = self.config.changed() => self.reconfigure(),
+                Ok(()) = self.looks.changed() => self.keep_budget()?,
                 Ok(()) = self.paused.changed() => {}
                 _ = tick.tick() => {
                     if next == Next::Read && self.wants_position(&waiting) && last_status.elapsed() >= TICK {
@@ -718,6 +727,7 @@ impl<S: Source> Apply<S> {
         route.stalled_at = Some(at.clone());
         route.open = None;
         let (id, trouble) = (route.id.clone(), Trouble::of(&error));
+        route.stalled_by.clone_from(&trouble.error);
         self.metrics
             .update(|m| m.tables.entry(id).or_default().trouble = Some(trouble));
         self.cuts.forget(table);
@@ -832,7 +842,8 @@ impl<S: Source> Apply<S> {
         let lag = |from: Position| from.bytes_until(&position);
         let confirmable = self.confirmable();
         let at_rest = resting && self.is_durable();
-        let followed: HashSet<&TableId> = self.routes.iter().map(|route| &route.id).collect();
+        let followed = self.routes.iter().map(|route| &route.id);
+        let followed: HashSet<&TableId> = followed.chain(self.given_up.keys()).collect();
         self.metrics.update(|m| {
             m.streaming = true;
             // In this order: a chunk that was read has told its window.
@@ -865,6 +876,13 @@ impl<S: Source> Apply<S> {
                 } else if !stalled {
                     table.trouble = None;
                 }
+            }
+            for (id, given_up) in &self.given_up {
+                let table = m.tables.entry(id.clone()).or_default();
+                table.state = State::NeedsSnapshot.as_str();
+                table.version = given_up.version;
+                table.watermark = given_up.watermark.to_string();
+                table.trouble = Some(given_up.trouble.clone());
             }
         });
     }

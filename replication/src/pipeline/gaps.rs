@@ -236,6 +236,7 @@ pub async fn stop<T>(entries: &mut [Entry<T>], gaps: &[(usize, String)]) -> Resu
                 .mark("NEEDS SNAPSHOT", |record| {
                     record.state = State::NeedsSnapshot;
                     record.reason = Some(reason.clone());
+                    record.given_up = false;
                 })
                 .await?;
         }

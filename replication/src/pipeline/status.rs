@@ -36,6 +36,8 @@ pub struct SourceStatus {
     pub log_end: Position,
     /// WAL the server keeps for the slot.
     pub retained_bytes: u64,
+    /// How much of it is told, if that is set.
+    pub wal_budget: Option<u64>,
 }
 
 /// The newest cut that is listed.
@@ -110,6 +112,7 @@ async fn status_of<S: Source>(config: &Config) -> Result<Status> {
             confirmed: slot.as_ref().map(|s| s.confirmed.clone()),
             log_end,
             retained_bytes: slot.as_ref().map_or(0, |s| s.retained_bytes),
+            wal_budget: config.source.wal_budget,
         },
         tables,
         cut: newest_cut(&lake).await,

@@ -19,12 +19,13 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::apply::{Apply, Open, Route};
+use super::budget::shown_bytes;
 use super::gaps;
 use super::snapshotter::{Halt, Task};
 use super::upkeep::Upkeep;
 use super::watch::Seen;
 use super::writer::{Command, Writer};
-use crate::config::{Merge, Mode, OnGap, TableConfig};
+use crate::config::{Merge, Mode, OnGap, OnWalBudget, TableConfig};
 use crate::error::{Class, Error, Result};
 use crate::failpoint;
 use crate::lake::{DeltaTable, Lake, Opened, Shape, State, TableRecord, reserved_column, table_path};
@@ -60,6 +61,12 @@ impl<T: SourceTable> Entry<T> {
     pub fn record(&self) -> Option<&TableRecord> {
         let opened = self.copy.as_ref().or(self.opened.as_ref());
         opened.map(|opened| &opened.record)
+    }
+
+    /// Whether it is left as it is until somebody asks for a new snapshot.
+    pub fn is_given_up(&self) -> bool {
+        let given_up = self.opened.as_ref().is_some_and(|opened| opened.record.is_given_up());
+        given_up && self.why.is_none()
     }
 
     pub async fn read(lake: &Lake, table: T, pipeline: &str) -> Result<Self> {
@@ -103,6 +110,7 @@ impl<T: SourceTable> Entry<T> {
             .mark("RESNAPSHOT", |record| {
                 record.state = State::Resnapshotting;
                 record.reason = Some(why.clone());
+                record.given_up = false;
                 record.copy = None;
             })
             .await
@@ -192,6 +200,29 @@ pub enum Ending {
     Mark(State, String),
     /// It is copied anew, as the relation that it is now.
     Copy { relation: u32, reason: String },
+    /// Its changes are lost, for this reason; the run goes on without it.
+    GiveUp(String),
+}
+
+/// A table that was given up, as it is shown.
+pub struct GivenUp {
+    pub watermark: Position,
+    pub version: Option<u64>,
+    pub trouble: Trouble,
+}
+
+impl GivenUp {
+    pub fn new(opened: &Opened) -> Self {
+        let record = &opened.record;
+        Self {
+            watermark: record.watermark.clone(),
+            version: Some(opened.version()),
+            trouble: Trouble {
+                hint: Some(format!("`tributary snapshot {}` copies it anew", record.table)),
+                ..Trouble::told(record.reason.as_deref().unwrap_or_default())
+            },
+        }
+    }
 }
 
 impl<S: Source> Apply<S> {
@@ -347,6 +378,7 @@ impl<S: Source> Apply<S> {
             .mark("RESNAPSHOT", |record| {
                 record.state = State::Resnapshotting;
                 record.reason = Some(reason);
+                record.given_up = false;
                 record.copy = Some(copy.clone());
                 record.epoch = epoch;
             })
@@ -488,6 +520,44 @@ impl<S: Source> Apply<S> {
         self.end(number, Ending::Copy { relation, reason })
     }
 
+    /// Leaves stalled tables without which the source would keep less log than
+    /// it may, if that is wanted.
+    pub fn keep_budget(&mut self) -> Result<()> {
+        let look = self.looks.borrow_and_update().clone();
+        let (budget, action) = {
+            let source = &self.config.borrow().source;
+            (source.wal_budget, source.on_wal_budget)
+        };
+        let (Some(look), Some(budget), OnWalBudget::DropTable) = (look, budget, action) else {
+            return Ok(());
+        };
+        let keeps = |position: &Position| position.bytes_until(&look.log_end).unwrap_or_default();
+        let healthy = self.routes.iter().filter(|route| route.stalled_at.is_none());
+        let others = healthy.filter_map(Route::pending).chain([self.stream.position()]);
+        // While others keep as much, nothing is gained.
+        if look.retained_bytes <= budget || others.into_iter().any(|position| keeps(&position) > budget) {
+            return Ok(());
+        }
+        for number in 0..self.routes.len() {
+            let route = self.route(number)?;
+            let kept = route.stalled_at.as_ref().map_or(0, &keeps);
+            if kept <= budget {
+                continue;
+            }
+            let reason = format!(
+                "{}; it alone kept {} of the source's log, more than source.wal_budget, and was given up",
+                route.stalled_by,
+                shown_bytes(kept),
+            );
+            error!(table = %route.id, reason, hint = "`tributary snapshot` copies it anew", "giving up the table");
+            match self.on_gap() {
+                OnGap::Stop => self.end(number, Ending::GiveUp(reason))?,
+                OnGap::Resnapshot => self.copy_anew(number, &reason)?,
+            }
+        }
+        Ok(())
+    }
+
     /// A closed table's writer has finished: its record tells why, and a copy
     /// begins if need be.
     pub async fn settle(&mut self, number: usize, table: DeltaTable) -> Result<()> {
@@ -498,8 +568,15 @@ impl<S: Source> Apply<S> {
         };
         let mut opened = table.retire(&self.pipeline).await?;
         let copy = self.lake.copy_of(&table_path(&id), &opened.record).await;
+        let mut given_up = false;
         let (state, reason) = match ending {
             Ending::Mark(state, reason) => (state, reason),
+            Ending::GiveUp(why) => {
+                given_up = true;
+                let watermark = &opened.record.watermark;
+                let reason = format!("{why}; changes after {watermark} are lost");
+                (State::NeedsSnapshot, reason)
+            }
             Ending::Copy { relation, reason } => match self.publish_again(&id, relation).await? {
                 Ok((now, place)) => {
                     self.begin_copy(now, opened, copy, reason, place).await?;
@@ -512,7 +589,13 @@ impl<S: Source> Apply<S> {
         if let Some(copy) = &copy {
             self.know(&copy.record.watermark).await?;
         }
-        stop(&mut opened, self.epoch, state, &reason).await?;
+        if given_up {
+            failpoint::reach("give_up");
+            give_up(&mut opened, self.epoch, &reason).await?;
+            failpoint::reach("give_up.marked");
+        } else {
+            stop(&mut opened, self.epoch, state, &reason).await?;
+        }
         if let Some(copy) = copy {
             self.lake.indexes().forget(copy.log.log_url());
             copy.discard().await;
@@ -523,6 +606,10 @@ impl<S: Source> Apply<S> {
         let route = self.route(number)?;
         route.held = None;
         route.state = state;
+        if given_up {
+            self.given_up.insert(id, GivenUp::new(&opened));
+            return Ok(());
+        }
         if !matches!(state, State::Dropped | State::Excluded) {
             let trouble = Trouble::told(&reason);
             let id = id.clone();
@@ -719,10 +806,20 @@ impl<S: Source> Apply<S> {
             let route = self.route(number)?;
             // One that is being copied is as new as can be.
             let settled = matches!(route.state, State::Streaming | State::CatchingUp) || route.stalled_at.is_some();
-            if !route.is_closed() && settled && route.since < seen.since && asked.contains(&route.id.to_string()) {
+            if !asked.contains(&route.id.to_string()) {
+                continue;
+            }
+            let relation = route.relation;
+            if let Some(ending @ Ending::GiveUp(_)) = &mut route.ending {
+                let reason = ASKED.to_owned();
+                *ending = Ending::Copy { relation, reason };
+            } else if !route.is_closed() && settled && route.since < seen.since {
                 self.copy_anew(number, ASKED)?;
             }
         }
+        let stays =
+            |id: &TableId| self.config.borrow().source.on_gap == OnGap::Stop && !asked.contains(&id.to_string());
+        self.given_up.retain(|id, _| stays(id));
         self.enter_new(&seen).await?;
         // The first is kept, or a stream that lags would never come to any.
         if self.ahead.is_none() {
@@ -743,7 +840,30 @@ impl<S: Source> Apply<S> {
                 self.reconcile_table(number, &seen).await?;
             }
         }
+        self.leave_given_up(&seen.discovery).await?;
         self.enter_new(&seen).await
+    }
+
+    /// Marks tables that were given up and are not to be replicated any more.
+    async fn leave_given_up(&mut self, discovery: &Discovery<S::Table>) -> Result<()> {
+        let there = |id: &TableId| discovery.tables.iter().any(|table| table.id() == id);
+        let left: Vec<TableId> = self.given_up.keys().filter(|id| !there(id)).cloned().collect();
+        for id in left {
+            let folder = table_path(&id);
+            let Some(mut opened) = Opened::read(self.lake.log(&folder)?, &self.pipeline).await? else {
+                continue;
+            };
+            let (state, reason) = gone(&opened.record.table, opened.record.relation, discovery);
+            stop(&mut opened, self.epoch, state, &reason).await?;
+            if state != State::Stalled {
+                self.control.leave(folder).await?;
+            }
+            self.given_up.remove(&id);
+            for route in self.routes.iter_mut().filter(|route| route.id == id) {
+                route.state = state;
+            }
+        }
+        Ok(())
     }
 
     async fn reconcile_table(&mut self, number: usize, seen: &Seen<S::Table>) -> Result<()> {
@@ -831,11 +951,11 @@ impl<S: Source> Apply<S> {
         self.copy_rows(number, Some(filled))
     }
 
-    /// Follows the tables that nobody follows yet.
+    /// Follows the tables that nobody follows yet, and that were not given up.
     async fn enter_new(&mut self, seen: &Seen<S::Table>) -> Result<()> {
         let followed = |id: &TableId| {
             let by = |route: &Route| route.id == *id && (!route.is_closed() || route.ending.is_some());
-            self.routes.iter().any(by)
+            self.given_up.contains_key(id) || self.routes.iter().any(by)
         };
         let found = seen.discovery.tables.iter();
         let new: Vec<S::Table> = found.filter(|table| !followed(table.id())).cloned().collect();
@@ -956,6 +1076,20 @@ pub async fn stop(opened: &mut Opened, epoch: u64, state: State, reason: &str) -
         .mark("STOP", |record| {
             record.state = state;
             record.reason = Some(reason.to_owned());
+            record.given_up = false;
+            record.copy = None;
+            record.epoch = epoch;
+        })
+        .await
+}
+
+/// Records that a table is given up: what it misses is lost from here on.
+async fn give_up(opened: &mut Opened, epoch: u64, reason: &str) -> Result<()> {
+    opened
+        .mark("GIVE UP", |record| {
+            record.state = State::NeedsSnapshot;
+            record.reason = Some(reason.to_owned());
+            record.given_up = true;
             record.copy = None;
             record.epoch = epoch;
         })
