@@ -7,7 +7,7 @@ use crate::support::lake::replacements;
 use crate::support::proxy::Network;
 use crate::support::server::{Kind, Server};
 use crate::support::writer::Writer;
-use crate::support::{Case, on_every_source, wait_for};
+use crate::support::{Case, on_every_source, signal, wait_for};
 
 on_every_source! {
     connections_that_are_cut_are_made_again
@@ -78,5 +78,24 @@ fn a_server_that_falls_silent_is_left_and_found_again(kind: Kind) {
     case.wait_until_current(&mut sidecar);
     case.compare(&[]);
     assert!(network.accepted() > connections);
+    sidecar.stop();
+}
+
+#[test]
+fn a_server_that_keeps_the_slot_for_a_connection_that_is_gone_is_waited_for() {
+    let server = Server::start(15, &[("PG_CONF", "wal_sender_timeout = 2s")]);
+    let case = Case::new(&server, "kept");
+    case.sql("CREATE TABLE t (id int PRIMARY KEY)");
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    let walsender = case.sql("SELECT active_pid FROM pg_replication_slots");
+    let walsender: u32 = walsender.parse().unwrap();
+    // As if it decoded something very large: it neither speaks nor looks at its connection.
+    signal(walsender, "STOP");
+    case.sql("INSERT INTO t VALUES (1)");
+    sidecar.wait_for_log("the server still serves the connection that is gone");
+    signal(walsender, "CONT");
+    case.wait_until_current(&mut sidecar);
+    case.compare(&[]);
     sidecar.stop();
 }

@@ -103,6 +103,7 @@ pub async fn run(
     let mut pause = Duration::from_millis(500);
     // Whether the server has to keep large transactions, for there was no room for them.
     let mut spill_full = false;
+    let mut streamed = false;
     let (looks, seen) = tokio::sync::watch::channel(None);
     let keeper = Keeper {
         config: config.clone(),
@@ -124,6 +125,7 @@ pub async fn run(
             config: config.clone(),
             once,
             spill_full,
+            streamed,
             metrics: metrics.clone(),
             looks: seen.clone(),
             paused: paused.clone(),
@@ -131,6 +133,7 @@ pub async fn run(
         };
         let result = for_source!(now, S => attempt::<S>(running).await);
         metrics.update(|m| {
+            streamed |= m.streaming;
             m.streaming = false;
             m.at_rest = false;
             m.reading = 0;
@@ -265,6 +268,8 @@ struct Running {
     config: Receiver<Config>,
     once: bool,
     spill_full: bool,
+    /// Whether an earlier one came to the stream.
+    streamed: bool,
     metrics: Arc<Metrics>,
     looks: Receiver<Option<Look>>,
     paused: Paused,
@@ -332,6 +337,7 @@ async fn prepare<S: Source>(config: &Config, running: Running) -> Result<Prepare
         config: updates,
         once,
         spill_full: _,
+        streamed,
         metrics,
         looks,
         paused,
@@ -342,7 +348,7 @@ async fn prepare<S: Source>(config: &Config, running: Running) -> Result<Prepare
     for note in &discovery.notes {
         info!("{note}");
     }
-    wait_for_slot(&mut source).await?;
+    wait_for_slot(&mut source, streamed).await?;
     let identity = source.identify().await?;
     let indexes = IndexHome::open(config.cache.dir.as_deref(), config.apply.memory / 8)?;
     let lake = Lake::open(&config.lake.url, &config.lake.options)?.with_indexes(indexes);
@@ -615,10 +621,19 @@ async fn slot<S: Source>(source: &mut S, lake: &Lake, pipeline: &str) -> Result<
     }
 }
 
-async fn wait_for_slot<S: Source>(source: &mut S) -> Result<()> {
+async fn wait_for_slot<S: Source>(source: &mut S, streamed: bool) -> Result<()> {
     let started = Instant::now();
     while source.in_use().await? {
         if started.elapsed() > SLOT_RELEASE_TIMEOUT {
+            if streamed {
+                return Err(Error::transient(
+                    "the server still serves the connection that is gone, or another sidecar",
+                )
+                .with_hint(
+                    "it notices by itself: PostgreSQL within wal_sender_timeout, or once it has decoded what it \
+                             is at. If another sidecar uses source.slot, stop one of them",
+                ));
+            }
             // `require` tells what is wrong and what to do.
             break;
         }
