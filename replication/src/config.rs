@@ -60,6 +60,9 @@ pub struct SourceConfig {
     pub slot: String,
     #[serde(default = "default_name")]
     pub publication: String,
+    /// Whether the server may be a standby. Otherwise one is waited for until it is promoted.
+    #[serde(default, deserialize_with = "boolean")]
+    pub standby: bool,
     /// What a MySQL or MariaDB server knows us by: no other replica of it may
     /// have the same. Default: derived from `slot`.
     #[serde(default, deserialize_with = "server_id")]

@@ -388,7 +388,7 @@ async fn prepare<S: Source>(config: &Config, running: Running) -> Result<Prepare
     });
     let given_up = given_up.collect();
     let (mut control, from) = start_position(&mut source, &lake, control, slot, &identity, &discovery).await?;
-    let epoch = control.claim(identity.timeline).await?;
+    let epoch = control.claim(&identity).await?;
     leave_former(&lake, &mut control, &discovery, &identity.pipeline, epoch).await?;
 
     // With what the publication says of the tables now.

@@ -54,6 +54,16 @@ pub trait Source: Sized + Send + 'static {
     /// The end of the log now: everything visible now lies before.
     fn log_end(&mut self) -> impl Future<Output = Result<Position>> + Send;
 
+    /// A position before which all is visible now.
+    fn visible(&mut self) -> impl Future<Output = Result<Position>> + Send {
+        self.log_end()
+    }
+
+    /// Whether the server follows another, whatever the configuration says of that.
+    fn is_standby(&mut self) -> impl Future<Output = Result<bool>> + Send {
+        async { Ok(false) }
+    }
+
     /// Log between two positions, in bytes, if that can be known.
     fn log_bytes(&mut self, from: &Position, to: &Position) -> impl Future<Output = Result<Option<u64>>> + Send;
 
@@ -130,11 +140,12 @@ pub trait Source: Sized + Send + 'static {
     fn lost(&mut self, confirmed: &Position) -> impl Future<Output = Result<Option<String>>> + Send;
 
     /// Of each table's watermark, why it is not of the source's history, if so.
-    /// They were reached on `timeline` at the latest, where the source has such.
+    /// They were reached on `timeline` at the latest, where the source has such, or since then on the standby `server`.
     fn foreign(
         &mut self,
         watermarks: &[Position],
         timeline: u32,
+        server: Option<&str>,
     ) -> impl Future<Output = Result<Vec<Option<String>>>> + Send;
 
     /// Returns the position where the log begins.
@@ -274,6 +285,11 @@ pub trait TableSource: PointReader + Clone + Send + Sync + 'static {
     /// Whether an error says that the table, or a column of it, is gone.
     fn is_gone(error: &Error) -> bool;
 
+    /// Whether the server ended a read for its own sake: the same can be read again.
+    fn is_conflict(_: &Error) -> bool {
+        false
+    }
+
     /// The error of a read by key, marked if no later one can do better.
     fn of_read(error: Error) -> Error {
         match Self::is_gone(&error) {
@@ -328,6 +344,8 @@ pub struct Identity {
     pub pipeline: String,
     /// The server's timeline, where it has such a thing.
     pub timeline: u32,
+    /// The server itself, as long as it runs, where it is a standby.
+    pub server: Option<String>,
 }
 
 /// What the source keeps for a pipeline.
@@ -501,7 +519,7 @@ impl Finding {
         }
     }
 
-    fn into_error(self) -> Error {
+    pub fn into_error(self) -> Error {
         let error = Error::operator(self.what);
         match self.hint {
             Some(hint) => error.with_hint(hint),

@@ -42,8 +42,9 @@ pub async fn init(args: Init) -> Result<ExitCode> {
     // What is written has to be what can be read.
     Config::parse(&text, |_| None)?;
     write(path, &text, args.force)?;
+    let place = if found.standby { ", at the primary" } else { "" };
     println!(
-        "\nfor a user of its own, with no more rights than it needs:\n\n{}",
+        "\nfor a user of its own, with no more rights than it needs{place}:\n\n{}",
         statements(&found, &args.url)
     );
     println!("\nwrote {}", path.display());
@@ -151,6 +152,9 @@ fn configuration(found: &Survey, url: &str, password: Option<&str>, lake: &str) 
         text += &format!("# The password is not here: set {variable}.\n");
     }
     text += &format!("url = {}\n", toml_text(url));
+    if found.standby {
+        text += "# It is a standby, and may be one.\nstandby = true\n";
+    }
     // A user that may read all of a MongoDB database may read what comes.
     let (about, listed) = match found.kind {
         SourceKind::MongoDb => ("! in front excludes", Vec::new()),
@@ -301,6 +305,7 @@ mod tests {
         let found = Survey {
             kind: SourceKind::Postgres,
             address: "h:1".to_owned(),
+            standby: false,
             tables: Vec::new(),
             refused: vec![refusal],
             notes: Vec::new(),

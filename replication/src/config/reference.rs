@@ -114,6 +114,14 @@ pub const SECTIONS: &[Section] = &[
                 example: "\"shop\"",
             },
             Key {
+                name: "standby",
+                form: Form::Boolean,
+                default: Default::Value("false"),
+                meaning: "PostgreSQL 16 and newer: whether `source.url` may lead to a standby, see [From a \
+                          standby](#from-a-standby). Otherwise one is waited for until it is promoted",
+                example: "true",
+            },
+            Key {
                 name: "server_id",
                 form: Form::Number(u32::MAX),
                 default: Default::Otherwise("derived from `source.slot`"),

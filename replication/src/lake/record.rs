@@ -269,6 +269,9 @@ pub struct PipelineRecord {
     pub confirm_limit: Position,
     /// The server's timeline, for a look at what happened.
     pub timeline: u32,
+    /// The standby that all since then comes from, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
     /// The tables that the newest epoch replicates, by their folder, each with
     /// what identifies its place in the publication. A lake table that is not among them, or
     /// has another place at the source, has missed changes.
@@ -294,6 +297,7 @@ impl PipelineRecord {
             epoch: 0,
             confirm_limit,
             timeline,
+            server: None,
             tables: BTreeMap::new(),
             former: BTreeSet::new(),
         }

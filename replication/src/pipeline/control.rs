@@ -12,6 +12,7 @@ use tracing::warn;
 use crate::error::{Error, Result};
 use crate::lake::{Commit, Log, PipelineRecord, creation, delta_field, now_ms};
 use crate::position::Position;
+use crate::source::Identity;
 
 /// How long old versions of the record are kept, in milliseconds: a day.
 const KEPT_MS: i64 = 24 * 3600 * 1000;
@@ -71,10 +72,11 @@ impl Control {
 
     /// Starts a new epoch: from here on, every sidecar with an older one is a
     /// zombie.
-    pub async fn claim(&mut self, timeline: u32) -> Result<u64> {
+    pub async fn claim(&mut self, identity: &Identity) -> Result<u64> {
         let mut record = self.record.clone();
         record.epoch += 1;
-        record.timeline = timeline;
+        record.timeline = identity.timeline;
+        record.server = identity.server.clone();
         self.commit(record).await?;
         Ok(self.record.epoch)
     }

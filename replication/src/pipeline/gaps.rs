@@ -74,8 +74,12 @@ impl<T: SourceTable> Standing<T> {
             .filter_map(|(number, entry)| Some((number, newest(entry.record()?).clone())))
             .collect();
         let (numbers, watermarks): (Vec<usize>, Vec<Position>) = live.into_iter().unzip();
-        let timeline = control.as_ref().map_or(0, |control| control.record().timeline);
-        for (number, why) in numbers.into_iter().zip(source.foreign(&watermarks, timeline).await?) {
+        let known = control.as_ref().map(Control::record);
+        let (timeline, server) = known.map_or((0, None), |record| (record.timeline, record.server.as_deref()));
+        for (number, why) in numbers
+            .into_iter()
+            .zip(source.foreign(&watermarks, timeline, server).await?)
+        {
             foreign[number] = why;
         }
         let found = Found::<S> {

@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::record_batch::RecordBatch;
 use futures::FutureExt;
@@ -20,7 +20,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::pause::Paused;
 use crate::error::{Class, Error, Result};
@@ -29,12 +29,15 @@ use crate::lake::{Chunk, FileFormat, PartProgress, SnapshotProgress, WrittenFile
 use crate::metrics::{Metrics, SnapshotNumbers};
 use crate::position::Position;
 use crate::schema::TableId;
-use crate::source::{Begun, Part, Reader, Saw, SourceTable, TableSource};
+use crate::source::{Begun, ChunkStart, Part, Reader, Saw, SourceTable, TableSource};
 
 /// What a chunk reads at the source, in bytes. Larger chunks make larger
 /// files, smaller ones repeat less after a kill; the keys of one chunk are in
 /// memory, 16 bytes each.
 const CHUNK_BYTES: u64 = 64 << 20;
+
+/// How long a server that ended a read for its own sake is left alone.
+const CONFLICT_PAUSE: Duration = Duration::from_secs(1);
 
 /// A chunk that waits for the stream to pass `high`.
 pub struct Window {
@@ -254,7 +257,7 @@ impl<T: TableSource> Snapshotter<T> {
                 }
                 Ok(()) = self.paused.changed() => {}
                 // Parallelism may have been raised.
-                () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {}
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
         }
     }
@@ -463,6 +466,9 @@ fn halt<T: TableSource>(result: Result<Ended<T::Reader>>) -> Result<Ended<T::Rea
     }
 }
 
+/// What a chunk was written to, with the keys of each file's rows.
+type Files = Vec<(WrittenFile, Vec<Key>)>;
+
 struct ChunkJob {
     number: usize,
     chunk: u64,
@@ -480,25 +486,19 @@ impl ChunkJob {
     }
 
     async fn read<T: TableSource>(self, source: T, reader: Option<T::Reader>) -> Result<Ended<T::Reader>> {
-        let mut reader = match reader {
-            Some(reader) => reader,
-            None => source.reader().await?,
-        };
-        let part = self.part.as_ref().map(|(part, plan)| (part, plan));
-        let start = match reader.begin(part).await? {
-            Begun::Chunk(start) => start,
-            Begun::Changed => return Ok(Ended::Halted(Halt::Changed)),
-            Begun::Rewritten => {
-                lock(&self.open).remove(&self.chunk);
-                return Ok(Ended::Rewritten(Box::new(reader)));
+        let mut kept = reader;
+        let (reader, start, files) = loop {
+            match self.read_once(&source, kept.take()).await {
+                Ok(Ok(read)) => break read,
+                Ok(Err(ended)) => return Ok(ended),
+                Err(error) if T::is_conflict(&error) => {
+                    warn!(table = %source.table().id(), %error, hint = error.hint(), "a chunk is read again");
+                    lock(&self.open).insert(self.chunk, None);
+                    tokio::time::sleep(CONFLICT_PAUSE).await;
+                }
+                Err(error) => return Err(error),
             }
         };
-        lock(&self.open).insert(self.chunk, Some(start.saw.clone()));
-        let files = match (part, self.progress.range) {
-            (Some((part, plan)), Some((_, from, to))) => self.copy(&mut reader, part, plan, from, to).await?,
-            _ => Vec::new(),
-        };
-        reader.end().await?;
         let rows = files.iter().map(|(file, _)| u64::from(file.rows)).sum::<u64>();
         let (done, merged) = oneshot::channel();
         let (saw, own, all) = (start.saw.clone(), start.saw, self.all_open());
@@ -531,6 +531,34 @@ impl ChunkJob {
         })))
     }
 
+    /// Reads the chunk, or finds out why it can't be read.
+    async fn read_once<T: TableSource>(
+        &self,
+        source: &T,
+        reader: Option<T::Reader>,
+    ) -> Result<Result<(T::Reader, ChunkStart, Files), Ended<T::Reader>>> {
+        let mut reader = match reader {
+            Some(reader) => reader,
+            None => source.reader().await?,
+        };
+        let part = self.part.as_ref().map(|(part, plan)| (part, plan));
+        let start = match reader.begin(part).await? {
+            Begun::Chunk(start) => start,
+            Begun::Changed => return Ok(Err(Ended::Halted(Halt::Changed))),
+            Begun::Rewritten => {
+                lock(&self.open).remove(&self.chunk);
+                return Ok(Err(Ended::Rewritten(Box::new(reader))));
+            }
+        };
+        lock(&self.open).insert(self.chunk, Some(start.saw.clone()));
+        let files = match (part, self.progress.range) {
+            (Some((part, plan)), Some((_, from, to))) => self.copy(&mut reader, part, plan, from, to).await?,
+            _ => Vec::new(),
+        };
+        reader.end().await?;
+        Ok(Ok((reader, start, files)))
+    }
+
     /// The snapshots of the other chunks under way. Those that begin later see
     /// more than this one.
     fn all_open(&self) -> Vec<Option<Saw>> {
@@ -548,7 +576,7 @@ impl ChunkJob {
         plan: &PartProgress,
         from: u64,
         to: u64,
-    ) -> Result<Vec<(WrittenFile, Vec<Key>)>> {
+    ) -> Result<Files> {
         let mut writer = self.format.writer();
         let encoder = self.encoder.clone();
         let (batches, mut received) = mpsc::channel::<RecordBatch>(2);

@@ -24,6 +24,8 @@ pub struct Survey {
     pub kind: SourceKind,
     /// Host and port.
     pub address: String,
+    /// Whether the server follows another.
+    pub standby: bool,
     pub tables: Vec<SurveyedTable>,
     pub refused: Vec<Refusal>,
     pub notes: Vec<String>,
@@ -53,6 +55,7 @@ async fn survey_of<S: Source>(config: &Config) -> Result<Survey> {
     Ok(Survey {
         kind: config.source.kind()?,
         address: source.address(),
+        standby: source.is_standby().await?,
         tables,
         refused: discovery.refused,
         notes: discovery.notes,

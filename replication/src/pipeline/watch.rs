@@ -37,7 +37,7 @@ pub struct Seen<T> {
 impl<T> Seen<T> {
     pub async fn read<S: Source<Table = T>>(source: &mut S, requests: Vec<Request>) -> Result<Self> {
         let since = Instant::now();
-        let from = source.log_end().await?;
+        let from = source.visible().await?;
         let discovery = source.discover().await?;
         Ok(Self {
             since,

@@ -542,6 +542,7 @@ impl Source for MongoDb {
         Ok(Identity {
             pipeline: format!("mongodb:{}", self.config.slot),
             timeline: 0,
+            server: None,
         })
     }
 
@@ -657,7 +658,7 @@ impl Source for MongoDb {
         }))
     }
 
-    async fn foreign(&mut self, watermarks: &[Position], _: u32) -> Result<Vec<Option<String>>> {
+    async fn foreign(&mut self, watermarks: &[Position], _: u32, _: Option<&str>) -> Result<Vec<Option<String>>> {
         let own = &self.access.set;
         let other = |watermark: &Position| {
             let set = watermark
@@ -674,7 +675,12 @@ impl Source for MongoDb {
         let Some(point) = confirmed.resume_point() else {
             return Err(Error::bug("expected a place in a change stream, found another"));
         };
-        if let Some(foreign) = self.foreign(std::slice::from_ref(confirmed), 0).await?.pop().flatten() {
+        if let Some(foreign) = self
+            .foreign(std::slice::from_ref(confirmed), 0, None)
+            .await?
+            .pop()
+            .flatten()
+        {
             return Ok(Some(foreign));
         }
         let now = self.operation_time().await?;

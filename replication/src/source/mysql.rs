@@ -481,6 +481,7 @@ impl Source for MySql {
         Ok(Identity {
             pipeline: format!("{flavor}:{}", self.config.slot),
             timeline: 0,
+            server: None,
         })
     }
 
@@ -625,7 +626,7 @@ impl Source for MySql {
         }))
     }
 
-    async fn foreign(&mut self, watermarks: &[Position], _: u32) -> Result<Vec<Option<String>>> {
+    async fn foreign(&mut self, watermarks: &[Position], _: u32, _: Option<&str>) -> Result<Vec<Option<String>>> {
         let places: Vec<&BinlogPosition> = watermarks.iter().filter_map(Position::binlog).collect();
         if places.len() != watermarks.len() {
             return Err(Error::bug("expected positions in a binlog, found an LSN"));

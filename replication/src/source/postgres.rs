@@ -1,4 +1,5 @@
-//! PostgreSQL 14 and newer: one slot, pgoutput in binary, chunks by COPY.
+//! PostgreSQL 14 and newer: one slot, pgoutput in binary, chunks by COPY. The
+//! server is a primary or, if it may be, a standby.
 
 mod alteration;
 mod catalog;
@@ -6,6 +7,7 @@ mod pgoutput;
 mod row_versions;
 mod snapshot;
 mod spool;
+mod standby;
 mod stream;
 mod types;
 mod wire;
@@ -14,6 +16,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use tokio::sync::Mutex;
@@ -21,9 +24,10 @@ use tokio::sync::Mutex;
 use self::catalog::{Published, PublishedTable, SourceTable, Types, number, sql_name, text};
 use self::snapshot::{Reader, blocks_for};
 use self::spool::Spool;
+use self::standby::Replay;
 use self::stream::Stream;
-use self::wire::{Endpoint, Wire, quote_identifier, quote_literal};
-use crate::config::{Config, SourceConfig};
+use self::wire::{CONFLICT, Endpoint, Wire, quote_identifier, quote_literal};
+use crate::config::{Config, OnGap, SourceConfig};
 use crate::error::{Class, Error, Result};
 use crate::lake::{PointRead, PointReader, Shape};
 use crate::position::{Lsn, Position};
@@ -39,6 +43,18 @@ const VERSION_MIN: u32 = 140_000;
 /// What the server says of a table, column or schema that is gone.
 /// Codes: PostgreSQL manual, appendix "PostgreSQL Error Codes".
 const GONE: [&str; 3] = ["42P01", "42703", "3F000"];
+
+/// What is wrong with a standby that lets the primary remove what a slot needs.
+const NO_FEEDBACK: &str = "hot_standby_feedback is off, so vacuum at the primary removes rows of the catalogue that the slot needs, and the slot with them";
+
+/// What keeps that from happening.
+const FEEDBACK: &str = "ALTER SYSTEM SET hot_standby_feedback = on; SELECT pg_reload_conf(); at the standby, and have primary_slot_name name a slot of the primary, which remembers while the standby is away";
+
+/// What tells a run of a server from all others.
+const STARTED: &str = "SELECT pg_postmaster_start_time()";
+
+/// How long a standby may take to replay what the lake has of it.
+const REPLAY_TIME: Duration = Duration::from_secs(10);
 
 /// Keys asked for in one point read.
 const POINT_READ_KEYS: usize = 1000;
@@ -79,11 +95,34 @@ fn left_at(history: &str, timeline: u32) -> Result<Option<Lsn>> {
     Ok(None)
 }
 
+/// Why a slot is of no use any more, by `invalidation_reason`, which PostgreSQL 16 does not have.
+fn invalidation(reason: &str) -> String {
+    match reason {
+        "rows_removed" => "the replication slot was invalidated: the primary removed rows of the catalogue that it \
+                           needed (see hot_standby_feedback and primary_slot_name of the standby)"
+            .to_owned(),
+        "wal_level_insufficient" => {
+            "the replication slot was invalidated: wal_level of the primary was not logical".to_owned()
+        }
+        "idle_timeout" => {
+            "the replication slot was invalidated: nobody used it for idle_replication_slot_timeout".to_owned()
+        }
+        "conflict" => {
+            "the replication slot was invalidated: the primary removed rows of the catalogue that it needed, \
+                       or its wal_level was not logical (see hot_standby_feedback and primary_slot_name of the standby)"
+                .to_owned()
+        }
+        _ => "the server has removed log that the replication slot needed (see max_slot_wal_keep_size)".to_owned(),
+    }
+}
+
 /// A source as configured, with one connection for catalogue queries.
 pub struct Postgres {
     endpoint: Endpoint,
     config: SourceConfig,
     wire: Wire,
+    /// Whether the server is a standby, and may be. It was one when this connected.
+    standby: bool,
     types: Option<Types>,
     /// Where large transactions that are open are kept, and how much of them.
     spill: Option<(PathBuf, u64)>,
@@ -101,11 +140,13 @@ impl Source for Postgres {
         let spill = config.apply.spill_max.map(|max| (config.cache.spill_dir(), max));
         let config = &config.source;
         let endpoint = Endpoint::new(config)?;
-        let wire = Wire::connect(&endpoint, false).await?;
+        let mut wire = Wire::connect(&endpoint, false).await?;
+        let standby = config.standby && wire.scalar("SELECT pg_is_in_recovery()").await? == "t";
         Ok(Self {
             endpoint,
             config: config.clone(),
             wire,
+            standby,
             types: None,
             spill,
         })
@@ -134,11 +175,33 @@ impl Source for Postgres {
                 self.endpoint.database,
                 self.config.slot
             ),
-            timeline: timeline_of(&text(row, 1))?,
+            // What the server's control file says is as of its last checkpoint.
+            timeline: match self.standby {
+                true => self.replayed_timeline().await?,
+                false => timeline_of(&text(row, 1))?,
+            },
+            server: match self.standby {
+                true => Some(self.wire.scalar(STARTED).await?),
+                false => None,
+            },
         })
     }
 
+    async fn is_standby(&mut self) -> Result<bool> {
+        Ok(self.wire.scalar("SELECT pg_is_in_recovery()").await? == "t")
+    }
+
+    async fn visible(&mut self) -> Result<Position> {
+        match self.standby {
+            true => Ok(Position::Lsn(Replay::read(&mut self.wire).await?.seen)),
+            false => self.log_end().await,
+        }
+    }
+
     async fn log_end(&mut self) -> Result<Position> {
+        if self.standby {
+            return Ok(Position::Lsn(Replay::read(&mut self.wire).await?.end));
+        }
         let rows = self
             .wire
             .query(
@@ -186,7 +249,7 @@ impl Source for Postgres {
     }
 
     async fn begin(&mut self, table: SourceTable) -> Result<Option<(SourceTable, Position)>> {
-        Ok(Some((table, self.log_end().await?)))
+        Ok(Some((table, self.visible().await?)))
     }
 
     fn as_recorded(&self, table: &SourceTable, shape: &Shape) -> Result<Option<SourceTable>> {
@@ -219,15 +282,32 @@ impl Source for Postgres {
     }
 
     async fn check(&mut self, discovery: &Discovery<SourceTable>) -> Result<Vec<Finding>> {
-        let mut findings = vec![
-            self.check_server().await?,
-            self.check_wal_level().await?,
-            self.check_role().await?,
-        ];
+        let server = self.check_server().await?;
+        let decodes = server.ok;
+        let mut findings = vec![server, self.check_wal_level(decodes).await?, self.check_role().await?];
+        if self.standby {
+            findings.push(self.check_feedback().await?);
+        }
         findings.extend(self.check_tables(discovery));
         findings.push(self.check_publication(discovery).await?);
         findings.push(self.check_slot().await?);
         Ok(findings)
+    }
+
+    /// A slot that is lost says so table by table, and why; the run ends then.
+    async fn require(&mut self, discovery: &Discovery<SourceTable>) -> Result<()> {
+        let ends = self.standby
+            && self.config.on_gap == OnGap::Stop
+            && self
+                .slot()
+                .await
+                .is_ok_and(|slot| slot.is_some_and(|slot| slot.lost.is_some()));
+        let mut findings = self.check(discovery).await?.into_iter();
+        let passes = |finding: &Finding| finding.ok || (ends && finding.what == NO_FEEDBACK);
+        match findings.find(|finding| !passes(finding)) {
+            Some(finding) => Err(finding.into_error()),
+            None => Ok(()),
+        }
     }
 
     /// The configured slot. Errors: it is not one of ours to use, or the
@@ -238,7 +318,13 @@ impl Source for Postgres {
             .wire
             .query(&format!(
                 "SELECT plugin, database, active, coalesce(wal_status, ''), confirmed_flush_lsn, \
-                 coalesce(pg_current_wal_lsn() - restart_lsn, 0) FROM pg_replication_slots WHERE slot_name = {}",
+                 coalesce({} - restart_lsn, 0), to_jsonb(s) ->> 'invalidation_reason', to_jsonb(s) ->> 'conflicting', \
+                 to_jsonb(s) ->> 'synced' FROM pg_replication_slots s WHERE slot_name = {}",
+                if self.standby {
+                    "pg_last_wal_replay_lsn()"
+                } else {
+                    "pg_current_wal_lsn()"
+                },
                 quote_literal(&name)
             ))
             .await?;
@@ -252,7 +338,18 @@ impl Source for Postgres {
             ))
             .with_hint("set source.slot to a name of its own; it is created"));
         }
-        let lost = text(row, 3) == "lost";
+        if self.standby && text(row, 8) == "true" {
+            return Err(Error::operator(format!(
+                "slot {name:?} is the primary's, synchronized, and can't be read here"
+            ))
+            .with_hint("set source.slot to a name of its own, or drop the slot at the primary"));
+        }
+        let conflicting = text(row, 7) == "true";
+        let lost = text(row, 3) == "lost" || conflicting;
+        let reason = match text(row, 6) {
+            reason if reason.is_empty() && conflicting => "conflict".to_owned(),
+            reason => reason,
+        };
         // A slot has no position while it is being created, even by a backend
         // whose client is gone.
         let confirmed = text(row, 4);
@@ -265,9 +362,7 @@ impl Source for Postgres {
             }),
             active: unfinished || text(row, 2) == "t",
             retained_bytes: text(row, 5).parse::<f64>().map_or(0, |b| b.max(0.0) as u64),
-            lost: lost.then(|| {
-                "the server has removed log that the replication slot needed (see max_slot_wal_keep_size)".to_owned()
-            }),
+            lost: lost.then(|| invalidation(&reason)),
         }))
     }
 
@@ -280,13 +375,26 @@ impl Source for Postgres {
     }
 
     /// A standby that was promoted may lack what the lake has of the primary before it.
-    async fn foreign(&mut self, watermarks: &[Position], timeline: u32) -> Result<Vec<Option<String>>> {
+    async fn foreign(
+        &mut self,
+        watermarks: &[Position],
+        timeline: u32,
+        server: Option<&str>,
+    ) -> Result<Vec<Option<String>>> {
         let now = self.identify().await?.timeline;
         if timeline == 0 || now == timeline {
+            self.wait_for_replay(watermarks).await?;
             return Ok(vec![None; watermarks.len()]);
         }
         let history = self.timeline_history(now).await?;
         let left = left_at(&history, timeline)?;
+        // The standby that told all of it was promoted since.
+        if let (Some(server), Some(left)) = (server, left)
+            && self.has_told(server, left).await?
+        {
+            self.wait_for_replay(watermarks).await?;
+            return Ok(vec![None; watermarks.len()]);
+        }
         let why = |watermark: &Position| match (left, watermark) {
             (Some(left), Position::Lsn(lsn)) if *lsn <= left => None,
             (Some(left), _) => Some(format!(
@@ -296,7 +404,11 @@ impl Source for Postgres {
                 "the server is on timeline {now}, which does not descend from {timeline} of the lake: it was restored from a backup"
             )),
         };
-        Ok(watermarks.iter().map(why).collect())
+        let foreign: Vec<Option<String>> = watermarks.iter().map(why).collect();
+        if foreign.iter().all(Option::is_none) {
+            self.wait_for_replay(watermarks).await?;
+        }
+        Ok(foreign)
     }
 
     async fn lost(&mut self, _: &Position) -> Result<Option<String>> {
@@ -310,6 +422,16 @@ impl Source for Postgres {
             slot = self.config.slot,
             "creating the replication slot; this waits for running transactions to end"
         );
+        if self.standby {
+            let created = standby::create_slot(&mut self.wire, &self.config.slot).await;
+            let lsn = created.map_err(|e| match e.class() {
+                Class::NeedsOperator => Error::operator(format!("cannot create slot {name}"))
+                    .with_hint("give the role REPLICATION at the primary")
+                    .with_source(e),
+                _ => e,
+            })?;
+            return Ok(Position::Lsn(lsn.parse()?));
+        }
         // Where standbys synchronize slots, it outlives the primary. Spec: manual, "Replication Slot Synchronization".
         let failover = match self
             .wire
@@ -342,6 +464,10 @@ impl Source for Postgres {
         let Some((sql, tables)) = publication_sql(&name, &published, discovery) else {
             return Ok(());
         };
+        if self.standby {
+            let what = format!("publication {name:?} lacks {} of the selected tables", tables.len());
+            return Err(Error::operator(what).with_hint(format!("run at the primary: {sql};")));
+        }
         tracing::info!(publication = name, tables = tables.len(), "publishing tables");
         // It locks one table after the other; who waits for these must not wait for those that have the next one.
         self.wire
@@ -367,12 +493,13 @@ impl Source for Postgres {
     async fn stream(&self, from: &Position) -> Result<Stream> {
         let SourceConfig { slot, publication, .. } = &self.config;
         let spool = self.spill.clone().map(|(dir, max)| Spool::new(dir, max));
-        Stream::start(&self.endpoint, slot, publication, from, spool).await
+        Stream::start(&self.endpoint, self.standby, slot, publication, from, spool).await
     }
 
     fn table_source(&self, table: Arc<SourceTable>, throttle: Arc<Throttle>) -> TableSource {
         TableSource {
             endpoint: self.endpoint.clone(),
+            standby: self.standby,
             table: table.to_read(),
             throttle,
             points: Arc::new(Mutex::new(None)),
@@ -381,6 +508,47 @@ impl Source for Postgres {
 }
 
 impl Postgres {
+    /// The timeline that a standby replays.
+    async fn replayed_timeline(&self) -> Result<u32> {
+        let mut wire = Wire::connect(&self.endpoint, true).await?;
+        let rows = wire.query("IDENTIFY_SYSTEM").await?;
+        number(&rows.into_iter().next().unwrap_or_default(), 1)
+    }
+
+    /// Whether it was this server, then a standby, that told the lake what comes after `left`, where it left that
+    /// timeline: the server has run since, or the slot was confirmed later and by nobody else.
+    async fn has_told(&mut self, server: &str, left: Lsn) -> Result<bool> {
+        let sql = format!(
+            "SELECT ({STARTED}) = {} OR EXISTS (SELECT FROM pg_replication_slots s WHERE slot_name = {} \
+             AND confirmed_flush_lsn > '{left}' AND coalesce(to_jsonb(s) ->> 'synced', 'false') = 'false')",
+            quote_literal(server),
+            quote_literal(&self.config.slot)
+        );
+        Ok(self.wire.scalar(&sql).await? == "t")
+    }
+
+    /// Waits until a standby has replayed what the lake has: one that was started again begins earlier.
+    async fn wait_for_replay(&mut self, watermarks: &[Position]) -> Result<()> {
+        let started = Instant::now();
+        while self.standby {
+            let seen = Position::Lsn(Replay::read(&mut self.wire).await?.seen);
+            let Some(ahead) = watermarks.iter().find(|watermark| !seen.covers(watermark)) else {
+                break;
+            };
+            if started.elapsed() > REPLAY_TIME {
+                return Err(Error::transient(format!(
+                    "the standby has replayed its log up to {seen}, and the lake has it up to {ahead}"
+                ))
+                .with_hint(
+                    "the standby is waited for; if it does not come to it because its primary was restored from a \
+                     backup, move the lake's folder away",
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+
     /// What the server knows of how a timeline came about; nothing of the first.
     async fn timeline_history(&self, timeline: u32) -> Result<String> {
         let mut wire = Wire::connect(&self.endpoint, true).await?;
@@ -429,18 +597,32 @@ impl Postgres {
                 format!("{address} runs PostgreSQL {}, older than 14", text(&row, 1)),
                 "upgrade the server to PostgreSQL 14 or newer",
             )
-        } else if text(&row, 2) == "t" {
+        } else if text(&row, 2) == "t" && version < standby::VERSION_MIN {
+            Finding::bad(
+                format!(
+                    "{address} is a standby of PostgreSQL {}, which can't decode",
+                    text(&row, 1)
+                ),
+                "point source.url at the primary, or upgrade both to PostgreSQL 16 or newer",
+            )
+        } else if text(&row, 2) == "t" && !self.standby {
             Finding::bad(
                 format!("{address} is a standby"),
-                "point source.url at the primary: decoding on a standby is not supported yet",
+                "point source.url at the primary, or set source.standby = true to replicate from the standby",
             )
+        } else if self.standby {
+            Finding::ok(format!("{address} is a standby and runs PostgreSQL {}", text(&row, 1)))
         } else {
             Finding::ok(format!("{address} runs PostgreSQL {}", text(&row, 1)))
         })
     }
 
-    async fn check_wal_level(&mut self) -> Result<Finding> {
+    /// `decodes`: a server that can't has been told of.
+    async fn check_wal_level(&mut self, decodes: bool) -> Result<Finding> {
         let level = self.wire.scalar("SHOW wal_level").await?;
+        if self.standby && decodes && level == "logical" {
+            return self.check_primary().await;
+        }
         Ok(if level == "logical" {
             Finding::ok("wal_level is logical")
         } else {
@@ -448,6 +630,41 @@ impl Postgres {
                 format!("wal_level is {level}, but logical decoding needs logical"),
                 "ALTER SYSTEM SET wal_level = logical; then restart the server",
             )
+        })
+    }
+
+    /// The primary's wal_level. A standby tells it to who would decode: before it misses a slot's name.
+    async fn check_primary(&mut self) -> Result<Finding> {
+        let asked = self
+            .wire
+            .query("SELECT pg_logical_slot_peek_changes(NULL, NULL, NULL)")
+            .await;
+        match asked {
+            Err(error) if error.code() == Some("55000") => Ok(Finding::bad(
+                "wal_level of the primary is not logical",
+                "ALTER SYSTEM SET wal_level = logical; at the primary, then restart it",
+            )),
+            // Who may not replicate is told of next.
+            Err(error) if matches!(error.code(), Some("22004" | "42501")) => {
+                Ok(Finding::ok("wal_level is logical, here and at the primary"))
+            }
+            Err(error) => Err(error),
+            Ok(_) => Err(Error::bug("the server has a slot without a name")),
+        }
+    }
+
+    async fn check_feedback(&mut self) -> Result<Finding> {
+        let rows = self
+            .wire
+            .query("SELECT current_setting('hot_standby_feedback'), current_setting('primary_slot_name')")
+            .await?;
+        let row = rows.first().cloned().unwrap_or_default();
+        Ok(match (text(&row, 0).as_str(), text(&row, 1).as_str()) {
+            ("on", "") => Finding::ok(
+                "hot_standby_feedback is on, but primary_slot_name is not set: the slot may be lost while the standby is away",
+            ),
+            ("on", _) => Finding::ok("hot_standby_feedback is on, with a slot at the primary"),
+            _ => Finding::bad(NO_FEEDBACK, FEEDBACK),
         })
     }
 
@@ -509,6 +726,13 @@ impl Postgres {
         let Some((sql, tables)) = publication_sql(&name, &published, discovery) else {
             return Ok(Finding::ok(format!("publication {name:?} has all selected tables")));
         };
+        if self.standby {
+            let what = match published.publishes_all {
+                None => format!("there is no publication {name:?}, and a standby can't have one made"),
+                Some(_) => format!("publication {name:?} lacks {} of the selected tables", tables.len()),
+            };
+            return Ok(Finding::bad(what, format!("run at the primary: {sql};")));
+        }
         // Creating needs CREATE on the database, adding needs to own the
         // publication; both need to own every table.
         let oids: Vec<String> = tables.iter().map(|t| t.relation.to_string()).collect();
@@ -652,6 +876,7 @@ fn publication_sql<'a>(
 #[derive(Clone)]
 pub struct TableSource {
     endpoint: Endpoint,
+    standby: bool,
     table: Arc<SourceTable>,
     throttle: Arc<Throttle>,
     /// Kept between point reads.
@@ -663,7 +888,7 @@ impl crate::source::TableSource for TableSource {
     type Reader = Reader;
 
     async fn reader(&self) -> Result<Reader> {
-        Reader::connect(&self.endpoint, self.table.clone(), self.throttle.clone()).await
+        Reader::connect(&self.endpoint, self.standby, self.table.clone(), self.throttle.clone()).await
     }
 
     fn table(&self) -> &Arc<SourceTable> {
@@ -681,6 +906,10 @@ impl crate::source::TableSource for TableSource {
     fn is_gone(error: &Error) -> bool {
         error.code().is_some_and(|code| GONE.contains(&code))
     }
+
+    fn is_conflict(error: &Error) -> bool {
+        error.code().is_some_and(|code| CONFLICT.contains(&code))
+    }
 }
 
 impl TableSource {
@@ -689,7 +918,7 @@ impl TableSource {
         let mut reader = match slot.take() {
             Some(reader) => reader,
             // Not throttled: the stream waits for these.
-            None => Reader::connect(&self.endpoint, self.table.clone(), Arc::default()).await?,
+            None => Reader::connect(&self.endpoint, self.standby, self.table.clone(), Arc::default()).await?,
         };
         let mut batches = Vec::new();
         let mut high = Position::Lsn(Lsn(0));

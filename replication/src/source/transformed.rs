@@ -146,6 +146,14 @@ impl<S: Source> Source for Transformed<S> {
         self.source.log_end().await
     }
 
+    async fn visible(&mut self) -> Result<Position> {
+        self.source.visible().await
+    }
+
+    async fn is_standby(&mut self) -> Result<bool> {
+        self.source.is_standby().await
+    }
+
     async fn log_bytes(&mut self, from: &Position, to: &Position) -> Result<Option<u64>> {
         self.source.log_bytes(from, to).await
     }
@@ -276,8 +284,13 @@ impl<S: Source> Source for Transformed<S> {
         self.source.lost(confirmed).await
     }
 
-    async fn foreign(&mut self, watermarks: &[Position], timeline: u32) -> Result<Vec<Option<String>>> {
-        self.source.foreign(watermarks, timeline).await
+    async fn foreign(
+        &mut self,
+        watermarks: &[Position],
+        timeline: u32,
+        server: Option<&str>,
+    ) -> Result<Vec<Option<String>>> {
+        self.source.foreign(watermarks, timeline, server).await
     }
 
     async fn create_slot(&mut self) -> Result<Position> {
@@ -677,6 +690,10 @@ impl<T: TableSource> TableSource for Rows<T> {
 
     fn is_gone(error: &Error) -> bool {
         T::is_gone(error)
+    }
+
+    fn is_conflict(error: &Error) -> bool {
+        T::is_conflict(error)
     }
 
     fn of_read(error: Error) -> Error {

@@ -4,13 +4,17 @@
 //! A chunk's transaction takes its lock before its snapshot, so that no
 //! TRUNCATE and no rewrite comes between, and then tells three things: which
 //! transactions it sees, a position past all of them (HIGH), and which
-//! physical file the block numbers belong to.
+//! physical file the block numbers belong to. On a standby the transactions that
+//! it is sure to see are those whose commits lie before a position (LOW), which is
+//! read first; those between LOW and HIGH, the stream has told by HIGH.
 //!
 //! Before the first chunk of a run, [`Reader::wait_for_writers`] waits for
 //! every transaction that had written to the table by then. That closes two
 //! gaps that positions alone leave open: a transaction whose changes came
 //! before the table was published, and one whose commit is in the log but not
-//! yet visible (a commit waits for a synchronous standby in that state).
+//! yet visible (a commit waits for a synchronous standby in that state). A standby
+//! has no locks of writers, but shows what it has told; there it is every
+//! transaction of the primary that is waited for.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -21,11 +25,12 @@ use arrow::datatypes::SchemaRef;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::catalog::{SourceTable, number, sql_name, text};
+use super::standby::{Replay, Running, nearest};
 use super::stream::bad_value;
 use super::types::ColumnBuilder;
-use super::wire::{Endpoint, TextRow, Wire, quote_identifier, quote_literal};
+use super::wire::{CONFLICT, CONFLICT_HINT, Endpoint, TextRow, Wire, quote_identifier, quote_literal};
 use crate::batch::TxId;
-use crate::error::{Error, Result};
+use crate::error::{Class, Error, Result};
 use crate::lake::PartProgress;
 use crate::position::{Lsn, Position};
 use crate::source::{Begun, ChunkStart, Part, RowVersions, Throttle};
@@ -70,17 +75,34 @@ impl Visibility {
     /// Whether the snapshot saw a committed transaction, given by the 32 bits
     /// that the stream tells.
     pub fn saw(&self, transaction: TxId) -> bool {
-        // The full id is the one nearest to xmax.
-        let distance = (transaction as u32).wrapping_sub(self.xmax as u32) as i32;
-        let full = self.xmax.wrapping_add_signed(i64::from(distance));
+        let full = nearest(self.xmax, transaction as u32);
         full < self.xmin || (full < self.xmax && !self.in_progress.contains(&full))
+    }
+}
+
+/// What a chunk sees.
+#[derive(Debug)]
+enum Sight {
+    /// By what the server says of transactions.
+    Snapshot(Visibility),
+    /// On a standby: what was committed before a position, and perhaps more.
+    Log(Lsn),
+}
+
+impl Sight {
+    /// Whether it is sure to have a transaction, as the stream of its server calls it.
+    fn saw(&self, transaction: TxId) -> bool {
+        match self {
+            Self::Snapshot(visibility) => visibility.saw(transaction),
+            Self::Log(low) => transaction < low.0,
+        }
     }
 }
 
 /// What a transaction found out before reading.
 #[derive(Debug)]
 pub struct Start {
-    visibility: Visibility,
+    sight: Sight,
     pub high: Position,
     /// The physical files of the parts asked for, and their sizes in blocks.
     files: Vec<(u32, u64)>,
@@ -95,6 +117,8 @@ pub struct Reader {
     copied: SchemaRef,
     columns: Vec<ColumnBuilder>,
     throttle: Arc<Throttle>,
+    /// Whether the server is a standby.
+    pub(super) standby: bool,
     /// What each column is called now; `None` if it is gone or another type.
     names: Vec<Option<String>>,
     /// Whether the COPY's header is still to come.
@@ -104,7 +128,12 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub async fn connect(endpoint: &Endpoint, table: Arc<SourceTable>, throttle: Arc<Throttle>) -> Result<Self> {
+    pub async fn connect(
+        endpoint: &Endpoint,
+        standby: bool,
+        table: Arc<SourceTable>,
+        throttle: Arc<Throttle>,
+    ) -> Result<Self> {
         let wire = Wire::connect(endpoint, false).await?;
         let arrow = table.schema.arrow();
         Ok(Self {
@@ -114,6 +143,7 @@ impl Reader {
             arrow,
             columns: Vec::new(),
             throttle,
+            standby,
             names: Vec::new(),
             at_start: false,
             copying: false,
@@ -142,6 +172,25 @@ impl Reader {
         Ok(())
     }
 
+    /// Waits until every transaction of the primary has ended that had begun to
+    /// write by now, as of replay.
+    async fn wait_for_primary(&mut self) -> Result<()> {
+        let started = Instant::now();
+        let until = Running::read(&mut self.wire).await?.next;
+        let mut warned = false;
+        let mut pause = Duration::from_millis(10);
+        while Running::read(&mut self.wire).await?.oldest < until {
+            if !warned && started.elapsed() > Duration::from_secs(5) {
+                tracing::warn!(table = %self.table.id,
+                    "the snapshot waits for transactions that were open at the primary; see pg_stat_activity (backend_xid) and pg_prepared_xacts there for which they are");
+                warned = true;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
+        Ok(())
+    }
+
     /// Who holds a writer's lock on the table: virtual transaction, process,
     /// and what it waits for. Writers hold RowExclusiveLock, and TRUNCATE
     /// AccessExclusiveLock, until after their commit is visible.
@@ -164,6 +213,10 @@ impl Reader {
     /// Opens a transaction over some parts of the table. `None` if the table
     /// doesn't have its columns any more.
     async fn open(&mut self, parts: &[Part]) -> Result<Option<Start>> {
+        let low = match self.standby {
+            true => Some(Replay::read(&mut self.wire).await?.seen),
+            false => None,
+        };
         let mut locks = vec![format!("ONLY {}", self.table.sql_name())];
         locks.extend(parts.iter().map(|part| format!("ONLY {}", sql_name(&part.id))));
         self.wire
@@ -172,6 +225,21 @@ impl Reader {
                 locks.join(", ")
             ))
             .await?;
+        let (sight, high) = match low {
+            Some(low) => (Sight::Log(low), Replay::read(&mut self.wire).await?.end),
+            None => self.sight().await?,
+        };
+        let start = Start {
+            sight,
+            high: Position::Lsn(high),
+            files: self.files(parts).await?,
+        };
+        self.names = self.current_names().await?;
+        Ok((start.files.len() == parts.len()).then_some(start))
+    }
+
+    /// What the open transaction sees, and a position past all of it.
+    async fn sight(&mut self) -> Result<(Sight, Lsn)> {
         let rows = self
             .wire
             .query(
@@ -182,14 +250,9 @@ impl Reader {
         let row = rows
             .first()
             .ok_or_else(|| Error::bug("the server returned no snapshot"))?;
-        let start = Start {
-            visibility: Visibility::parse(&text(row, 0))
-                .ok_or_else(|| Error::bug("cannot parse pg_current_snapshot()"))?,
-            high: Position::Lsn(wal_end(&text(row, 1), number(row, 2)?)?),
-            files: self.files(parts).await?,
-        };
-        self.names = self.current_names().await?;
-        Ok((start.files.len() == parts.len()).then_some(start))
+        let visibility =
+            Visibility::parse(&text(row, 0)).ok_or_else(|| Error::bug("cannot parse pg_current_snapshot()"))?;
+        Ok((Sight::Snapshot(visibility), wal_end(&text(row, 1), number(row, 2)?)?))
     }
 
     async fn files(&mut self, parts: &[Part]) -> Result<Vec<(u32, u64)>> {
@@ -358,6 +421,14 @@ impl Reader {
         Ok(())
     }
 
+    /// The error of a read that a standby may have ended: one whose answer was on its way ends with its connection.
+    fn ended(&self, error: Error) -> Error {
+        if self.standby && error.class() == Class::Transient && error.code().is_none() {
+            return error.with_code(CONFLICT[0]).with_hint(CONFLICT_HINT);
+        }
+        error
+    }
+
     /// The next rows of the COPY, or `None` once it is complete.
     pub(super) async fn next_rows(&mut self) -> Result<Option<RecordBatch>> {
         let (mut rows, mut bytes) = (0, 0);
@@ -395,7 +466,10 @@ impl Reader {
 
 impl crate::source::Reader for Reader {
     async fn wait_for_writers(&mut self) -> Result<()> {
-        self.wait_for_lock_holders().await
+        match self.standby {
+            true => self.wait_for_primary().await,
+            false => self.wait_for_lock_holders().await,
+        }
     }
 
     async fn plan(&mut self, parts: &[Part], _: &[PartProgress]) -> Result<Option<Vec<PartProgress>>> {
@@ -425,9 +499,9 @@ impl crate::source::Reader for Reader {
             self.close().await?;
             return Ok(Begun::Rewritten);
         }
-        let visibility = start.visibility;
+        let sight = start.sight;
         Ok(Begun::Chunk(ChunkStart {
-            saw: Arc::new(move |transaction| visibility.saw(transaction)),
+            saw: Arc::new(move |transaction| sight.saw(transaction)),
             high: start.high,
         }))
     }
@@ -439,15 +513,15 @@ impl crate::source::Reader for Reader {
             sql_name(&part.id),
             self.filter(),
         );
-        self.copy(&sql).await
+        self.copy(&sql).await.map_err(|error| self.ended(error))
     }
 
     async fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
-        self.next_rows().await
+        self.next_rows().await.map_err(|error| self.ended(error))
     }
 
     async fn end(&mut self) -> Result<()> {
-        self.close().await
+        self.close().await.map_err(|error| self.ended(error))
     }
 
     async fn read_versions(&mut self, keys: &RecordBatch) -> Result<RowVersions> {
@@ -455,7 +529,8 @@ impl crate::source::Reader for Reader {
     }
 
     async fn wait_for_commits(&mut self, _: &Position) -> Result<bool> {
-        self.commits().await
+        // A standby tells nothing before it shows it.
+        Ok(self.standby || self.commits().await?)
     }
 }
 

@@ -55,6 +55,8 @@ pub struct Stream {
     /// Of the last transaction that was told.
     committed_at: Option<i64>,
     transaction: Option<Transaction>,
+    /// Whether the server was a standby when the stream began.
+    standby: bool,
     /// The sum over all tables.
     open_bytes: usize,
     /// Transactions that are sent while they are open.
@@ -82,6 +84,7 @@ macro_rules! open {
             position: &mut $stream.position,
             committed_at: &mut $stream.committed_at,
             transaction: &mut $stream.transaction,
+            standby: $stream.standby,
             bytes: &mut $stream.open_bytes,
         }
     };
@@ -92,6 +95,7 @@ impl Stream {
     /// end.
     pub async fn start(
         endpoint: &Endpoint,
+        standby: bool,
         slot: &str,
         publication: &str,
         from: &Position,
@@ -120,6 +124,7 @@ impl Stream {
             position,
             committed_at: None,
             transaction: None,
+            standby,
             open_bytes: 0,
             spool: spool.unwrap_or_default(),
             segment: None,
@@ -365,6 +370,7 @@ struct Open<'a> {
     position: &'a mut Lsn,
     committed_at: &'a mut Option<i64>,
     transaction: &'a mut Option<Transaction>,
+    standby: bool,
     bytes: &'a mut usize,
 }
 
@@ -391,7 +397,8 @@ impl Open<'_> {
                 *self.transaction = Some(Transaction {
                     commit_lsn,
                     commit_time,
-                    id: u64::from(xid),
+                    // What its snapshots know a transaction by.
+                    id: if self.standby { commit_lsn.0 } else { u64::from(xid) },
                 });
                 Ok(Some(SourceEvent::Begin))
             }

@@ -36,6 +36,14 @@ const READ_BYTES: usize = 256 << 10;
 /// PostgreSQL allocates at most 1 GiB for one message.
 const FRAME_BYTES_MAX: usize = 1 << 30;
 
+/// What a standby says of a read that it ends for replay to go on.
+/// Code: `ProcessRecoveryConflictInterrupt`.
+pub const CONFLICT: [&str; 2] = ["40001", "40P01"];
+
+/// What to do about it.
+pub const CONFLICT_HINT: &str = "reads that stand in the way of replay for longer than the standby's \
+                                 max_standby_streaming_delay are ended: raise it, and set hot_standby_feedback = on";
+
 /// A frame that lies whole in the receive buffer.
 #[derive(Clone, Copy)]
 pub struct Frame {
@@ -476,7 +484,12 @@ fn server_error(address: &str, code: &str, message: &str, detail: Option<String>
         "28000" if message.ends_with("no encryption") => {
             Some("the server wants TLS: leave sslmode out of source.url, or set sslmode=require".to_owned())
         }
-        _ if is_standby => Some("source.url leads to a standby: it has to lead to the primary".to_owned()),
+        _ if is_standby => Some(
+            "source.url leads to a standby: it has to lead to the primary, or, with PostgreSQL 16 or newer, set \
+             source.standby = true"
+                .to_owned(),
+        ),
+        _ if CONFLICT.contains(&code) && message.contains("conflict with recovery") => Some(CONFLICT_HINT.to_owned()),
         "28P01" => Some("check user and password in source.url".to_owned()),
         "28000" => Some(
             "allow this role, database and address in pg_hba.conf (for replication too), and give it LOGIN".to_owned(),
