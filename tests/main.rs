@@ -87,6 +87,8 @@ mod reference;
 mod schema_changes;
 /// The first copy: beside changes, and resumed after a kill.
 mod snapshot;
+/// A standby as the source: the primary is left alone, and promotions and conflicts lose nothing.
+mod standby;
 /// Every type, value by value, by copy and by stream.
 mod types;
 /// `verify` tells equal from different while both sides change.
