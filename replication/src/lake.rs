@@ -22,6 +22,8 @@ mod cuts;
 mod data_file;
 mod deletion_vector;
 mod feed;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod history;
 mod indexing;
 mod key_index;

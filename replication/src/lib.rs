@@ -4,6 +4,9 @@ pub mod batch;
 pub mod config;
 pub mod error;
 pub mod failpoint;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod key;
 pub mod lake;
 pub mod metrics;

@@ -96,7 +96,12 @@ impl BinlogPosition {
 
 impl fmt::Display for BinlogPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}:{}:{}", self.gtids, self.server, self.file, self.offset)
+        match &self.gtids {
+            // No transaction yet is not the same as no numbers.
+            Gtids::MySql(set) if set.is_empty() => f.write_str(",")?,
+            gtids => gtids.fmt(f)?,
+        }
+        write!(f, "@{}:{}:{}", self.server, self.file, self.offset)
     }
 }
 
@@ -401,10 +406,16 @@ mod tests {
                 at("0-2-7,1-1-3", "2", "x.000009:4"),
                 false,
             ),
+            // A server that numbers transactions and has none yet.
+            (at(&format!("{a}:1"), a, "x.000002:4"), at(",", b, "x.000001:4"), true),
+            (at(",", a, "x.000001:4"), at(&format!("{a}:1"), b, "x.000001:4"), false),
+            (at(",", a, "x.000001:4"), at("", b, "x.000001:4"), false),
             (position("0/10"), at("", a, "binlog.000001:4"), false),
         ] {
             assert_eq!(own.covers(&other), covers, "{own} {other}");
-            assert_eq!(position(&own.to_string()), own);
+            for position_of in [own, other] {
+                assert_eq!(position(&position_of.to_string()), position_of);
+            }
         }
     }
 }

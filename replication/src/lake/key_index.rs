@@ -18,6 +18,8 @@
 
 mod bulk;
 mod filter;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod home;
 mod manifest;
 mod merge;

@@ -306,9 +306,7 @@ impl Log {
             .bytes()
             .await
             .map_err(|e| store_error("cannot read the log of", &self.url, e))?;
-        serde_json::Deserializer::from_slice(&bytes)
-            .into_iter()
-            .collect::<Result<Vec<Value>, _>>()
+        entry_actions(&bytes)
             .map(Some)
             .map_err(|e| Error::operator(format!("version {version} of {} is not JSON", self.url)).with_source(e))
     }
@@ -386,6 +384,11 @@ fn without_removes(rows: &RecordBatch) -> Result<RecordBatch, KernelError> {
         return Ok(rows.clone());
     };
     Ok(filter_record_batch(rows, &is_null(removes)?)?)
+}
+
+/// The actions of an entry, one a line.
+pub fn entry_actions(bytes: &[u8]) -> serde_json::Result<Vec<Value>> {
+    serde_json::Deserializer::from_slice(bytes).into_iter().collect()
 }
 
 /// What a table without deletion vectors begins with, but for its domains. The

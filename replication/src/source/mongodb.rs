@@ -8,6 +8,8 @@
 mod columns;
 mod cursor;
 mod delta;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod infer;
 mod json;
 mod number;

@@ -8,6 +8,8 @@
 pub mod binlog;
 mod catalog;
 pub mod ddl;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod lease;
 mod server;
 mod snapshot;

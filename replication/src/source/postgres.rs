@@ -3,6 +3,8 @@
 
 mod alteration;
 mod catalog;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod pgoutput;
 mod row_versions;
 mod snapshot;

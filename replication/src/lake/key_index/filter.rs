@@ -29,7 +29,8 @@ pub struct Filter {
 impl Filter {
     /// A filter for a number of keys, if there is memory for it.
     pub fn for_entries(entries: u64, memory: &Arc<Memory>) -> Option<Self> {
-        let blocks = usize::try_from((entries * BITS_PER_KEY).div_ceil(256).max(1)).ok()?;
+        let bits = entries.checked_mul(BITS_PER_KEY)?;
+        let blocks = usize::try_from(bits.div_ceil(256).max(1)).ok()?;
         memory.take_filter(blocks * size_of::<[u32; 8]>()).then(|| Self {
             blocks: vec![[0; 8]; blocks],
             memory: memory.clone(),
@@ -92,5 +93,13 @@ mod tests {
             assert!(wrong < 3_000, "{wrong} of 100000 with {spread}");
         }
         assert_eq!(memory.filter_bytes(), 0);
+    }
+
+    #[test]
+    fn there_is_none_for_what_only_a_damaged_file_claims() {
+        let memory = Arc::new(Memory::new(32 << 20));
+        for entries in [u64::MAX, u64::MAX / BITS_PER_KEY, 1 << 40] {
+            assert!(Filter::for_entries(entries, &memory).is_none(), "{entries}");
+        }
     }
 }

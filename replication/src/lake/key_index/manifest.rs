@@ -19,9 +19,9 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::home::Folder;
 
-const MAGIC: &[u8; 8] = b"TRIBINDX";
+pub(super) const MAGIC: &[u8; 8] = b"TRIBINDX";
 /// The form that this program reads and writes; another one is built anew.
-const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
 const HEADER: usize = 16;
 const CHECKSUM: usize = 16;
 

@@ -37,7 +37,7 @@ pub type Block = [u8; BLOCK];
 /// Where a data block's packed bits begin, and an index block's keys.
 const HEADER: usize = 32;
 const CHECKSUM: usize = 8;
-const PAYLOAD: usize = BLOCK - CHECKSUM;
+pub(super) const PAYLOAD: usize = BLOCK - CHECKSUM;
 const MAGIC: &[u8; 8] = b"TRIBKEYS";
 /// The file form that this program reads and writes.
 const FORMAT: u32 = 1;
@@ -86,7 +86,7 @@ fn place(block: u64, exact: bool) -> u64 {
     block + block / group_blocks(exact)
 }
 
-fn seal(block: &mut Block, id: u64, place: u64) {
+pub(super) fn seal(block: &mut Block, id: u64, place: u64) {
     let sum = xxh3_64_with_seed(&block[..PAYLOAD], id.wrapping_add(place));
     block[PAYLOAD..].copy_from_slice(&sum.to_le_bytes());
 }
@@ -504,7 +504,7 @@ impl Run {
         memory: &Arc<Memory>,
     ) -> Result<Self, Fault> {
         let file = File::open(path)?;
-        if places == 0 || file.metadata()?.len() != places * BLOCK as u64 {
+        if places == 0 || places.checked_mul(BLOCK as u64) != Some(file.metadata()?.len()) {
             return Err(Fault::Damaged("it has another length"));
         }
         let mut run = Self {

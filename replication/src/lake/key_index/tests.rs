@@ -166,6 +166,7 @@ fn no_changed_byte_of_a_run_is_believed() {
     std::fs::write(&path, &bytes).expect("write");
     assert!(Run::open(&path, 2, true, places, RoaringBitmap::new(), &memory).is_err());
     assert!(Run::open(&path, 1, false, places, RoaringBitmap::new(), &memory).is_err());
+    assert!(Run::open(&path, 1, true, u64::MAX, RoaringBitmap::new(), &memory).is_err());
     assert!(Run::open(&path, 1, true, places, RoaringBitmap::new(), &memory).is_ok());
 }
 

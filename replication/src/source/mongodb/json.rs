@@ -176,7 +176,8 @@ fn write_document(bytes: &[u8], form: Form, depth: usize, out: &mut Vec<u8>) -> 
     };
     if form != Form::AsGiven {
         let mut elements = elements.collect::<Result<Vec<_>>>()?;
-        elements.sort_by_key(|(name, _)| *name);
+        // As they are written, or another order came of what was written.
+        elements.sort_by_key(|(name, _)| utf8(name));
         elements.into_iter().try_for_each(&mut field)?;
     } else {
         for element in elements {

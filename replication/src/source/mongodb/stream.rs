@@ -429,14 +429,14 @@ enum Step {
 
 /// An event by its parts.
 #[derive(Default)]
-struct Event<'a> {
+pub(super) struct Event<'a> {
     token: Option<Value<'a>>,
     operation: &'a str,
     time: ClusterTime,
-    namespace: Option<Value<'a>>,
-    key: Option<Value<'a>>,
-    document: Option<Value<'a>>,
-    update: Option<Value<'a>>,
+    pub(super) namespace: Option<Value<'a>>,
+    pub(super) key: Option<Value<'a>>,
+    pub(super) document: Option<Value<'a>>,
+    pub(super) update: Option<Value<'a>>,
     to: Option<Value<'a>>,
     uuid: Option<Value<'a>>,
     /// Whether it is one of a multi-document transaction.
@@ -444,7 +444,7 @@ struct Event<'a> {
 }
 
 impl<'a> Event<'a> {
-    fn of(bytes: &'a [u8]) -> raw::Result<Self> {
+    pub(super) fn of(bytes: &'a [u8]) -> raw::Result<Self> {
         let mut event = Self::default();
         for element in raw::document(bytes)? {
             let (name, value) = element?;
@@ -467,14 +467,14 @@ impl<'a> Event<'a> {
         Ok(event)
     }
 
-    fn token(&self) -> raw::Result<String> {
+    pub(super) fn token(&self) -> raw::Result<String> {
         let token = self.token.map(token_text).transpose()?.flatten();
         token.ok_or(Malformed("a resume token"))
     }
 }
 
 /// A collection's name in an event.
-fn table_id(namespace: Value<'_>) -> raw::Result<Option<TableId>> {
+pub(super) fn table_id(namespace: Value<'_>) -> raw::Result<Option<TableId>> {
     let database = raw::field(namespace.bytes, "db")?.and_then(Value::string);
     let collection = raw::field(namespace.bytes, "coll")?.and_then(Value::string);
     Ok(database

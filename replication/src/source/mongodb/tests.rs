@@ -173,6 +173,22 @@ fn documents_that_only_look_like_extended_json_stay_documents() {
 }
 
 #[test]
+fn names_that_are_no_utf_8_have_one_order() {
+    let mut bytes = Vec::new();
+    let begun = raw::begin(&mut bytes);
+    for name in [&b"\xff]"[..], b"\xfea"] {
+        raw::name(&mut bytes, tag::NULL, name);
+    }
+    raw::end(&mut bytes, begun);
+    let (mut text, mut back, mut sorted, mut again) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    json::write(whole(&bytes), &mut text).expect("JSON");
+    json::read(&text, &mut back).expect("a document");
+    json::write_sorted(whole(&bytes), &mut sorted).expect("JSON");
+    json::write_sorted(whole(&back), &mut again).expect("JSON");
+    assert_eq!(sorted, again);
+}
+
+#[test]
 fn columns_are_inferred_from_what_is_regular() {
     let samples: Vec<Document> = (0..20)
         .map(|i| {

@@ -9,6 +9,8 @@ mod auth;
 mod endpoint;
 mod failure;
 mod frames;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod packet;
 mod row;
 

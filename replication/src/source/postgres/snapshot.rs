@@ -27,7 +27,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use super::catalog::{SourceTable, number, sql_name, text};
 use super::standby::{Replay, Running, nearest};
 use super::stream::bad_value;
-use super::types::ColumnBuilder;
+use super::types::{ColumnBuilder, DecodeError};
 use super::wire::{CONFLICT, CONFLICT_HINT, Endpoint, TextRow, Wire, quote_identifier, quote_literal};
 use crate::batch::TxId;
 use crate::error::{Class, Error, Result};
@@ -40,7 +40,7 @@ const BATCH_ROWS: usize = 8 << 10;
 /// Bytes of one Arrow batch, for wide rows.
 const BATCH_BYTES: usize = 4 << 20;
 /// Starts every binary COPY. Spec: PostgreSQL manual, COPY, "Binary Format".
-const COPY_SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
+pub(super) const COPY_SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
 
 /// A page of heap or WAL, in bytes, as nearly every server is built.
 const BLOCK_BYTES: u64 = 8192;
@@ -442,7 +442,9 @@ impl Reader {
             if std::mem::take(&mut self.at_start) {
                 body = skip_header(body)?;
             }
-            while append_row(&mut body, &self.table, &mut self.columns)? {
+            while append_row(&mut body, &mut self.columns, |column, e| {
+                bad_value(&self.table, column, e)
+            })? {
                 rows += 1;
             }
             self.wire.consume(frame);
@@ -565,7 +567,7 @@ fn malformed(what: &str) -> Error {
     Error::bug(format!("malformed COPY data: expected {what}"))
 }
 
-fn skip_header(body: &[u8]) -> Result<&[u8]> {
+pub(super) fn skip_header(body: &[u8]) -> Result<&[u8]> {
     let rest = body
         .strip_prefix(COPY_SIGNATURE)
         .ok_or_else(|| malformed("the signature"))?;
@@ -578,8 +580,13 @@ fn skip_header(body: &[u8]) -> Result<&[u8]> {
         .ok_or_else(|| malformed("a header extension"))
 }
 
-/// Appends one row and moves past it. False at the trailer or the end.
-fn append_row(body: &mut &[u8], table: &SourceTable, columns: &mut [ColumnBuilder]) -> Result<bool> {
+/// Appends one row and moves past it. False at the trailer or the end. `bad`
+/// tells what is wrong with a column's value.
+pub(super) fn append_row(
+    body: &mut &[u8],
+    columns: &mut [ColumnBuilder],
+    bad: impl Fn(usize, DecodeError) -> Error,
+) -> Result<bool> {
     let Some((count, mut rest)) = body.split_first_chunk::<2>() else {
         return if body.is_empty() {
             Ok(false)
@@ -605,7 +612,7 @@ fn append_row(body: &mut &[u8], table: &SourceTable, columns: &mut [ColumnBuilde
             Err(_) => builder.append_null(),
             Ok(len) => {
                 let (value, after) = rest.split_at_checked(len).ok_or_else(|| malformed("a field"))?;
-                builder.append(value).map_err(|e| bad_value(table, column, e))?;
+                builder.append(value).map_err(|e| bad(column, e))?;
                 rest = after;
             }
         }

@@ -21,6 +21,8 @@
 mod catalog;
 mod column;
 mod datetime;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fields;
 mod geometry;
 mod nested;
 mod numeric;

@@ -7,6 +7,8 @@
 
 mod channel_binding;
 mod endpoint;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod password_file;
 
 use std::io;

@@ -1,0 +1,3 @@
+#![no_main]
+
+replication_fuzz::target!("mysql_json");
