@@ -10,6 +10,9 @@ time and peak memory can be measured from outside. Prints one JSON object.
         opening Delta tables that have the same rows, and the sum of a column: by deltalake's SQL, and by DuckDB;
         medians of REPEATS after one to warm up, in turns; milliseconds, and those of a processor; the server is
         not asked
+    python_tools.py follow     URL DESTINATION COLUMN SECONDS
+        looks for newer versions of a Delta table all the time, and how old the rows of each are that it brought, by the
+        clock that the server wrote into COLUMN; seconds, and milliseconds of the reader itself; the server is not asked
     python_tools.py replication SOCKET FILE:OFFSET      mysql-replication: every row of MySQL's binlog from there on,
         to its end
     python_tools.py mongo-find URL COLLECTION [raw | batches]
@@ -114,6 +117,48 @@ def scan(_url, column, repeats, *destinations):
     return {"lakes": [{name: value for (of, name), value in medians.items() if of == destination} for destination in destinations]}
 
 
+def follow(_url, destination, column, seconds):
+    import statistics
+
+    from deltalake import DeltaTable, QueryBuilder
+
+    def query(sql):
+        return QueryBuilder().register("t", table).execute(sql).read_all()
+
+    table = DeltaTable(destination)
+    newest = query(f"SELECT cast(max({column}) AS bigint) AS m FROM t")["m"][0].as_py()
+    ages, idle_ms, new_ms, blind_ms, versions = [], [], [], 0.0, 0
+    last = time.time()
+    deadline = time.perf_counter() + float(seconds)
+    while time.perf_counter() < deadline:
+        begun, version = time.time(), table.version()
+        table.update_incremental()
+        opened = time.time()
+        blind_ms = max(blind_ms, (opened - last) * 1000)
+        last = opened
+        if table.version() == version:
+            idle_ms.append((opened - begun) * 1000)
+            time.sleep(0.01)
+            continue
+        new_ms.append((opened - begun) * 1000)
+        versions += 1
+        found = query(f"SELECT cast({column} AS bigint) AS at FROM t WHERE cast({column} AS bigint) > {newest}")["at"].to_pylist()
+        # Whatever the query took, the version was there to be read when it was opened.
+        ages += [opened - micros / 1e6 for micros in found]
+        newest = max(found, default=newest)
+    ages.sort()
+    return {
+        "changes": len(ages),
+        "versions": versions,
+        "p50": statistics.median(ages),
+        "p99": ages[int(0.99 * len(ages))],
+        "max": ages[-1],
+        "open_ms": statistics.median(idle_ms),
+        "new_ms": statistics.median(new_ms),
+        "blind_ms": blind_ms,
+    }
+
+
 def replication(socket, place):
     from pymysqlreplication import BinLogStreamReader
     from pymysqlreplication.row_event import DeleteRowsEvent, UpdateRowsEvent, WriteRowsEvent
@@ -181,5 +226,5 @@ def mongo_stream(url, name, place, mark, kind):
     return {"seconds": time.perf_counter() - started, "events": events, "bytes": size}
 
 
-JOBS = {"adbc": adbc, "connectorx": connectorx, "merge": merge, "scan": scan, "replication": replication, "mongo-find": mongo_find, "mongo-stream": mongo_stream}
+JOBS = {"adbc": adbc, "connectorx": connectorx, "merge": merge, "scan": scan, "follow": follow, "replication": replication, "mongo-find": mongo_find, "mongo-stream": mongo_stream}
 print(json.dumps(JOBS[sys.argv[1]](*sys.argv[2:])))
