@@ -188,6 +188,7 @@ const TYPES: &[(&str, &str)] = &[
     ("varchar(20)", "utf16"),
     ("text", "utf32"),
     ("longtext", "ascii"),
+    ("mediumtext", "ujis"),
     ("binary(4)", ""),
     ("varbinary(10)", ""),
     ("blob", ""),
@@ -201,9 +202,22 @@ const TYPES: &[(&str, &str)] = &[
     ("inet4", ""),
 ];
 
+/// ASCII, and a code each of two and of three bytes, as the server tells them.
+fn charsets() -> Charsets {
+    let more = [("8EB1", "EFBDB1"), ("A4A2", "E38182"), ("8FB0A1", "E4B882")];
+    let ascii = (0..128).map(|byte| vec![Some(format!("{byte:02X}")); 2]);
+    let more = more.map(|(code, text)| vec![Some(code.to_owned()), Some(text.to_owned())]);
+    let mut charsets = Charsets::default();
+    charsets
+        .load("ujis", &ascii.chain(more).collect::<Vec<_>>())
+        .expect("codes");
+    charsets
+}
+
 fn codecs() -> &'static [Codec] {
     static ALL: OnceLock<Vec<Codec>> = OnceLock::new();
     ALL.get_or_init(|| {
+        let charsets = charsets();
         let mut all = Vec::new();
         for (ty, charset) in TYPES {
             let charset = (!charset.is_empty()).then_some(*charset);
@@ -213,7 +227,7 @@ fn codecs() -> &'static [Codec] {
                 (Flavor::MySql, ZeroDates::Error),
             ] {
                 let options = TypeOptions { zero_dates };
-                all.extend(Codec::resolve(ty, charset, flavor, &options, &Charsets::default()));
+                all.push(Codec::resolve(ty, charset, flavor, &options, &charsets).expect("a known type"));
             }
         }
         all
