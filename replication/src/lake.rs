@@ -306,6 +306,8 @@ struct DataFile {
     partition: Values,
     /// As the log has it.
     vector: Option<Descriptor>,
+    /// What its vectors took that this program wrote.
+    vector_bytes: u64,
     /// In a history, rows that are superseded; the log knows nothing of it.
     deleted: RoaringBitmap,
     /// The rows that readers see marked as deleted at the source, and more that
@@ -350,6 +352,7 @@ impl DataFile {
             stats: file.stats.unwrap_or_default(),
             partition: file.partition,
             vector: file.deletion_vector,
+            vector_bytes: 0,
             deleted: file.deleted,
             marked: RoaringBitmap::new(),
             committed: true,
@@ -370,6 +373,7 @@ impl DataFile {
             stats: String::new(),
             partition: Values::default(),
             vector: None,
+            vector_bytes: 0,
             deleted: RoaringBitmap::new(),
             marked: RoaringBitmap::new(),
             committed: false,
@@ -389,6 +393,7 @@ impl DataFile {
             stats: file.stats,
             partition: file.partition,
             vector: None,
+            vector_bytes: 0,
             deleted: RoaringBitmap::new(),
             marked: RoaringBitmap::new(),
             committed: false,
@@ -948,6 +953,7 @@ impl DeltaTable {
         for (number, file) in self.files.iter_mut().enumerate() {
             if let Some(vector) = vectors.get(&number) {
                 file.vector = Some(vector.clone());
+                file.vector_bytes += vector.size_in_bytes as u64;
             }
             file.removed |= !is_history && file.live_rows() == 0;
             if file.removed {

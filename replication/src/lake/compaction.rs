@@ -23,14 +23,24 @@ use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::partition::Values;
 
-/// Files of a like size that are worth becoming one.
-const FAN_IN: usize = 8;
+/// Small files of a partition that are worth becoming fewer.
+const SMALL_FILES: usize = 8;
+/// How much larger than all smaller ones together a file is at most that goes with
+/// them. So files of different sizes stay few, and a byte is written again only with
+/// at least half as many others.
+const GROWTH: u64 = 2;
 /// What one compaction reads at most, but for the last file, in bytes.
 const INPUT_BYTES: u64 = 128 << 20;
-/// The share of a file's rows that is dead before the file is written anew.
-/// With a fifth, `deltalake` reads such a file in twice the time; with a tenth,
-/// what is written in all is about the same, for vectors stay smaller.
+/// The share of a file's rows that is dead before the file is written anew. With a
+/// fifth, `deltalake` reads such a file in twice the time. To write a small table
+/// anew costs little whatever its changes are, and where reading takes no time each bit of it shows.
 const DEAD_SHARE: f64 = 0.1;
+const DEAD_SHARE_SMALL: f64 = 0.05;
+const SMALL_TABLE_BYTES: u64 = 64 << 20;
+/// The part of `full` from which on a file is written anew for its own sake.
+const WORN_PART: u64 = 64;
+/// What small files that go with a worn one make of its bytes at most.
+const BESIDE_PART: u64 = 4;
 /// A file of at least this size is left alone while its rows live; in large
 /// tables it is more, so that their files stay countable.
 const FULL_BYTES: u64 = 16 << 20;
@@ -45,6 +55,8 @@ struct Weight {
     bytes: u64,
     rows: u64,
     dead: u64,
+    /// What its vectors took so far.
+    vector_bytes: u64,
 }
 
 impl Weight {
@@ -55,7 +67,16 @@ impl Weight {
             bytes: file.size as u64,
             rows: u64::from(file.rows),
             dead,
+            vector_bytes: file.vector_bytes,
         })
+    }
+
+    /// Whether it is to be written anew: readers are to meet no more dead rows than
+    /// `share`, and once the vectors, each of which is written whole, have taken what
+    /// the file takes, a new file is the cheaper. That is as late as it is early: no
+    /// other moment writes less than half, however many rows die at a time.
+    fn is_worn(&self, share: f64) -> bool {
+        self.dead > 0 && (self.dead as f64 >= self.rows as f64 * share || self.vector_bytes >= self.bytes)
     }
 
     fn live_bytes(&self) -> u64 {
@@ -67,29 +88,41 @@ impl Weight {
 /// `table` is what all of the table's have of live bytes.
 fn choose(files: &[Weight], table: u64) -> Option<Vec<usize>> {
     let full = (table / FILES_MAX).clamp(FULL_BYTES, FULL_BYTES_MAX);
-    let mut worn: Vec<&Weight> = files
+    let share = match table < SMALL_TABLE_BYTES {
+        true => DEAD_SHARE_SMALL,
+        false => DEAD_SHARE,
+    };
+    let worn = files
         .iter()
-        .filter(|file| file.bytes >= full / FAN_IN as u64 && file.dead as f64 >= file.rows as f64 * DEAD_SHARE)
-        .collect();
-    // The most worn first: they give back the most for what they cost.
-    worn.sort_by_key(|file| (file.rows - file.dead) * 1000 / file.rows.max(1));
+        .filter(|file| file.bytes >= full / WORN_PART && file.is_worn(share))
+        // The most worn first: it gives back the most for what it costs.
+        .min_by_key(|file| (file.rows - file.dead) * 1000 / file.rows.max(1));
     let mut small: Vec<&Weight> = files.iter().filter(|file| file.live_bytes() < full).collect();
     small.sort_by_key(|file| file.live_bytes());
-    // The highest tier that has enough files takes those below with it.
-    let mut floor = full;
-    while floor > 0 {
-        let below = floor;
-        floor /= FAN_IN as u64;
-        let tier = small
-            .iter()
-            .filter(|file| (floor..below).contains(&file.live_bytes()))
-            .count();
-        if tier >= FAN_IN {
-            small.retain(|file| file.live_bytes() < below);
-            return Some(within_bounds(&small));
-        }
+    if let Some(worn) = worn {
+        // Small ones go with it, for little more.
+        let room = (worn.live_bytes() / BESIDE_PART).min((2 * full).saturating_sub(worn.live_bytes()));
+        small.retain(|file| file.number != worn.number);
+        let mut taken = vec![worn];
+        let mut bytes = 0;
+        taken.extend(small.into_iter().take_while(|file| {
+            bytes += file.live_bytes();
+            bytes <= room
+        }));
+        return Some(within_bounds(&taken));
     }
-    (!worn.is_empty()).then(|| within_bounds(&worn))
+    if small.len() < SMALL_FILES {
+        return None;
+    }
+    let (mut count, mut bytes) = (0, 0);
+    for (at, file) in small.iter().enumerate() {
+        if at > 0 && file.live_bytes() <= GROWTH * bytes {
+            count = at + 1;
+        }
+        bytes += file.live_bytes();
+    }
+    small.truncate(count);
+    (!small.is_empty()).then(|| within_bounds(&small))
 }
 
 fn within_bounds(files: &[&Weight]) -> Vec<usize> {
@@ -356,23 +389,28 @@ mod tests {
         files.iter().map(Weight::live_bytes).sum()
     }
 
+    fn weight(number: usize, (bytes, rows, dead): (u64, u64, u64)) -> Weight {
+        Weight {
+            number,
+            bytes,
+            rows,
+            dead,
+            vector_bytes: 0,
+        }
+    }
+
+    fn weights(files: &[(u64, u64, u64)]) -> Vec<Weight> {
+        files.iter().enumerate().map(|(n, file)| weight(n, *file)).collect()
+    }
+
     /// Files by bytes, rows and dead rows.
     fn check(files: &[(u64, u64, u64)], expected: Option<&[usize]>) {
-        let weights: Vec<Weight> = files
-            .iter()
-            .enumerate()
-            .map(|(number, (bytes, rows, dead))| Weight {
-                number,
-                bytes: *bytes,
-                rows: *rows,
-                dead: *dead,
-            })
-            .collect();
+        let weights = weights(files);
         assert_eq!(choose(&weights, live(&weights)).as_deref(), expected, "{files:?}");
     }
 
     #[test]
-    fn enough_files_of_a_size_become_one() {
+    fn enough_small_files_become_one() {
         let small = (100 << 10, 1000, 0);
         check(&[small; 7], None);
         check(&[small; 8], Some(&[0, 1, 2, 3, 4, 5, 6, 7]));
@@ -381,18 +419,43 @@ mod tests {
         files.extend([small; 8]);
         check(&files, Some(&[1, 2, 3, 4, 5, 6, 7, 8, 9]));
         check(&[(40 * MIB, 100_000, 0); 50], None);
+        // So do larger ones of at most twice what is there by then.
+        let mut files = vec![(3 * MIB, 30_000, 0), (MIB, 10_000, 0)];
+        files.extend([small; 6]);
+        check(&files, Some(&[0, 1, 2, 3, 4, 5, 6, 7]));
+        files[0].0 = 4 * MIB;
+        check(&files, Some(&[1, 2, 3, 4, 5, 6, 7]));
     }
 
     #[test]
     fn worn_files_are_written_anew() {
         check(&[(40 * MIB, 1000, 99), (40 * MIB, 1000, 50)], None);
         check(&[(40 * MIB, 1000, 100), (40 * MIB, 1000, 50)], Some(&[0]));
-        // The most worn first, and no more than fits.
+        // The most worn first.
         let mut files = vec![(100 * MIB, 1000, 100); 3];
         files.push((100 * MIB, 1000, 900));
-        check(&files, Some(&[0, 1, 3]));
-        // Small ones wait for others of their size.
+        check(&files, Some(&[3]));
+        // In a small table sooner, with small files that make it a quarter larger at most.
+        check(&[(20 * MIB, 1000, 49), (20 * MIB, 1000, 20)], None);
+        check(&[(20 * MIB, 1000, 50), (20 * MIB, 1000, 20)], Some(&[0]));
+        let files = [
+            (20 * MIB, 1000, 50),
+            (MIB, 1000, 0),
+            (2 * MIB, 1000, 0),
+            (3 * MIB, 1000, 0),
+        ];
+        check(&files, Some(&[0, 1, 2]));
+        // What is nearly nothing waits for others.
         check(&[(10 << 10, 100, 90)], None);
+    }
+
+    #[test]
+    fn a_file_is_written_anew_once_its_vectors_took_as_much() {
+        let mut files = weights(&[(40 * MIB, 1_000_000, 1000), (40 * MIB, 1_000_000, 1000)]);
+        files[1].vector_bytes = 40 * MIB - 1;
+        assert_eq!(choose(&files, live(&files)), None);
+        files[1].vector_bytes += 1;
+        assert_eq!(choose(&files, live(&files)), Some(vec![1]));
     }
 
     /// Whatever is added, files stay few, and each byte is written a few times.
@@ -402,28 +465,40 @@ mod tests {
         let (mut written, mut most, added) = (0, 0, 20_000);
         for number in 0..added {
             let bytes = 50 << 10;
-            files.push(Weight {
-                number,
-                bytes,
-                rows: 500,
-                dead: 0,
-            });
+            files.push(weight(number, (bytes, 500, 0)));
             written += bytes;
             while let Some(chosen) = choose(&files, live(&files)) {
                 let taken: Vec<Weight> = files.extract_if(.., |file| chosen.contains(&file.number)).collect();
                 let bytes: u64 = taken.iter().map(|file| file.bytes).sum();
                 written += bytes;
-                files.push(Weight {
-                    number: taken[0].number,
-                    bytes,
-                    rows: taken.iter().map(|file| file.rows).sum(),
-                    dead: 0,
-                });
+                let rows = taken.iter().map(|file| file.rows).sum();
+                files.push(weight(taken[0].number, (bytes, rows, 0)));
             }
-            most = most.max(files.len());
+            let full = files.iter().filter(|file| file.bytes >= FULL_BYTES).count();
+            most = most.max(files.len() - full);
         }
         let ratio = written as f64 / (added as u64 * (50 << 10)) as f64;
-        assert!(most < 90, "{most} files");
-        assert!(ratio < 5.0, "{ratio}");
+        assert!(most < SMALL_FILES, "{most} files");
+        assert!(ratio < 6.5, "{ratio}");
+    }
+
+    /// Rows that die anywhere cost what they cost at the best moment to write their file
+    /// anew, or at most twice of it.
+    #[test]
+    fn vectors_and_new_files_cost_alike() {
+        let (bytes, rows) = (40 * MIB, 1_400_000_u64);
+        for dying in [2, 20, 200] {
+            let (mut file, mut written, mut commits) = (weight(0, (bytes, rows, 0)), 0, 0);
+            while choose(&[file], bytes * 10).is_none() {
+                commits += 1;
+                file.dead += dying;
+                file.vector_bytes += 2 * file.dead;
+            }
+            written += bytes + file.vector_bytes;
+            let cost = written as f64 / commits as f64;
+            // Written anew every n commits, a file costs bytes / n and vectors of dying * n.
+            let best = 2.0 * (bytes as f64 * dying as f64).sqrt();
+            assert!(cost < best * 1.1, "{dying} a commit: {cost} for {best}");
+        }
     }
 }
