@@ -17,7 +17,8 @@ use crate::config::{Config, MaintenanceConfig};
 use crate::error::{Class, Error, Result};
 use crate::lake::{Cleaned, Cleaning, Compacted, Compaction, DeltaTable, Lake, Opened, State};
 
-/// How often a table's folder is cleaned.
+/// How often a table's folder is cleaned, and how often within a retention that is short.
+const CLEANINGS: u32 = 4;
 const CLEANING_INTERVAL: Duration = Duration::from_secs(3600);
 /// How long after the start for the first time.
 const CLEANING_DELAY: Duration = Duration::from_secs(60);
@@ -70,7 +71,7 @@ impl Upkeep {
                 self.cancelled.clone(),
             )));
         } else if now >= self.next_cleaning {
-            self.next_cleaning = now + CLEANING_INTERVAL;
+            self.next_cleaning = now + CLEANING_INTERVAL.min(config.retention / CLEANINGS);
             if let Some(cleaning) = table.cleaning() {
                 self.running = Some(tokio::spawn(clean(cleaning, self.threads.clone(), config)));
             }
