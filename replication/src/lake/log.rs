@@ -76,7 +76,7 @@ impl LiveFile {
 }
 
 /// Versions between two checkpoints at most, and at least.
-const CHECKPOINT_VERSIONS_MAX: u64 = 100;
+pub const CHECKPOINT_VERSIONS_MAX: u64 = 100;
 const CHECKPOINT_VERSIONS_MIN: u64 = 8;
 
 /// The entries since the newest checkpoint, which readers read one by one, as

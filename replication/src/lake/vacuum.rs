@@ -16,13 +16,15 @@ use serde_json::Value;
 use url::Url;
 
 use super::deletion_vector::Descriptor;
-use super::log::{Log, store_error};
+use super::log::{CHECKPOINT_VERSIONS_MAX, Log, now_ms, store_error};
 use super::{DeltaTable, feed, store};
 use crate::error::Result;
 use crate::failpoint;
 
 /// Objects removed at a time.
 const REMOVALS: usize = 16;
+/// How long checkpoints stay that others have followed.
+const YOUNG_MS: i64 = 3600 * 1000;
 
 /// What a clean-up has removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,10 +87,10 @@ impl Log {
     }
 
     async fn trim_of(&self, files: Vec<LogFile>, cutoff_ms: i64) -> Result<u64> {
-        let Some(base) = first_needed(&files, cutoff_ms) else {
-            return Ok(0);
-        };
-        let old = files.into_iter().filter(|file| file.version < base);
+        let base = first_needed(&files, cutoff_ms).unwrap_or_default();
+        let spare = spare_checkpoints(&files, base, now_ms() - YOUNG_MS);
+        let is_spare = |file: &LogFile| file.kind == Kind::Checkpoint && spare.contains(&file.version);
+        let old = files.into_iter().filter(|file| file.version < base || is_spare(file));
         remove(self.store().as_ref(), self.url(), old.map(|file| file.path).collect()).await
     }
 
@@ -162,6 +164,28 @@ fn first_needed(files: &[LogFile], cutoff_ms: i64) -> Option<u64> {
         .filter(|file| file.kind == Kind::Checkpoint && file.version <= oldest_kept)
         .map(|file| file.version)
         .next_back()
+}
+
+/// Checkpoints from `base` on that nobody needs who does not read the newest version:
+/// another lies near enough before those which come after it. What is as young as
+/// `young_ms` may be what somebody is about to read.
+fn spare_checkpoints(files: &[LogFile], base: u64, young_ms: i64) -> HashSet<u64> {
+    let checkpoints: Vec<&LogFile> = files
+        .iter()
+        .filter(|file| file.kind == Kind::Checkpoint && file.version >= base)
+        .collect();
+    let mut spare = HashSet::new();
+    let mut before = None;
+    for pair in checkpoints.windows(2).take_while(|pair| pair[1].modified_ms < young_ms) {
+        let (version, next) = (pair[0].version, pair[1].version);
+        match before {
+            Some(before) if next - before <= CHECKPOINT_VERSIONS_MAX => {
+                spare.insert(version);
+            }
+            _ => before = Some(version),
+        }
+    }
+    spare
 }
 
 /// The oldest version that is kept.
@@ -299,6 +323,26 @@ mod tests {
             (1000, Some(8)),
         ] {
             assert_eq!(first_needed(&files, cutoff), expected, "{cutoff}");
+        }
+    }
+
+    #[test]
+    fn old_checkpoints_stay_near_enough_to_each_other() {
+        let at = |versions: &[u64]| -> Vec<LogFile> {
+            versions.iter().map(|v| file(*v, Kind::Checkpoint, *v as i64)).collect()
+        };
+        let files = at(&[10, 20, 60, 110, 115, 300, 310, 390, 400, 420, 500]);
+        for (base, young_ms, expected) in [
+            (0, 1000, vec![20, 60, 310, 390, 420]),
+            // The newest but those that are young.
+            (0, 420, vec![20, 60, 310, 390]),
+            (60, 420, vec![110, 310, 390]),
+            (0, 60, vec![]),
+            (400, 1000, vec![420]),
+        ] {
+            let mut spare: Vec<u64> = spare_checkpoints(&files, base, young_ms).into_iter().collect();
+            spare.sort_unstable();
+            assert_eq!(spare, expected, "from {base}, before {young_ms}");
         }
     }
 
