@@ -155,12 +155,15 @@ pub struct Compaction {
     columns: SchemaRef,
     inputs: Vec<Input>,
     partition: Values,
+    /// Whether the file's columns have ids.
+    mapped: bool,
 }
 
 /// The file that others have become; not committed.
 pub struct Compacted {
     inputs: Vec<Input>,
     file: WrittenFile,
+    mapped: bool,
 }
 
 impl Compaction {
@@ -192,6 +195,7 @@ impl Compaction {
         Ok(Some(Compacted {
             file: writer.finish().await?,
             inputs: self.inputs,
+            mapped: self.mapped,
         }))
     }
 }
@@ -240,6 +244,7 @@ impl DeltaTable {
             columns: columns.clone(),
             inputs,
             partition,
+            mapped: self.shape.mapped,
         }
     }
 
@@ -260,10 +265,13 @@ impl DeltaTable {
 
     /// Puts a compaction's file in the place of its inputs, as one version.
     /// Nothing else may be staged. Returns that version, or `None` if it came too
-    /// late: what it has read is elsewhere now.
+    /// late: what it has read is elsewhere now, or columns have got ids meanwhile.
     pub async fn take_compacted(&mut self, done: &Compacted) -> Result<Option<u64>> {
         if self.has_staged {
             return Err(Error::bug("a compaction was committed beside staged changes"));
+        }
+        if done.mapped != self.shape.mapped {
+            return Ok(None);
         }
         loop {
             // Rows of another writer that doubled ours have died since.

@@ -571,3 +571,24 @@ async fn another_optimize_beside_files_that_are_written_anew_loses_nothing() {
     assert_eq!(rows(&table).await, model);
     assert_eq!(rows(&folder.reopen().await).await, model);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compaction_from_before_columns_had_ids_is_given_up() {
+    let folder = Folder::new();
+    let mut table = folder.create().await;
+    table.commit("START", streaming).await.expect("start");
+    let mut model = Model::new();
+    for round in 0..8 {
+        let mut changes = Changes::default();
+        changes.upsert(&mut model, round, "v", Some("b"));
+        apply(&mut table, changes, 2).await;
+    }
+    let done = run(table.compaction().expect("eight small files")).await;
+    table.evolve(renamed(), &Origin::default()).expect("evolve");
+    commit(&mut table, 3).await.expect("commit");
+    assert!(table.shape.mapped);
+    assert_eq!(table.take_compacted(&done).await.expect("too late"), None);
+    let done = run(table.compaction().expect("eight small files")).await;
+    assert!(table.take_compacted(&done).await.expect("compacted").is_some());
+    assert_eq!(rows(&folder.reopen().await).await, model);
+}
