@@ -55,10 +55,16 @@ pub fn judge(entry: &[Value], own: &TableRecord) -> Result<Others> {
     if has(&|action| action["txn"]["appId"] == own.pipeline.as_str()) {
         return Ok(Others::Ours);
     }
-    if has(&|action| action["metaData"].is_object() || action["protocol"].is_object()) {
-        return Ok(Others::Table);
+    match changes_table(entry) {
+        true => Ok(Others::Table),
+        false => Ok(Others::Files),
     }
-    Ok(Others::Files)
+}
+
+/// Whether an entry changes the table itself.
+fn changes_table(entry: &[Value]) -> bool {
+    let changes = |action: &Value| action["metaData"].is_object() || action["protocol"].is_object();
+    entry.iter().any(changes)
 }
 
 fn record_of(entry: &[Value]) -> Option<TableRecord> {
@@ -81,8 +87,8 @@ impl DeltaTable {
             let fits = match judge(&entry, &self.record)? {
                 Others::Files => true,
                 Others::Table => false,
-                // The sidecar's, beside which this is maintenance.
-                Others::Ours => !self.indexed,
+                // The sidecar's, beside which this is maintenance, for columns as they are.
+                Others::Ours => !self.indexed && !changes_table(&entry),
             };
             if !fits {
                 return Err(Error::transient(format!(

@@ -192,6 +192,11 @@ impl Log {
         self.log_root.clone().join("_delta_log")
     }
 
+    /// What tells readers of a checkpoint.
+    pub fn hint(&self) -> Path {
+        self.log_folder().join("_last_checkpoint")
+    }
+
     fn entry(&self, version: Version) -> Path {
         self.log_folder().join(format!("{version:020}.json"))
     }
@@ -342,7 +347,7 @@ impl Log {
         if let Some(hint) = hint {
             let bytes = hint["sizeInBytes"].as_u64().unwrap_or_default();
             tail.checkpoint_bytes.store(bytes, Ordering::Relaxed);
-            let path = self.log_folder().join("_last_checkpoint");
+            let path = self.hint();
             let put = self.store.put(&path, PutPayload::from(hint.to_string())).await;
             put.map_err(|e| failed().with_source(e))?;
         }

@@ -88,10 +88,29 @@ impl Log {
 
     async fn trim_of(&self, files: Vec<LogFile>, cutoff_ms: i64) -> Result<u64> {
         let base = first_needed(&files, cutoff_ms).unwrap_or_default();
-        let spare = spare_checkpoints(&files, base, now_ms() - YOUNG_MS);
+        // The store's clock may be another than ours.
+        let newest = files.iter().map(|file| file.modified_ms).max().unwrap_or_default();
+        let mut spare = spare_checkpoints(&files, base, newest.min(now_ms()) - YOUNG_MS);
+        // It may be older than the newest. Readers of a version before the one that it names
+        // begin there, too.
+        if let Some(hinted) = self.hinted().await? {
+            spare.remove(&hinted);
+        }
         let is_spare = |file: &LogFile| file.kind == Kind::Checkpoint && spare.contains(&file.version);
         let old = files.into_iter().filter(|file| file.version < base || is_spare(file));
         remove(self.store().as_ref(), self.url(), old.map(|file| file.path).collect()).await
+    }
+
+    /// The version of the checkpoint that the log's hint names.
+    async fn hinted(&self) -> Result<Option<u64>> {
+        let bytes = match self.store().get(&self.hint()).await {
+            Ok(found) => found.bytes().await,
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(e) => Err(e),
+        };
+        let bytes = bytes.map_err(|e| store_error("cannot read the log of", self.url(), e))?;
+        let hint: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        Ok(hint["version"].as_u64())
     }
 
     /// Removes the data files and vectors that no version needs which is kept.

@@ -62,6 +62,14 @@ impl Upkeep {
             return;
         }
         let now = Instant::now();
+        // Compactions may always be due.
+        if now >= self.next_cleaning {
+            self.next_cleaning = now + CLEANING_INTERVAL.min(config.retention / CLEANINGS);
+            if let Some(cleaning) = table.cleaning() {
+                self.running = Some(tokio::spawn(clean(cleaning, self.threads.clone(), config)));
+                return;
+            }
+        }
         if now >= self.next_compaction
             && let Some(compaction) = table.compaction()
         {
@@ -70,11 +78,6 @@ impl Upkeep {
                 self.threads.clone(),
                 self.cancelled.clone(),
             )));
-        } else if now >= self.next_cleaning {
-            self.next_cleaning = now + CLEANING_INTERVAL.min(config.retention / CLEANINGS);
-            if let Some(cleaning) = table.cleaning() {
-                self.running = Some(tokio::spawn(clean(cleaning, self.threads.clone(), config)));
-            }
         }
     }
 

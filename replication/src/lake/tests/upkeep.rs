@@ -592,3 +592,68 @@ async fn a_compaction_from_before_columns_had_ids_is_given_up() {
     assert!(table.take_compacted(&done).await.expect("compacted").is_some());
     assert_eq!(rows(&folder.reopen().await).await, model);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn maintenance_beside_a_change_of_columns_begins_anew() {
+    let folder = Folder::new();
+    let mut table = folder.create().await;
+    table.commit("START", streaming).await.expect("start");
+    table.build_index().await.expect("index");
+    let mut model = Model::new();
+    for round in 0..8 {
+        let mut changes = Changes::default();
+        changes.upsert(&mut model, round, "v", Some("b"));
+        apply(&mut table, changes, 2).await;
+    }
+    let mut other = folder.other().await;
+    let done = run(other.compaction().expect("eight small files")).await;
+    // Files with columns that it does not know.
+    table.evolve(renamed(), &Origin::default()).expect("evolve");
+    commit(&mut table, 3).await.expect("commit");
+    let error = other.take_compacted(&done).await.expect_err("other columns");
+    assert_eq!(error.class(), Class::Transient);
+    let mut other = folder.other().await;
+    assert_eq!(other.take_compacted(&done).await.expect("too late"), None);
+    let done = run(other.compaction().expect("eight small files")).await;
+    assert!(other.take_compacted(&done).await.expect("compacted").is_some());
+    assert_eq!(rows(&folder.reopen().await).await, model);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_checkpoint_that_the_hint_names_stays() {
+    let folder = Folder::new();
+    let mut table = folder.create().await;
+    table.commit("START", streaming).await.expect("start");
+    table.build_index().await.expect("index");
+    let mut model = Model::new();
+    let log = folder.0.join("public/t/_delta_log");
+    for round in 0..12 {
+        let mut changes = Changes::default();
+        changes.upsert(&mut model, round, "v", Some("b"));
+        apply(&mut table, changes, 2).await;
+        if [4, 8, 12].contains(&table.version) {
+            let hint = std::fs::read(log.join("_last_checkpoint"));
+            table.log.checkpoint(table.version).await.expect("checkpoint");
+            // As if the program had died before the last hint.
+            if table.version == 12 {
+                std::fs::write(log.join("_last_checkpoint"), hint.expect("a hint")).expect("write");
+            }
+        }
+    }
+    let long_ago = SystemTime::now() - Duration::from_secs(2 * 3600);
+    for entry in std::fs::read_dir(&log).expect("log") {
+        let file = std::fs::File::options()
+            .append(true)
+            .open(entry.expect("entry").path())
+            .expect("open");
+        file.set_modified(long_ago).expect("older");
+    }
+    commit(&mut table, 100).await.expect("a young entry");
+    table.log.trim(0).await.expect("trim");
+    let is_there = |version: u64| log.join(format!("{version:020}.checkpoint.parquet")).exists();
+    assert_eq!([4, 8, 12].map(is_there), [true, true, true]);
+    // With its own hint, the one in the middle is spare.
+    table.log.checkpoint(table.version).await.expect("checkpoint");
+    table.log.trim(0).await.expect("trim");
+    assert_eq!([4, 8, 12].map(is_there), [true, false, true]);
+}
