@@ -9,7 +9,7 @@ use crate::support::http::{address, metric};
 use crate::support::lake::{commits, compactions};
 use crate::support::server::{Database, Server};
 use crate::support::sidecar::Sidecar;
-use crate::support::{Case, Open, python, wait_for, wait_for_exit};
+use crate::support::{Case, Open, assert_error, python, wait_for, wait_for_exit};
 
 /// The server sends a transaction once all that are open have more than this.
 const EARLY: &str = "ALTER DATABASE \"{}\" SET logical_decoding_work_mem = '64kB'";
@@ -182,4 +182,35 @@ fn without_room_the_server_keeps_them() {
     case.compare(&[]);
     assert_eq!(slot_number(&case, "stream_txns"), streamed);
     sidecar.stop();
+}
+
+#[test]
+fn a_large_transaction_that_nobody_follows_keeps_nothing_from_its_turn() {
+    let server = Server::start(16, &[("PG_CONF", "wal_sender_timeout = 2s")]);
+    let mut case = Case::new(&server, "unfollowed");
+    case.max_latency = "500ms";
+    case.sql("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE unfollowed (id int PRIMARY KEY, pad text)");
+    case.sql(&format!("CREATE PUBLICATION {} FOR ALL TABLES", case.slot));
+    case.tables = vec!["public.t".to_owned()];
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    // More than is read from the spool in that time.
+    case.sql("INSERT INTO unfollowed SELECT i, repeat(md5(i::text), 60) FROM generate_series(1, 500000) i");
+    case.sql("INSERT INTO t VALUES (1)");
+    wait_for("the row after it", || {
+        sidecar.assert_running();
+        case.table_status("t")
+            .is_some_and(|table| table.rows == Some(1))
+            .then_some(())
+    });
+    assert!(!sidecar.whole_log().contains("interrupted"), "{}", sidecar.log());
+    sidecar.stop();
+}
+
+#[test]
+fn a_slot_that_decodes_two_phase_commits_is_refused() {
+    let case = Case::new(Server::shared(16), "two_phase");
+    case.sql("CREATE TABLE t (id int PRIMARY KEY)");
+    case.sql("SELECT pg_create_logical_replication_slot('two_phase', 'pgoutput', false, true)");
+    assert_error(&case.run_once(), &["two-phase", "source.slot"]);
 }

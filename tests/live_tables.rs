@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::lake::replacements;
+use crate::support::lake::{self, replacements};
 use crate::support::server::{Kind, POSTGRES, Server};
 use crate::support::sidecar::Sidecar;
 use crate::support::{Case, Open, assert_error, finish, on_every_source, succeed, text, wait_for};
@@ -513,7 +513,8 @@ fn a_table_that_was_furthest_may_go_while_the_program_is_away(kind: Kind) {
 
 #[test]
 fn publishing_keeps_nobody_waiting_for_a_lock_of_another() {
-    let case = Case::new(Server::shared(POSTGRES), "publishing");
+    // From 16 on, to look at what is published locks it.
+    let case = Case::new(Server::shared(16), "publishing");
     let tables: Vec<String> = ["a", "b", "c"]
         .iter()
         .map(|name| format!("CREATE TABLE {name} (id int PRIMARY KEY)"))
@@ -529,9 +530,9 @@ fn publishing_keeps_nobody_waiting_for_a_lock_of_another() {
     }
     case.wait_until_current(&mut sidecar);
     case.compare(&[]);
-    // A new table beside others that are followed.
+    // A new table beside others that are followed, of which one is being altered, too.
     case.sql("CREATE TABLE d (id int PRIMARY KEY)");
-    let open = Open::begin(&case, "ALTER TABLE d ADD v int");
+    let open = Open::begin(&case, "ALTER TABLE d ADD v int; ALTER TABLE c ADD w int");
     sidecar.reload();
     wait_for("the look to give up", || {
         sidecar.assert_running();
@@ -540,11 +541,18 @@ fn publishing_keeps_nobody_waiting_for_a_lock_of_another() {
             .contains("new tables can't be replicated yet")
             .then_some(())
     });
-    case.sql("INSERT INTO b VALUES (2, 2)");
+    // With a change that is looked at in the catalogue; then after a kill.
+    case.sql("ALTER TABLE b ADD w int; INSERT INTO b VALUES (2, 2, 2)");
+    let has_rows = |rows: u64| move |table: lake::TableStatus| table.rows == Some(rows);
     wait_for("the other tables to go on", || {
-        case.table_status("b")
-            .is_some_and(|table| table.rows == Some(2))
-            .then_some(())
+        case.table_status("b").is_some_and(has_rows(2)).then_some(())
+    });
+    sidecar.kill();
+    let mut sidecar = case.start();
+    case.sql("INSERT INTO b VALUES (3, 3, 3)");
+    wait_for("the other tables to go on after a start", || {
+        sidecar.assert_running();
+        case.table_status("b").is_some_and(has_rows(3)).then_some(())
     });
     open.end("COMMIT");
     case.wait_until_current(&mut sidecar);

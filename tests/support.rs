@@ -13,7 +13,7 @@ pub mod sql;
 pub mod writer;
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -548,9 +548,14 @@ impl Drop for Folder {
 pub struct Open(Child);
 
 impl Open {
+    /// Returns once `sql` has been carried out.
     pub fn begin(case: &Case, sql: &str) -> Self {
-        let mut client = case.database.psql().stdin(Stdio::piped()).spawn().unwrap();
-        writeln!(client.stdin.as_mut().unwrap(), "BEGIN; {sql};").unwrap();
+        let mut command = case.database.psql();
+        let mut client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        writeln!(client.stdin.as_mut().unwrap(), "BEGIN; {sql};\n\\echo begun").unwrap();
+        let begun = &mut [0; 5];
+        client.stdout.as_mut().unwrap().read_exact(begun).unwrap();
+        assert_eq!(begun, b"begun");
         Open(client)
     }
 

@@ -413,7 +413,8 @@ pub struct CacheConfig {
 impl CacheConfig {
     /// Where what large transactions change waits for their end.
     pub fn spill_dir(&self) -> PathBuf {
-        self.dir.clone().or_else(cache_dir).unwrap_or_else(std::env::temp_dir)
+        let usual = || cache_dir().filter(|dir| std::fs::create_dir_all(dir).is_ok());
+        self.dir.clone().or_else(usual).unwrap_or_else(std::env::temp_dir)
     }
 }
 

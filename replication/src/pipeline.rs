@@ -75,7 +75,7 @@ use crate::lake::{DAMAGED, IndexHome, Lake, Opened, PipelineRecord, State, table
 use crate::metrics::Metrics;
 use crate::position::Position;
 use crate::source::{
-    Discovery, Finding, Identity, Membership, Refusal, SPILL_FULL, Slot, Source, SourceTable, Throttle,
+    Discovery, Finding, Identity, LOCKED, Membership, Refusal, SPILL_FULL, Slot, Source, SourceTable, Throttle,
 };
 
 /// The longest pause before another try.
@@ -83,6 +83,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// How long a slot may stay in use after a restart: the server notices that
 /// the old connection is gone when it next writes to it.
 const SLOT_RELEASE_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the server keeps large transactions for which there was no room here.
+const SPILL_FULL_FOR: Duration = Duration::from_secs(3600);
 /// How long the end may take: a store that is out keeps a commit waiting. What
 /// is not committed comes again.
 const STOP_TIMEOUT: Duration = Duration::from_secs(7);
@@ -101,8 +103,8 @@ pub async fn run(
     shutdown: Receiver<bool>,
 ) -> Result<()> {
     let mut pause = Duration::from_millis(500);
-    // Whether the server has to keep large transactions, for there was no room for them.
-    let mut spill_full = false;
+    // When there was no room for large transactions: then the server has to keep them for a while.
+    let mut spill_full: Option<Instant> = None;
     let mut streamed = false;
     let (looks, seen) = tokio::sync::watch::channel(None);
     let keeper = Keeper {
@@ -124,7 +126,7 @@ pub async fn run(
         let running = Running {
             config: config.clone(),
             once,
-            spill_full,
+            spill_full: spill_full.is_some_and(|at| at.elapsed() < SPILL_FULL_FOR),
             streamed,
             metrics: metrics.clone(),
             looks: seen.clone(),
@@ -144,7 +146,7 @@ pub async fn run(
             // A damaged index was a cache: it is gone when the next attempt looks.
             Err(error)
                 if error.class() == Class::Transient
-                    && (!once || matches!(error.code(), Some(DAMAGED | SPILL_FULL)))
+                    && (!once || matches!(error.code(), Some(DAMAGED | SPILL_FULL | LOCKED)))
                     && !*stop.borrow() =>
             {
                 error
@@ -157,7 +159,9 @@ pub async fn run(
             }
         };
         metrics.note(&error);
-        spill_full = error.code() == Some(SPILL_FULL);
+        if error.code() == Some(SPILL_FULL) {
+            spill_full = Some(Instant::now());
+        }
         if started.elapsed() > Duration::from_secs(60) {
             pause = Duration::from_millis(500);
         }
@@ -387,7 +391,7 @@ async fn prepare<S: Source>(config: &Config, running: Running) -> Result<Prepare
         Some((entry.table.id().clone(), given_up))
     });
     let given_up = given_up.collect();
-    let (mut control, from) = start_position(&mut source, &lake, control, slot, &identity, &discovery).await?;
+    let (mut control, from) = start_position(&mut source, &lake, control, slot, &identity, &discovery, once).await?;
     let epoch = control.claim(&identity).await?;
     leave_former(&lake, &mut control, &discovery, &identity.pipeline, epoch).await?;
 
@@ -650,8 +654,15 @@ async fn start_position<S: Source>(
     slot: Option<Slot>,
     identity: &Identity,
     discovery: &Discovery<S::Table>,
+    once: bool,
 ) -> Result<(Control, Position)> {
-    source.ensure_published(discovery).await?;
+    match source.ensure_published(discovery).await {
+        // The others go on; the next look takes on what is not published yet.
+        Err(error) if error.code() == Some(LOCKED) && control.is_some() && !once => {
+            warn!(%error, hint = error.hint(), "new tables can't be replicated yet");
+        }
+        published => published?,
+    }
     let from = match slot {
         Some(slot) => slot.confirmed,
         None => source.create_slot().await?,

@@ -255,6 +255,11 @@ pub trait ChangeStream: Send + 'static {
         0
     }
 
+    /// Whether what is read now lies here already: what the server says meanwhile is not heard.
+    fn is_deaf(&self) -> bool {
+        false
+    }
+
     /// Reads from the socket once. Safe to cancel.
     fn fill(&mut self) -> impl Future<Output = Result<()>> + Send;
 

@@ -367,7 +367,7 @@ impl<S: Source> Apply<S> {
                 continue;
             }
             let interval = match next {
-                Next::Read => STATUS_INTERVAL,
+                Next::Read if !self.stream.is_deaf() => STATUS_INTERVAL,
                 _ => DEAF_STATUS_INTERVAL,
             };
             if answer || (moved && known) || last_status.elapsed() >= interval {

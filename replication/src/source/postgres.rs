@@ -321,7 +321,7 @@ impl Source for Postgres {
             .query(&format!(
                 "SELECT plugin, database, active, coalesce(wal_status, ''), confirmed_flush_lsn, \
                  coalesce({} - restart_lsn, 0), to_jsonb(s) ->> 'invalidation_reason', to_jsonb(s) ->> 'conflicting', \
-                 to_jsonb(s) ->> 'synced' FROM pg_replication_slots s WHERE slot_name = {}",
+                 to_jsonb(s) ->> 'synced', two_phase FROM pg_replication_slots s WHERE slot_name = {}",
                 if self.standby {
                     "pg_last_wal_replay_lsn()"
                 } else {
@@ -339,6 +339,10 @@ impl Source for Postgres {
                 self.endpoint.database
             ))
             .with_hint("set source.slot to a name of its own; it is created"));
+        }
+        if text(row, 9) == "t" {
+            return Err(Error::operator(format!("slot {name:?} decodes two-phase commits"))
+                .with_hint("set source.slot to a name of its own; it is created without"));
         }
         if self.standby && text(row, 8) == "true" {
             return Err(Error::operator(format!(
@@ -800,26 +804,13 @@ impl Postgres {
         let publication = self
             .wire
             .query(&format!(
-                "SELECT pubviaroot, coalesce(to_jsonb(p) ->> 'pubgencols', 'n'), pubinsert AND pubupdate AND pubdelete AND pubtruncate \
-                 FROM pg_publication p WHERE pubname = {name}"
+                "SELECT pubviaroot, coalesce(to_jsonb(p) ->> 'pubgencols', 'n'), pubinsert AND pubupdate AND pubdelete AND pubtruncate, \
+                 current_setting('server_version_num')::int >= 150000 FROM pg_publication p WHERE pubname = {name}"
             ))
             .await?;
-        // Tables published with all others, or with their schema, have no
-        // entry of their own. Row filters and column lists exist from
-        // PostgreSQL 15 on.
-        let rows = self
-            .wire
-            .query(&format!(
-                "SELECT t.schemaname, t.tablename, p.oid, r.oid, to_jsonb(r) ->> 'prattrs', to_jsonb(t) ->> 'rowfilter', \
-                 md5(concat(to_jsonb(r) ->> 'prattrs', ' ', to_jsonb(r) ->> 'prqual')) \
-                 FROM pg_publication p \
-                 JOIN pg_publication_tables t ON t.pubname = p.pubname \
-                 JOIN pg_namespace n ON n.nspname = t.schemaname \
-                 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename \
-                 LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid \
-                 WHERE p.pubname = {name}"
-            ))
-            .await?;
+        // Row filters, column lists and publications of schemas exist from PostgreSQL 15 on.
+        let newer = publication.first().is_some_and(|row| text(row, 3) == "t");
+        let rows = self.wire.query(&published_tables(&name, newer)).await?;
         let mut tables = BTreeMap::new();
         for row in &rows {
             let columns = row.get(4).and_then(Option::as_deref).map(|list| {
@@ -841,6 +832,43 @@ impl Postgres {
             tables,
         })
     }
+}
+
+/// A query for the tables of a publication, those that are published with all others or with their schema too, which
+/// have no entry of their own. As `pg_publication_tables` has them: that locks them from PostgreSQL 16 on, and waits.
+/// Relations below 16384 are the server's own. Spec: `pg_get_publication_tables`.
+fn published_tables(name: &str, newer: bool) -> String {
+    let (schemas, filter) = match newer {
+        true => (
+            "UNION SELECT c.oid FROM publication p JOIN pg_publication_namespace s ON s.pnpubid = p.oid \
+             JOIN publishable c ON c.relnamespace = s.pnnspid",
+            "CASE WHEN NOT p.puballtables AND NOT EXISTS \
+             (SELECT FROM pg_publication_namespace s WHERE s.pnpubid = p.oid AND s.pnnspid = c.relnamespace) \
+             THEN pg_get_expr(r.prqual, r.prrelid) END",
+        ),
+        false => ("", "NULL"),
+    };
+    format!(
+        "WITH RECURSIVE publication AS (SELECT * FROM pg_publication WHERE pubname = {name}), \
+         publishable AS (SELECT * FROM pg_class \
+             WHERE relkind IN ('r', 'p') AND relpersistence = 'p' AND oid >= 16384), \
+         named AS (\
+             SELECT r.prrelid AS oid FROM publication p JOIN pg_publication_rel r ON r.prpubid = p.oid \
+             UNION SELECT c.oid FROM publication p JOIN publishable c ON p.puballtables {schemas}), \
+         below AS (\
+             SELECT i.inhrelid AS oid FROM named n JOIN pg_class c ON c.oid = n.oid AND c.relkind = 'p' \
+             JOIN pg_inherits i ON i.inhparent = c.oid AND NOT i.inhdetachpending \
+             UNION SELECT i.inhrelid FROM below b JOIN pg_inherits i ON i.inhparent = b.oid AND NOT i.inhdetachpending), \
+         members AS (\
+             SELECT n.oid FROM publication p, named n WHERE p.pubviaroot AND n.oid NOT IN (SELECT oid FROM below) \
+             UNION SELECT l.oid FROM publication p, (TABLE named UNION TABLE below) l WHERE NOT p.pubviaroot) \
+         SELECT n.nspname, c.relname, p.oid, r.oid, to_jsonb(r) ->> 'prattrs', {filter}, \
+             md5(concat(to_jsonb(r) ->> 'prattrs', ' ', to_jsonb(r) ->> 'prqual')) \
+         FROM publication p CROSS JOIN members m JOIN pg_class c ON c.oid = m.oid \
+         JOIN pg_namespace n ON n.oid = c.relnamespace \
+         LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid \
+         WHERE p.pubviaroot OR c.relkind <> 'p'"
+    )
 }
 
 /// The statement that makes a publication whole, and the tables it adds.

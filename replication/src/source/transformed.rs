@@ -625,6 +625,10 @@ impl<C: ChangeStream> ChangeStream for Changes<C> {
             .fold(self.stream.open_bytes(), usize::saturating_add)
     }
 
+    fn is_deaf(&self) -> bool {
+        self.stream.is_deaf()
+    }
+
     fn spilled_bytes(&self) -> u64 {
         self.stream.spilled_bytes()
     }

@@ -223,46 +223,44 @@ impl Spooled {
 }
 
 impl Replay {
-    /// The next message, or `None` once all have been read and what they took is given back.
-    pub fn next(&mut self, spool: &mut Spool) -> io::Result<Option<&[u8]>> {
-        loop {
-            let left = self.bytes.get(self.at..).unwrap_or_default();
-            if let Some((length, rest)) = left.split_first_chunk::<LENGTH>() {
-                let length = u32::from_be_bytes(*length) as usize;
-                if rest.len() >= length {
-                    let begin = self.at + LENGTH;
-                    self.at = begin + length;
-                    return Ok(self.bytes.get(begin..self.at));
-                }
-            }
-            if !self.fill(spool)? {
-                return Ok(None);
-            }
+    /// The next message in what has been read; `None` when that is used up.
+    pub fn buffered(&mut self) -> Option<&[u8]> {
+        let (length, rest) = self.bytes.get(self.at..)?.split_first_chunk::<LENGTH>()?;
+        let length = u32::from_be_bytes(*length) as usize;
+        if rest.len() < length {
+            return None;
         }
+        let begin = self.at + LENGTH;
+        self.at = begin + length;
+        self.bytes.get(begin..self.at)
     }
 
-    /// Reads on. False at the end.
-    fn fill(&mut self, spool: &mut Spool) -> io::Result<bool> {
+    /// Whether all of it has been read.
+    pub fn is_done(&self) -> bool {
+        self.flushed == 0 && self.tail.is_empty() && self.at == self.bytes.len()
+    }
+
+    /// Reads on, and gives back what that took.
+    pub fn fill(&mut self, spool: &mut Spool) -> io::Result<()> {
         self.bytes.drain(..self.at);
         self.at = 0;
-        if self.flushed > 0 {
-            let (Some(file), Some(extent)) = (&spool.file, self.extents.next()) else {
+        if self.flushed == 0 {
+            if self.tail.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
-            };
-            let (begin, length) = (self.bytes.len(), EXTENT.min(self.flushed));
-            self.bytes.resize(begin + length as usize, 0);
-            file.read_exact_at(self.bytes.get_mut(begin..).unwrap_or_default(), extent * EXTENT)?;
-            self.flushed -= length;
-            spool.free.push(extent);
-            spool.shrink();
-            return Ok(true);
+            }
+            self.bytes.append(&mut self.tail);
+            return Ok(());
         }
-        match (self.tail.is_empty(), self.bytes.is_empty()) {
-            (false, _) => self.bytes.append(&mut self.tail),
-            (true, true) => return Ok(false),
-            (true, false) => return Err(io::ErrorKind::UnexpectedEof.into()),
-        }
-        Ok(true)
+        let (Some(file), Some(extent)) = (&spool.file, self.extents.next()) else {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        };
+        let (begin, length) = (self.bytes.len(), EXTENT.min(self.flushed));
+        self.bytes.resize(begin + length as usize, 0);
+        file.read_exact_at(self.bytes.get_mut(begin..).unwrap_or_default(), extent * EXTENT)?;
+        self.flushed -= length;
+        spool.free.push(extent);
+        spool.shrink();
+        Ok(())
     }
 }
 
@@ -284,8 +282,11 @@ mod tests {
     fn read(spool: &mut Spool, transaction: u32) -> Vec<Vec<u8>> {
         let mut replay = spool.take(transaction);
         let mut messages = Vec::new();
-        while let Some(message) = replay.next(spool).expect("a message") {
-            messages.push(message.to_vec());
+        while !replay.is_done() {
+            match replay.buffered() {
+                Some(message) => messages.push(message.to_vec()),
+                None => replay.fill(spool).expect("more"),
+            }
         }
         messages
     }
@@ -301,8 +302,9 @@ mod tests {
             seed ^= seed << 17;
             (seed >> 8) % below
         };
-        // By transaction: the subtransactions that are open, and what each message is and who made it.
-        type Made = (Vec<u32>, Vec<(u32, Vec<u8>)>);
+        // By transaction: the subtransactions that are open, each with how many messages were there before it; and
+        // the messages.
+        type Made = (Vec<(u32, usize)>, Vec<Vec<u8>>);
         let mut model: HashMap<u32, Made> = HashMap::new();
         // Ids are counted past the end of the circle meanwhile.
         let mut next_id = u32::MAX - 4_000;
@@ -319,18 +321,15 @@ mod tests {
                 }
                 (4..40, Some(xid)) => {
                     next_id = next_id.wrapping_add(1);
-                    model.get_mut(&xid).expect("open").0.push(next_id);
+                    let (open, made) = model.get_mut(&xid).expect("open");
+                    open.push((next_id, made.len()));
                 }
                 // Released: what it did is its parent's from now on, and aborted with that.
                 (40..60, Some(xid)) => drop(model.get_mut(&xid).expect("open").0.pop()),
                 (60..75, Some(xid)) => {
                     let (open, made) = model.get_mut(&xid).expect("open");
-                    if let Some(sub) = open.pop() {
-                        let first = made
-                            .iter()
-                            .position(|(by, _)| !precedes(*by, sub))
-                            .unwrap_or(made.len());
-                        made.truncate(first);
+                    if let Some((sub, before)) = open.pop() {
+                        made.truncate(before);
                         spool.abort(xid, sub);
                     }
                 }
@@ -340,16 +339,15 @@ mod tests {
                 }
                 (76..78, Some(xid)) => {
                     let (_, made) = model.remove(&xid).expect("open");
-                    let made: Vec<Vec<u8>> = made.into_iter().map(|(_, message)| message).collect();
                     assert!(read(&mut spool, xid) == made, "transaction {xid} in round {round}");
                 }
                 (_, Some(xid)) => {
                     let (open, made) = model.get_mut(&xid).expect("open");
-                    let by = open.last().copied().unwrap_or(xid);
+                    let by = open.last().map_or(xid, |(sub, _)| *sub);
                     let size = if random(2_000) == 0 { 600_000 } else { random(3_000) };
                     let message = vec![round as u8; size as usize];
                     spool.append(xid, by, &message).expect("room");
-                    made.push((by, message));
+                    made.push(message);
                 }
                 _ => {}
             }
@@ -359,7 +357,6 @@ mod tests {
         assert!(spilled > 1 << 20, "{spilled}");
         for xid in model.keys().copied().collect::<Vec<_>>() {
             let (_, made) = model.remove(&xid).expect("open");
-            let made: Vec<Vec<u8>> = made.into_iter().map(|(_, message)| message).collect();
             assert!(read(&mut spool, xid) == made);
         }
         assert_eq!((spool.bytes(), spool.extents, spool.gathered, spool.runs), (0, 0, 0, 0));

@@ -264,26 +264,35 @@ impl ChangeStream for Stream {
         self.tables.get(table).map_or(0, |t| t.bytes)
     }
 
+    fn is_deaf(&self) -> bool {
+        self.replay.is_some()
+    }
+
     fn spilled_bytes(&self) -> u64 {
         self.spool.bytes()
     }
 
     async fn fill(&mut self) -> Result<()> {
+        if let Some((replay, _)) = &mut self.replay {
+            replay.fill(&mut self.spool).map_err(cannot_spill)?;
+            // As between two reads of the socket, others have their turn.
+            tokio::task::yield_now().await;
+            return Ok(());
+        }
         self.silence.end(self.silence_max, self.wire.fill()).await
     }
 
     fn next_event(&mut self) -> Result<Option<SourceEvent>> {
         while let Some((replay, end_lsn)) = &mut self.replay {
-            let event = match replay.next(&mut self.spool).map_err(cannot_spill)? {
-                Some(message) => {
-                    let (_, change) = pgoutput::decode_streamed(message).map_err(malformed)?;
-                    open!(self).apply(change)?
-                }
-                None => {
-                    let end_lsn = *end_lsn;
-                    self.replay = None;
-                    open!(self).apply(Message::Commit { end_lsn })?
-                }
+            let event = if let Some(message) = replay.buffered() {
+                let (_, change) = pgoutput::decode_streamed(message).map_err(malformed)?;
+                open!(self).apply(change)?
+            } else if replay.is_done() {
+                let end_lsn = *end_lsn;
+                self.replay = None;
+                open!(self).apply(Message::Commit { end_lsn })?
+            } else {
+                return Ok(None);
             };
             if event.is_some() {
                 return Ok(event);
