@@ -395,17 +395,24 @@ async fn a_compaction_keeps_what_died_meanwhile_dead() {
     assert_eq!(rows(&folder.reopen().await).await, model);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_compaction_of_rows_that_are_all_gone_adds_nothing() {
-    let folder = Folder::new();
+/// A table of eight files, each with a row.
+async fn eight_files(folder: &Folder) -> (DeltaTable, Model) {
     let mut table = folder.create().await;
     table.commit("START", streaming).await.expect("start");
     table.build_index().await.expect("index");
+    let mut model = Model::new();
     for round in 0..8 {
         let mut changes = Changes::default();
-        changes.upsert(&mut Model::new(), round, "v", Some("b"));
+        changes.upsert(&mut model, round, "v", Some("b"));
         apply(&mut table, changes, 2).await;
     }
+    (table, model)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compaction_of_rows_that_are_all_gone_adds_nothing() {
+    let folder = Folder::new();
+    let (mut table, _) = eight_files(&folder).await;
     let done = run(table.compaction().expect("eight small files")).await;
     let mut changes = Changes::default();
     changes.truncate(&mut Model::new());
@@ -575,14 +582,7 @@ async fn another_optimize_beside_files_that_are_written_anew_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compaction_from_before_columns_had_ids_is_given_up() {
     let folder = Folder::new();
-    let mut table = folder.create().await;
-    table.commit("START", streaming).await.expect("start");
-    let mut model = Model::new();
-    for round in 0..8 {
-        let mut changes = Changes::default();
-        changes.upsert(&mut model, round, "v", Some("b"));
-        apply(&mut table, changes, 2).await;
-    }
+    let (mut table, model) = eight_files(&folder).await;
     let done = run(table.compaction().expect("eight small files")).await;
     table.evolve(renamed(), &Origin::default()).expect("evolve");
     commit(&mut table, 3).await.expect("commit");
@@ -596,15 +596,7 @@ async fn a_compaction_from_before_columns_had_ids_is_given_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn maintenance_beside_a_change_of_columns_begins_anew() {
     let folder = Folder::new();
-    let mut table = folder.create().await;
-    table.commit("START", streaming).await.expect("start");
-    table.build_index().await.expect("index");
-    let mut model = Model::new();
-    for round in 0..8 {
-        let mut changes = Changes::default();
-        changes.upsert(&mut model, round, "v", Some("b"));
-        apply(&mut table, changes, 2).await;
-    }
+    let (mut table, model) = eight_files(&folder).await;
     let mut other = folder.other().await;
     let done = run(other.compaction().expect("eight small files")).await;
     // Files with columns that it does not know.
