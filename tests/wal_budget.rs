@@ -12,7 +12,7 @@ use crate::support::position::Position;
 use crate::support::server::{POSTGRES, Server};
 use crate::support::sidecar::Sidecar;
 use crate::support::writer::Writer;
-use crate::support::{Case, finish, succeed, text, wait_for};
+use crate::support::{Case, assert_error, finish, succeed, text, wait_for};
 
 const ALERT: &str = "infinity = \"error\"\nwal_budget = \"6MiB\"";
 const DROP: &str = "infinity = \"error\"\nwal_budget = \"6MiB\"\non_wal_budget = \"drop-table\"";
@@ -84,6 +84,16 @@ fn is_current(case: &Case, sidecar: &mut Sidecar, table: &str) {
         let table = case.table_status(table)?;
         (table.state == "streaming" && table.watermark.covers(&position)).then_some(())
     });
+}
+
+/// `bad` is given up, and `good` has all.
+fn give_up_bad(case: &Case, sidecar: &mut Sidecar) {
+    case.wait_until_current(sidecar);
+    case.sql(BAD);
+    stalled(&address(sidecar), "bad");
+    case.sql(LOAD);
+    case.wait_for_state(sidecar, "bad", "needs_snapshot");
+    is_current(case, sidecar, "good");
 }
 
 #[test]
@@ -240,6 +250,33 @@ fn a_crash_while_a_table_is_given_up_loses_nothing_in_silence() {
         assert_eq!(replacements(&case.table("bad")).len(), round + 1);
         sidecar.stop();
     }
+}
+
+/// A table that is given up has a place in the publication before: it is no reason to drop the slot that the others
+/// go on with.
+#[test]
+fn a_publication_made_anew_while_a_table_is_given_up_costs_the_others_nothing() {
+    let server = Server::start(POSTGRES, &[]);
+    let case = case(&server, "budget_remade", DROP);
+    let mut sidecar = case.start();
+    give_up_bad(&case, &mut sidecar);
+    sidecar.stop();
+    case.sql("DROP PUBLICATION budget_remade");
+    case.sql("UPDATE good SET v = 'unpublished' WHERE id < 100");
+    assert_error(&case.run_once(), &["the publication was dropped or made anew"]);
+    succeed(&mut case.snapshot(&["public.good", "public.late"]));
+    for round in 0..2 {
+        case.sql(&format!(
+            "UPDATE good SET v = 'round {round}' WHERE id % 7 = {round}; UPDATE late SET d = d + 1"
+        ));
+        case.catch_up();
+        case.compare(&["good", "late"]);
+    }
+    assert_eq!(replacements(&case.table("good")).len(), 1);
+    assert_eq!(case.table_status("bad").unwrap().state, "needs_snapshot");
+    case.sql("DELETE FROM bad WHERE id = 100");
+    succeed(&mut case.snapshot(&["public.bad"]));
+    case.compare(&[]);
 }
 
 #[test]

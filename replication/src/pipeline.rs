@@ -71,7 +71,7 @@ pub use self::verify::{Difference, Differences, Keys, Outcome, Report, TableRepo
 use self::watch::{Seen, Watch};
 use crate::config::{Config, OnGap};
 use crate::error::{Class, Error, Result};
-use crate::lake::{DAMAGED, IndexHome, Lake, Opened, PipelineRecord, State, table_path};
+use crate::lake::{DAMAGED, IndexHome, Lake, Opened, PipelineRecord, State, TableRecord, table_path};
 use crate::metrics::Metrics;
 use crate::position::Position;
 use crate::source::{
@@ -420,7 +420,13 @@ async fn prepare<S: Source>(config: &Config, running: Running) -> Result<Prepare
         places.insert(table_path(table.id()), place.clone());
         true
     });
-    control.enter(places.clone()).await?;
+    // Those given up as well: of an old place it would be told at every start that the publication was made anew.
+    let mut entered = places.clone();
+    entered.extend(left.iter().filter_map(|entry| {
+        let place = seen.discovery.places.get(entry.table.id())?;
+        Some((table_path(entry.table.id()), place.clone()))
+    }));
+    control.enter(entered).await?;
 
     let in_flight_bytes_max = usize::try_from(config.apply.memory / 6)
         .unwrap_or(usize::MAX)
@@ -567,10 +573,15 @@ async fn close_gaps<S: Source>(
         }
     }
     // Before anything that tells of the gap is put right.
-    for entry in entries {
+    for entry in &mut *entries {
         entry.remember_why().await?;
     }
-    if gaps.drop_slot && slot.is_some() {
+    let goes_on = |entry: &Entry<S::Table>| {
+        let follows = |record: &TableRecord| record.state.is_live() && record.relation == entry.table.relation();
+        entry.why.is_none() && entry.record().is_some_and(follows)
+    };
+    // What one goes on with is in its log alone.
+    if gaps.drop_slot && slot.is_some() && !entries.iter().any(goes_on) {
         source.drop_slot().await?;
         return Ok(None);
     }
