@@ -461,6 +461,54 @@ fn check_tells_what_a_standby_needs() {
     assert_error(&case.run_once(), &off);
 }
 
+/// It is named once, and comes in when it is published.
+#[test]
+fn a_table_that_is_not_published_keeps_nobody_else_out() {
+    let (one, two) = pair(18);
+    let case = at_standby(&one, &two, "unpublished");
+    case.sql("CREATE TABLE a (id int PRIMARY KEY, v text); INSERT INTO a SELECT i, 'v' FROM generate_series(1, 100) i");
+    case.sql("CREATE PUBLICATION unpublished FOR TABLE a");
+    let mut sidecar = start(&one, &two, &case);
+    case.wait_until_current(&mut sidecar);
+    case.sql(
+        "CREATE TABLE b (id int PRIMARY KEY); CREATE TABLE c (id int PRIMARY KEY); INSERT INTO c VALUES (1);
+         ALTER PUBLICATION unpublished ADD TABLE c",
+    );
+    wait_for_replay(&one, &two);
+    sidecar.reload();
+    case.wait_for_state(&mut sidecar, "c", "streaming");
+    let needed = "ALTER PUBLICATION \"unpublished\" ADD TABLE ONLY \"public\".\"b\"";
+    let says_once = |sidecar: &Sidecar| {
+        sidecar.wait_for_log("new tables can't be replicated yet");
+        let log = sidecar.whole_log().replace("\\\"", "\"");
+        assert_eq!(log.matches(needed).count(), 1, "{log}");
+    };
+    sidecar.reload();
+    case.sql("INSERT INTO c VALUES (2); UPDATE a SET v = 'w'");
+    wait_for_replay(&one, &two);
+    case.wait_until_published_equal(&mut sidecar);
+    says_once(&sidecar);
+    sidecar.stop();
+
+    case.sql("INSERT INTO c VALUES (3); DELETE FROM a WHERE id < 10");
+    wait_for_replay(&one, &two);
+    assert_error(&finish(&mut case.command("check")), &[needed]);
+    std::fs::remove_file(case.folder.join("sidecar.log")).unwrap();
+    let mut sidecar = case.start();
+    says_once(&sidecar);
+    case.sql("INSERT INTO c VALUES (4)");
+    case.sql("ALTER PUBLICATION unpublished ADD TABLE b; INSERT INTO b VALUES (1)");
+    wait_for_replay(&one, &two);
+    sidecar.reload();
+    case.wait_for_state(&mut sidecar, "b", "streaming");
+    case.wait_until_current(&mut sidecar);
+    case.compare(&[]);
+    for table in ["a", "c"] {
+        assert!(replacements(&case.table(table)).is_empty(), "{table}");
+    }
+    sidecar.stop();
+}
+
 #[test]
 fn the_wal_level_of_both_servers_is_looked_at() {
     let one = Server::start(18, &[("PG_WAL_LEVEL", "replica")]);

@@ -370,6 +370,9 @@ async fn prepare<S: Source>(config: &Config, running: Running) -> Result<Prepare
         tables::partitions_fit::<S>(&by, &entry.table, entry.opened.as_ref())?;
     }
     let refused = set_aside(&mut discovery, control.as_ref());
+    if source.is_standby().await? {
+        set_aside_unpublished(&mut discovery, control.as_ref());
+    }
     source.require(&discovery).await?;
     discovery.refused.extend(refused);
     let until = if once { Some(source.log_end().await?) } else { None };
@@ -474,6 +477,7 @@ async fn prepare<S: Source>(config: &Config, running: Running) -> Result<Prepare
         given_up,
         looks,
         unfit: HashSet::new(),
+        unpublished: None,
         durable,
         durable_sender,
         pace: Pace::of(config.apply.max_latency),
@@ -539,6 +543,18 @@ fn set_aside<T>(discovery: &mut Discovery<T>, control: Option<&Control>) -> Vec<
     let (aside, refused) = std::mem::take(&mut discovery.refused).into_iter().partition(known);
     discovery.refused = refused;
     aside
+}
+
+/// Takes tables out that nobody has published yet, and that the lake does not know: they must not keep those
+/// that it has from going on. The looks at the catalogue say what is to be done, and take them on then.
+fn set_aside_unpublished<T: SourceTable>(discovery: &mut Discovery<T>, control: Option<&Control>) {
+    let Some(control) = control else { return };
+    let Discovery { tables, places, .. } = discovery;
+    let goes_on =
+        |table: &T| places.contains_key(table.id()) || control.record().tables.contains_key(&table_path(table.id()));
+    if tables.iter().any(goes_on) {
+        tables.retain(goes_on);
+    }
 }
 
 /// Decides what becomes of tables that miss changes. Returns the slot, if it

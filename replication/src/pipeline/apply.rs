@@ -266,6 +266,8 @@ pub struct Apply<S: Source> {
     pub looks: watch::Receiver<Option<Look>>,
     /// New tables that can't be followed as they are configured; told once.
     pub unfit: HashSet<TableId>,
+    /// Why new tables are not published, as it was said.
+    pub unpublished: Option<String>,
     pub durable: mpsc::UnboundedReceiver<Durable>,
     pub durable_sender: mpsc::UnboundedSender<Durable>,
     pub pace: Pace,

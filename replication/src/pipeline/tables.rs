@@ -969,17 +969,23 @@ impl<S: Source> Apply<S> {
             ..Discovery::default()
         };
         match self.source.ensure_published(&wanted).await {
-            Ok(()) => {}
+            Ok(()) => self.unpublished = None,
             Err(error) if error.class() == Class::NeedsOperator || matches!(error.code(), Some(WENT_AWAY | LOCKED)) => {
-                // The others go on; it is tried again at the next look.
-                warn!(%error, hint = error.hint(), "new tables can't be replicated yet");
-                return Ok(());
+                // Those that are published come in, the others go on; it is tried again at the next look.
+                let said = format!("{error} {}", error.hint().unwrap_or_default());
+                if self.unpublished.as_ref() != Some(&said) {
+                    warn!(%error, hint = error.hint(), "new tables can't be replicated yet");
+                    self.unpublished = Some(said);
+                }
             }
             Err(error) => return Err(error),
         }
         let mut entries = Vec::new();
         let mut places = BTreeMap::new();
         for table in wanted.tables {
+            if self.unpublished.is_some() && !seen.discovery.places.contains_key(table.id()) {
+                continue;
+            }
             // With what the publication says of it now.
             let Look::Table(table, Some(place)) = self.source.look(table.id(), table.relation()).await? else {
                 continue;
