@@ -450,6 +450,8 @@ async fn prepare<S: Source>(config: &Config, running: Running) -> Result<Prepare
         newest: newest_cut,
     };
     let watching = S::connect(config).await?;
+    // Errors: the standby was promoted meanwhile. Both have to take the server for the same.
+    source.visible().await?;
     let stream = source.stream(&from).await?;
     let mut apply = Apply {
         stream,
