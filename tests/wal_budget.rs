@@ -12,7 +12,7 @@ use crate::support::position::Position;
 use crate::support::server::{POSTGRES, Server};
 use crate::support::sidecar::Sidecar;
 use crate::support::writer::Writer;
-use crate::support::{Case, assert_error, finish, succeed, text, wait_for};
+use crate::support::{Case, Open, assert_error, finish, succeed, text, wait_for};
 
 const ALERT: &str = "infinity = \"error\"\nwal_budget = \"6MiB\"";
 const DROP: &str = "infinity = \"error\"\nwal_budget = \"6MiB\"\non_wal_budget = \"drop-table\"";
@@ -277,6 +277,34 @@ fn a_publication_made_anew_while_a_table_is_given_up_costs_the_others_nothing() 
     case.sql("DELETE FROM bad WHERE id = 100");
     succeed(&mut case.snapshot(&["public.bad"]));
     case.compare(&[]);
+}
+
+/// What a request asks for is on record before the request goes, whatever keeps the table from being copied.
+#[test]
+fn a_request_for_a_table_that_was_given_up_outlives_a_lock_and_a_crash() {
+    let server = Server::start(POSTGRES, &[]);
+    let case = case(&server, "budget_asked", DROP);
+    let mut sidecar = case.start();
+    give_up_bad(&case, &mut sidecar);
+    case.sql("DELETE FROM bad WHERE id = 100; ALTER PUBLICATION budget_asked DROP TABLE bad");
+    let open = Open::begin(&case, "LOCK TABLE bad IN SHARE UPDATE EXCLUSIVE MODE");
+    let locked = "SELECT count(*) FROM pg_locks WHERE relation = 'bad'::regclass AND mode = 'ShareUpdateExclusiveLock'";
+    wait_for("the lock", || (case.sql(locked) == "1").then_some(()));
+    let asked = post(&address(&sidecar), "/snapshot", TOKEN, "{\"tables\": [\"public.bad\"]}");
+    assert_eq!(asked.status, 202, "{}", asked.body);
+    sidecar.wait_for_log("new tables can't be replicated yet");
+    let requests = case.lake.join("_tributary/requests");
+    wait_for("the request to go", || {
+        let left = std::fs::read_dir(&requests).map_or(0, Iterator::count);
+        (left == 0).then_some(())
+    });
+    sidecar.kill();
+    open.end("ROLLBACK");
+    let mut sidecar = case.start();
+    is_current(&case, &mut sidecar, "bad");
+    case.wait_until_current(&mut sidecar);
+    case.compare(&[]);
+    sidecar.stop();
 }
 
 #[test]

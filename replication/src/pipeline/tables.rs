@@ -817,6 +817,7 @@ impl<S: Source> Apply<S> {
                 self.copy_anew(number, ASKED)?;
             }
         }
+        self.remember_asked(&asked, &seen.discovery).await?;
         let stays =
             |id: &TableId| self.config.borrow().source.on_gap == OnGap::Stop && !asked.contains(&id.to_string());
         self.given_up.retain(|id, _| stays(id));
@@ -828,6 +829,19 @@ impl<S: Source> Apply<S> {
             self.newest = Some(seen);
         }
         self.answer_requests().await
+    }
+
+    /// Records of tables that were given up that they are to be copied, for their requests are not kept until they are.
+    async fn remember_asked(&self, asked: &HashSet<String>, discovery: &Discovery<S::Table>) -> Result<()> {
+        for table in &discovery.tables {
+            let id = table.id();
+            if self.given_up.contains_key(id) && asked.contains(&id.to_string()) {
+                let mut entry = Entry::read(&self.lake, table.clone(), &self.pipeline).await?;
+                entry.why = Some(ASKED.to_owned());
+                entry.remember_why().await?;
+            }
+        }
+        Ok(())
     }
 
     /// Brings the set of tables to what the source had. The stream has told
