@@ -865,6 +865,8 @@ impl<S: Source> Apply<S> {
         for id in left {
             let folder = table_path(&id);
             let Some(mut opened) = Opened::read(self.lake.log(&folder)?, &self.pipeline).await? else {
+                self.control.leave(folder).await?;
+                self.given_up.remove(&id);
                 continue;
             };
             let (state, reason) = gone(&opened.record.table, opened.record.relation, discovery);
