@@ -97,6 +97,12 @@ fn left_at(history: &str, timeline: u32) -> Result<Option<Lsn>> {
     Ok(None)
 }
 
+/// Whether all before `position` lies before `end`. No record ends one byte past the end of another: such a position is
+/// that of a read at a standby ([`Replay`]), which saw nothing past the record under replay.
+fn is_reached(position: Lsn, end: Lsn) -> bool {
+    position.0 <= end.0.saturating_add(1)
+}
+
 /// Why a slot is of no use any more, by `invalidation_reason`, which PostgreSQL 16 does not have.
 fn invalidation(reason: &str) -> String {
     match reason {
@@ -402,7 +408,7 @@ impl Source for Postgres {
             return Ok(vec![None; watermarks.len()]);
         }
         let why = |watermark: &Position| match (left, watermark) {
-            (Some(left), Position::Lsn(lsn)) if *lsn <= left => None,
+            (Some(left), Position::Lsn(lsn)) if is_reached(*lsn, left) => None,
             (Some(left), _) => Some(format!(
                 "the server left timeline {timeline} for {now} at {left}, before the table's watermark {watermark}: it took over without those changes, or was restored from a backup"
             )),
@@ -537,8 +543,9 @@ impl Postgres {
     async fn wait_for_replay(&mut self, watermarks: &[Position]) -> Result<()> {
         let started = Instant::now();
         while self.standby {
-            let seen = Position::Lsn(Replay::read(&mut self.wire).await?.seen);
-            let Some(ahead) = watermarks.iter().find(|watermark| !seen.covers(watermark)) else {
+            let seen = Replay::read(&mut self.wire).await?.seen;
+            let is_ahead = |watermark: &&Position| !matches!(watermark, Position::Lsn(lsn) if is_reached(*lsn, seen));
+            let Some(ahead) = watermarks.iter().find(is_ahead) else {
                 break;
             };
             if started.elapsed() > REPLAY_TIME {
@@ -981,6 +988,14 @@ impl PointReader for TableSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_read_one_byte_past_the_log_is_of_that_log() {
+        for (position, reached) in [(99, true), (100, true), (101, true), (102, false)] {
+            assert_eq!(is_reached(Lsn(position), Lsn(100)), reached, "{position}");
+        }
+        assert!(is_reached(Lsn(u64::MAX), Lsn(u64::MAX)));
+    }
 
     #[test]
     fn a_timeline_is_left_where_its_history_says() {
