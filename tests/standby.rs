@@ -461,6 +461,31 @@ fn check_tells_what_a_standby_needs() {
     assert_error(&case.run_once(), &off);
 }
 
+#[test]
+fn a_standby_whose_primary_is_away_is_caught_up_with() {
+    let (one, two) = pair(18);
+    let case = case(&one, &two, "away");
+    case.sql("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)");
+    let mut sidecar = start(&one, &two, &case);
+    case.wait_until_current(&mut sidecar);
+    sidecar.stop();
+    case.sql("INSERT INTO t VALUES (2)");
+    wait_for_replay(&one, &two);
+    one.stop("fast");
+    wait_for("the end of the log's receiver", || {
+        (two.sql("SELECT count(*) FROM pg_stat_wal_receiver") == "0").then_some(())
+    });
+    case.catch_up();
+    let status = succeed(case.command("status").arg("--json"));
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let table = &status["tables"][0];
+    assert_eq!(
+        (&table["rows"], &table["lag_bytes"]),
+        (&2.into(), &0.into()),
+        "{status}"
+    );
+}
+
 /// It is named once, and comes in when it is published.
 #[test]
 fn a_table_that_is_not_published_keeps_nobody_else_out() {

@@ -375,7 +375,8 @@ async fn prepare<S: Source>(config: &Config, running: Running) -> Result<Prepare
     }
     source.require(&discovery).await?;
     discovery.refused.extend(refused);
-    let until = if once { Some(source.log_end().await?) } else { None };
+    // A standby whose primary is away never tells of a later one.
+    let until = if once { Some(source.visible().await?) } else { None };
 
     let requests = lake.requests().await?;
     let asked: HashSet<&String> = requests.iter().flat_map(|request| &request.tables).collect();

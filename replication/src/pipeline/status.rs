@@ -95,7 +95,8 @@ async fn status_of<S: Source>(config: &Config) -> Result<Status> {
             opened.push((name, read, None));
         }
     }
-    let log_end = source.log_end().await?;
+    // Past it, a standby may never tell anything.
+    let log_end = source.visible().await?;
     let mut tables = Vec::with_capacity(opened.len());
     for (table, opened, copy) in opened {
         let mut status = table_status(table, opened, copy.as_ref(), slot.as_ref());
