@@ -817,11 +817,11 @@ impl<S: Source> Apply<S> {
                 self.copy_anew(number, ASKED)?;
             }
         }
-        self.remember_asked(&asked, &seen.discovery).await?;
+        Box::pin(self.remember_asked(&asked, &seen.discovery)).await?;
         let stays =
             |id: &TableId| self.config.borrow().source.on_gap == OnGap::Stop && !asked.contains(&id.to_string());
         self.given_up.retain(|id, _| stays(id));
-        self.enter_new(&seen).await?;
+        Box::pin(self.enter_new(&seen)).await?;
         // The first is kept, or a stream that lags would never come to any.
         if self.ahead.is_none() {
             self.ahead = Some(seen);
@@ -855,7 +855,7 @@ impl<S: Source> Apply<S> {
             }
         }
         self.leave_given_up(&seen.discovery).await?;
-        self.enter_new(&seen).await
+        Box::pin(self.enter_new(&seen)).await
     }
 
     /// Marks tables that were given up and are not to be replicated any more.
