@@ -799,9 +799,12 @@ impl<S: Source> Apply<S> {
             true => route.ending.is_none(),
             false => route.pending().is_none() && route.state == State::Streaming && route.paused.is_none(),
         };
+        let position = self.stream.position();
+        // One byte further is what a standby may never come to, if its primary is away.
+        let looked = |seen: &Seen<S::Table>| position.bytes_until(&seen.position) == Some(1);
         waiting.is_empty()
-            && self.ahead.is_none()
-            && self.stream.position().covers(until)
+            && self.ahead.as_ref().is_none_or(looked)
+            && position.covers(until)
             && !self.stream.in_transaction()
             && self.routes.iter().all(done)
     }
