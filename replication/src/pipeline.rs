@@ -687,8 +687,9 @@ async fn start_position<S: Source>(
     once: bool,
 ) -> Result<(Control, Position)> {
     match source.ensure_published(discovery).await {
-        // The others go on; the next look takes on what is not published yet.
-        Err(error) if error.code() == Some(LOCKED) && control.is_some() && !once => {
+        // The others go on; the next look takes on what is not published yet. A slot that is
+        // still to be made has to come after its publication.
+        Err(error) if error.code() == Some(LOCKED) && control.is_some() && slot.is_some() && !once => {
             warn!(%error, hint = error.hint(), "new tables can't be replicated yet");
         }
         published => published?,

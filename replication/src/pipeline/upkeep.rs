@@ -104,7 +104,13 @@ impl Upkeep {
         let result = running.await;
         self.running = None;
         match result {
-            Ok(Ok(done)) => done,
+            Ok(Ok(done)) => {
+                // Compactions have their turn after one that took long.
+                if matches!(done, Some(Done::Cleaned(_))) {
+                    self.next_cleaning = self.next_cleaning.max(Instant::now() + CLEANING_DELAY);
+                }
+                done
+            }
             Ok(Err(error)) => {
                 self.next_compaction = Instant::now() + PAUSE;
                 warn!(table, %error, cause = error.cause(), hint = error.hint(), "maintenance failed; the table goes on without");

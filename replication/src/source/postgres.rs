@@ -842,7 +842,8 @@ impl Postgres {
 }
 
 /// A query for the tables of a publication, those that are published with all others or with their schema too, which
-/// have no entry of their own. As `pg_publication_tables` has them: that locks them from PostgreSQL 16 on, and waits.
+/// have no entry of their own. As `pg_publication_tables` has them: that locks them from PostgreSQL 16 on, and waits; here
+/// only those with a row filter are locked, for its text.
 /// Relations below 16384 are the server's own. Spec: `pg_get_publication_tables`.
 fn published_tables(name: &str, newer: bool) -> String {
     let (schemas, filter) = match newer {
