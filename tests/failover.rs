@@ -78,12 +78,7 @@ fn a_standby_that_is_promoted_under_load_goes_on_with_its_slot() {
     moved.wait_until_current(&mut sidecar);
     moved.compare(&[]);
     moved.verify();
-    for table in ["a", "b"] {
-        assert!(
-            replacements(&moved.table(table)).is_empty(),
-            "{table} was copied anew without need"
-        );
-    }
+    moved.assert_not_copied_anew(&["a", "b"]);
     // And again on the timeline that is now known.
     sidecar.kill();
     moved.sql("DELETE FROM a WHERE id < 100");

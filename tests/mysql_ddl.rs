@@ -483,12 +483,7 @@ fn truncated_dropped_and_made_again(source: Source) {
     wait_for_copies(&case, &mut sidecar, "d", 1);
     case.wait_until_settled(&mut sidecar);
     case.compare(&[]);
-    for table in ["a", "b", "c"] {
-        assert!(
-            replacements(&case.table(table)).is_empty(),
-            "{table} was copied anew without need"
-        );
-    }
+    case.assert_not_copied_anew(&["a", "b", "c"]);
     sidecar.stop();
     case.sql("TRUNCATE a; CREATE TABLE e (id int PRIMARY KEY); INSERT INTO e VALUES (5); DROP TABLE b, c; CREATE TABLE b LIKE a");
     case.catch_up();

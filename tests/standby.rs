@@ -130,12 +130,7 @@ fn follows_a_standby(version: u32) {
     case.wait_until_current(&mut sidecar);
     case.verify();
     case.compare(&[]);
-    for table in ["a", "b"] {
-        assert!(
-            replacements(&case.table(table)).is_empty(),
-            "{table} was copied anew without need"
-        );
-    }
+    case.assert_not_copied_anew(&["a", "b"]);
     assert_left_alone(&one);
     sidecar.stop();
     succeed(
@@ -198,12 +193,7 @@ fn is_promoted_under_load(version: u32) {
     moved.wait_until_current(&mut sidecar);
     moved.compare(&[]);
     moved.verify();
-    for table in ["a", "b"] {
-        assert!(
-            replacements(&moved.table(table)).is_empty(),
-            "{table} was copied anew without need"
-        );
-    }
+    moved.assert_not_copied_anew(&["a", "b"]);
     sidecar.stop();
     two.crash();
     moved.sql("UPDATE a SET v = 'at last' WHERE id < 100");
@@ -528,9 +518,7 @@ fn a_table_that_is_not_published_keeps_nobody_else_out() {
     case.wait_for_state(&mut sidecar, "b", "streaming");
     case.wait_until_current(&mut sidecar);
     case.compare(&[]);
-    for table in ["a", "c"] {
-        assert!(replacements(&case.table(table)).is_empty(), "{table}");
-    }
+    case.assert_not_copied_anew(&["a", "c"]);
     sidecar.stop();
 }
 

@@ -492,6 +492,16 @@ impl<'a> Case<'a> {
         succeed(&mut command).trim_end().to_owned()
     }
 
+    /// No table's content was ever replaced by a new copy.
+    pub fn assert_not_copied_anew(&self, tables: &[&str]) {
+        for table in tables {
+            assert!(
+                lake::replacements(&self.table(table)).is_empty(),
+                "{table} was copied anew without need"
+            );
+        }
+    }
+
     /// The folder of a table whose name needs no encoding.
     pub fn table(&self, name: &str) -> PathBuf {
         self.sync();
