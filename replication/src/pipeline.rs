@@ -75,7 +75,7 @@ use crate::lake::{DAMAGED, IndexHome, Lake, Opened, PipelineRecord, State, Table
 use crate::metrics::Metrics;
 use crate::position::Position;
 use crate::source::{
-    Discovery, Finding, Identity, LOCKED, Membership, Refusal, SPILL_FULL, Slot, Source, SourceTable, Throttle,
+    Discovery, Finding, Identity, LOCKED, Membership, ONLY_WHOLE, Refusal, Slot, Source, SourceTable, Throttle,
 };
 
 /// The longest pause before another try.
@@ -83,8 +83,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// How long a slot may stay in use after a restart: the server notices that
 /// the old connection is gone when it next writes to it.
 const SLOT_RELEASE_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long the server keeps large transactions for which there was no room here.
-const SPILL_FULL_FOR: Duration = Duration::from_secs(3600);
+/// How long the server keeps transactions until their end once they could not be taken before.
+const ONLY_WHOLE_FOR: Duration = Duration::from_secs(3600);
 /// How long the end may take: a store that is out keeps a commit waiting. What
 /// is not committed comes again.
 const STOP_TIMEOUT: Duration = Duration::from_secs(7);
@@ -103,8 +103,8 @@ pub async fn run(
     shutdown: Receiver<bool>,
 ) -> Result<()> {
     let mut pause = Duration::from_millis(500);
-    // When there was no room for large transactions: then the server has to keep them for a while.
-    let mut spill_full: Option<Instant> = None;
+    // When transactions could not be taken while they were open: then the server has to keep them for a while.
+    let mut only_whole: Option<Instant> = None;
     let mut streamed = false;
     let (looks, seen) = tokio::sync::watch::channel(None);
     let keeper = Keeper {
@@ -126,14 +126,14 @@ pub async fn run(
         let running = Running {
             config: config.clone(),
             once,
-            spill_full: spill_full.is_some_and(|at| at.elapsed() < SPILL_FULL_FOR),
             streamed,
             metrics: metrics.clone(),
             looks: seen.clone(),
             paused: paused.clone(),
             shutdown: shutdown.clone(),
         };
-        let result = for_source!(now, S => attempt::<S>(running).await);
+        let spills = only_whole.is_none_or(|at| at.elapsed() >= ONLY_WHOLE_FOR);
+        let result = for_source!(now, S => attempt::<S>(running, spills).await);
         metrics.update(|m| {
             streamed |= m.streaming;
             m.streaming = false;
@@ -146,7 +146,7 @@ pub async fn run(
             // A damaged index was a cache: it is gone when the next attempt looks.
             Err(error)
                 if error.class() == Class::Transient
-                    && (!once || matches!(error.code(), Some(DAMAGED | SPILL_FULL | LOCKED)))
+                    && (!once || matches!(error.code(), Some(DAMAGED | ONLY_WHOLE | LOCKED)))
                     && !*stop.borrow() =>
             {
                 error
@@ -159,8 +159,8 @@ pub async fn run(
             }
         };
         metrics.note(&error);
-        if error.code() == Some(SPILL_FULL) {
-            spill_full = Some(Instant::now());
+        if error.code() == Some(ONLY_WHOLE) {
+            only_whole = Some(Instant::now());
         }
         if started.elapsed() > Duration::from_secs(60) {
             pause = Duration::from_millis(500);
@@ -271,7 +271,6 @@ async fn check_lake<S: Source>(
 struct Running {
     config: Receiver<Config>,
     once: bool,
-    spill_full: bool,
     /// Whether an earlier one came to the stream.
     streamed: bool,
     metrics: Arc<Metrics>,
@@ -280,11 +279,12 @@ struct Running {
     shutdown: Receiver<bool>,
 }
 
-/// One life of the pipeline, from opening to the first failure.
-async fn attempt<S: Source>(mut running: Running) -> Result<()> {
+/// One life of the pipeline, from opening to the first failure. `spills`: large
+/// transactions that are open may be kept here.
+async fn attempt<S: Source>(mut running: Running, spills: bool) -> Result<()> {
     let mut stop = running.shutdown.clone();
     let mut now = running.config.borrow_and_update().clone();
-    now.apply.spill_max = now.apply.spill_max.filter(|_| !running.spill_full);
+    now.apply.spill_max = now.apply.spill_max.filter(|_| spills);
     // Before the stream runs there is nothing to save: stop at once.
     let Prepared {
         apply,
@@ -340,7 +340,6 @@ async fn prepare<S: Source>(config: &Config, running: Running) -> Result<Prepare
     let Running {
         config: updates,
         once,
-        spill_full: _,
         streamed,
         metrics,
         looks,

@@ -537,8 +537,9 @@ impl Finding {
 pub const WENT_AWAY: &str = "went away";
 /// The code of the error that a table can't be published now, for others have locked it.
 pub const LOCKED: &str = "locked";
-/// The code of the error that large transactions can't be kept here while they are open.
-pub const SPILL_FULL: &str = "spill full";
+/// The code of the error that transactions can't be taken while they are open: the server has to keep them until
+/// their end.
+pub const ONLY_WHOLE: &str = "only whole transactions";
 
 /// How long a throttled chunk takes.
 const CHUNK_SECONDS: u64 = 2;

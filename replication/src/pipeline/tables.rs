@@ -1094,26 +1094,23 @@ pub async fn stop(opened: &mut Opened, epoch: u64, state: State, reason: &str) -
         reason,
         "the table is not followed any more; its lake table is kept"
     );
-    opened
-        .mark("STOP", |record| {
-            record.state = state;
-            record.reason = Some(reason.to_owned());
-            record.given_up = false;
-            record.copy = None;
-            record.epoch = epoch;
-        })
-        .await
+    opened.mark("STOP", |record| end(record, epoch, state, reason)).await
 }
 
 /// Records that a table is given up: what it misses is lost from here on.
 async fn give_up(opened: &mut Opened, epoch: u64, reason: &str) -> Result<()> {
     opened
         .mark("GIVE UP", |record| {
-            record.state = State::NeedsSnapshot;
-            record.reason = Some(reason.to_owned());
+            end(record, epoch, State::NeedsSnapshot, reason);
             record.given_up = true;
-            record.copy = None;
-            record.epoch = epoch;
         })
         .await
+}
+
+fn end(record: &mut TableRecord, epoch: u64, state: State, reason: &str) {
+    record.state = state;
+    record.reason = Some(reason.to_owned());
+    record.given_up = false;
+    record.copy = None;
+    record.epoch = epoch;
 }

@@ -15,7 +15,6 @@ mod types;
 mod wire;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,7 +28,7 @@ use self::spool::Spool;
 use self::standby::Replay;
 use self::stream::Stream;
 use self::wire::{CONFLICT, Endpoint, Wire, quote_identifier, quote_literal};
-use crate::config::{Config, OnGap, SourceConfig};
+use crate::config::{CacheConfig, Config, OnGap, SourceConfig};
 use crate::error::{Class, Error, Result};
 use crate::lake::{PointRead, PointReader, Shape};
 use crate::position::{Lsn, Position};
@@ -133,7 +132,7 @@ pub struct Postgres {
     standby: bool,
     types: Option<Types>,
     /// Where large transactions that are open are kept, and how much of them.
-    spill: Option<(PathBuf, u64)>,
+    spill: Option<(CacheConfig, u64)>,
 }
 
 impl Source for Postgres {
@@ -145,11 +144,11 @@ impl Source for Postgres {
     const KNOWS_COLUMNS: bool = true;
 
     async fn connect(config: &Config) -> Result<Self> {
-        let spill = config.apply.spill_max.map(|max| (config.cache.spill_dir(), max));
+        let spill = config.apply.spill_max.map(|max| (config.cache.clone(), max));
         let config = &config.source;
         let endpoint = Endpoint::new(config)?;
         let mut wire = Wire::connect(&endpoint, false).await?;
-        let standby = config.standby && wire.scalar("SELECT pg_is_in_recovery()").await? == "t";
+        let standby = config.standby && standby::follows(&mut wire).await?;
         Ok(Self {
             endpoint,
             config: config.clone(),
@@ -196,7 +195,7 @@ impl Source for Postgres {
     }
 
     async fn is_standby(&mut self) -> Result<bool> {
-        Ok(self.wire.scalar("SELECT pg_is_in_recovery()").await? == "t")
+        standby::follows(&mut self.wire).await
     }
 
     async fn visible(&mut self) -> Result<Position> {
@@ -477,8 +476,7 @@ impl Source for Postgres {
             return Ok(());
         };
         if self.standby {
-            let what = format!("publication {name:?} lacks {} of the selected tables", tables.len());
-            return Err(Error::operator(what).with_hint(format!("run at the primary: {sql};")));
+            return Err(unpublished(&name, &published, tables.len(), &sql).into_error());
         }
         tracing::info!(publication = name, tables = tables.len(), "publishing tables");
         // It locks one table after the other; who waits for these must not wait for those that have the next one.
@@ -504,7 +502,10 @@ impl Source for Postgres {
 
     async fn stream(&self, from: &Position) -> Result<Stream> {
         let SourceConfig { slot, publication, .. } = &self.config;
-        let spool = self.spill.clone().map(|(dir, max)| Spool::new(dir, max));
+        let spool = self
+            .spill
+            .as_ref()
+            .map(|(cache, max)| Spool::new(cache.spill_dir(), *max));
         Stream::start(&self.endpoint, self.standby, slot, publication, from, spool).await
     }
 
@@ -740,11 +741,7 @@ impl Postgres {
             return Ok(Finding::ok(format!("publication {name:?} has all selected tables")));
         };
         if self.standby {
-            let what = match published.publishes_all {
-                None => format!("there is no publication {name:?}, and a standby can't have one made"),
-                Some(_) => format!("publication {name:?} lacks {} of the selected tables", tables.len()),
-            };
-            return Ok(Finding::bad(what, format!("run at the primary: {sql};")));
+            return Ok(unpublished(&name, &published, tables.len(), &sql));
         }
         // Creating needs CREATE on the database, adding needs to own the
         // publication; both need to own every table.
@@ -877,6 +874,15 @@ fn published_tables(name: &str, newer: bool) -> String {
          LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid \
          WHERE p.pubviaroot OR c.relkind <> 'p'"
     )
+}
+
+/// What a standby's publication lacks, and can't be given there.
+fn unpublished(name: &str, published: &Published, tables: usize, sql: &str) -> Finding {
+    let what = match published.publishes_all {
+        None => format!("there is no publication {name:?}, and a standby can't have one made"),
+        Some(_) => format!("publication {name:?} lacks {tables} of the selected tables"),
+    };
+    Finding::bad(what, format!("run at the primary: {sql};"))
 }
 
 /// The statement that makes a publication whole, and the tables it adds.

@@ -40,16 +40,22 @@ fn pgoutput(bytes: &[u8]) {
         assert_eq!(tuple.iter().count(), usize::from(tuple.columns));
         assert!(tuple.len() <= bytes.len());
     };
-    match pgoutput::decode(bytes) {
-        Ok(Message::Insert { new, .. }) => tuple(new),
-        Ok(Message::Update { old, new, .. }) => {
-            tuple(new);
-            if let Old::Key(old) | Old::Row(old) = old {
-                tuple(old);
+    let streamed = pgoutput::decode_streamed(bytes);
+    if streamed.is_ok() {
+        assert!(pgoutput::author(bytes).is_ok_and(|author| author.is_some()));
+    }
+    for message in [pgoutput::decode(bytes), streamed] {
+        match message {
+            Ok(Message::Insert { new, .. }) => tuple(new),
+            Ok(Message::Update { old, new, .. }) => {
+                tuple(new);
+                if let Old::Key(old) | Old::Row(old) = old {
+                    tuple(old);
+                }
             }
+            Ok(Message::Delete { old, .. }) => tuple(old),
+            _ => {}
         }
-        Ok(Message::Delete { old, .. }) => tuple(old),
-        _ => {}
     }
 }
 
@@ -64,6 +70,11 @@ const MESSAGES: &[&[u8]] = &[
     b"T\0\0\0\x02\0\0\0\x40\x01\0\0\x40\x02",
     b"M\0\0\0\0\0\0\0\0\0p\0\0\0\0\x01x",
     b"Y\0\0\x40\x01public\0t\0",
+    b"S\0\0\x02\xdf\x01",
+    b"E",
+    b"c\0\0\x02\xdf\0\0\0\0\0\x01\x6b\x37\x48\0\0\0\0\x01\x6b\x37\x78\0\0\0\0\0\0\0\x07",
+    b"A\0\0\x02\xdf\0\0\x02\xe1",
+    b"U\0\0\x02\xe1\0\0\x40\x01K\0\x02b\0\0\0\x04\0\0\0\x05nN\0\x02b\0\0\0\x04\0\0\0\x06u",
 ];
 
 /// Those of [`FIELDS`], under each policy.

@@ -156,19 +156,30 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>> {
     r.message(tag)
 }
 
-/// As [`decode`], of a message between [`Message::StreamStart`] and [`Message::StreamStop`]: who made the change,
-/// which is the transaction or one of its subtransactions, and what it is.
-pub fn decode_streamed(bytes: &[u8]) -> Result<(u32, Message<'_>)> {
+/// Who made the change of a message between [`Message::StreamStart`] and [`Message::StreamStop`]: the transaction or one of
+/// its subtransactions. `None` if no table needs the message.
+pub fn author(bytes: &[u8]) -> Result<Option<u32>> {
     let mut r = Reader { bytes, offset: 0 };
-    let tag = r.u8("a message tag")?;
-    match tag {
-        b'O' => Ok((0, Message::Other)),
-        b'R' | b'I' | b'U' | b'D' | b'T' | b'Y' | b'M' => Ok((r.u32("an xid")?, r.message(tag)?)),
+    match r.u8("a message tag")? {
+        b'R' | b'I' | b'U' | b'D' | b'T' => r.u32("an xid").map(Some),
+        b'O' | b'Y' | b'M' => Ok(None),
         _ => {
             r.offset = 0;
             r.fail("message tag R, I, U, D, T, O, Y or M within a stream")
         }
     }
+}
+
+/// As [`decode`], of a message that has an [`author`].
+pub fn decode_streamed(bytes: &[u8]) -> Result<Message<'_>> {
+    let mut r = Reader { bytes, offset: 0 };
+    let tag = r.u8("a message tag")?;
+    if !matches!(tag, b'R' | b'I' | b'U' | b'D' | b'T') {
+        r.offset = 0;
+        return r.fail("message tag R, I, U, D or T within a stream");
+    }
+    r.u32("an xid")?;
+    r.message(tag)
 }
 
 struct Reader<'a> {
@@ -496,9 +507,11 @@ mod tests {
         assert_eq!(decode(STREAM_ABORT), Ok(aborted));
         for bytes in &ALL[2..8] {
             let streamed = streamed(bytes);
-            assert_eq!(decode_streamed(&streamed).ok(), decode(bytes).ok().map(|m| (737, m)));
+            assert_eq!(author(&streamed), Ok(Some(737)));
+            assert_eq!(decode_streamed(&streamed), decode(bytes));
         }
         for bytes in [BEGIN, COMMIT, STREAM_START, STREAM_COMMIT, STREAM_ABORT] {
+            assert!(author(&streamed(bytes)).is_err(), "{bytes:x?}");
             assert!(decode_streamed(&streamed(bytes)).is_err(), "{bytes:x?}");
         }
     }
@@ -531,7 +544,7 @@ mod tests {
                 let at = (seed >> 8) as usize % bytes.len();
                 bytes[at] = seed as u8;
             }
-            let _ = (decode(&bytes), decode_streamed(&bytes));
+            let _ = (decode(&bytes), author(&bytes), decode_streamed(&bytes));
         }
     }
 }

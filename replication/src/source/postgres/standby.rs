@@ -75,6 +75,11 @@ impl Replay {
     }
 }
 
+/// Whether the server is a standby now.
+pub async fn follows(wire: &mut Wire) -> Result<bool> {
+    Ok(wire.scalar("SELECT pg_is_in_recovery()").await? == "t")
+}
+
 /// The error of a standby that has become a primary: from here on positions mean something else.
 pub fn promoted() -> Error {
     Error::transient("the standby was promoted: going on with it as a primary")

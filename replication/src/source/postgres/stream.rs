@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::position::{Lsn, Position};
 use crate::schema::TableId;
 use crate::source::silence::Silence;
-use crate::source::{ChangeStream, SPILL_FULL, SourceEvent};
+use crate::source::{ChangeStream, ONLY_WHOLE, SourceEvent};
 
 /// Microseconds between 1970-01-01 and PostgreSQL's epoch, 2000-01-01.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
@@ -148,8 +148,7 @@ impl Stream {
                 if let Some(transaction) = self.segment
                     && message != STREAM_STOP
                 {
-                    let (xid, change) = pgoutput::decode_streamed(message).map_err(malformed)?;
-                    if change != Message::Other {
+                    if let Some(xid) = pgoutput::author(message).map_err(malformed)? {
                         let kept = self.spool.append(transaction, xid, message);
                         kept.map_err(cannot_spill)?;
                     }
@@ -285,7 +284,7 @@ impl ChangeStream for Stream {
     fn next_event(&mut self) -> Result<Option<SourceEvent>> {
         while let Some((replay, end_lsn)) = &mut self.replay {
             let event = if let Some(message) = replay.buffered() {
-                let (_, change) = pgoutput::decode_streamed(message).map_err(malformed)?;
+                let change = pgoutput::decode_streamed(message).map_err(malformed)?;
                 open!(self).apply(change)?
             } else if replay.is_done() {
                 let end_lsn = *end_lsn;
@@ -362,7 +361,7 @@ fn cannot_spill(error: std::io::Error) -> Error {
             "nothing is lost: the server sends them once they commit. Free space in cache.dir, or set a larger \
              apply.spill_max",
         )
-        .with_code(SPILL_FULL)
+        .with_code(ONLY_WHOLE)
         .with_source(error)
 }
 

@@ -6,6 +6,7 @@ use super::auth::{Channel, Login, Method};
 use super::failure::Failure;
 use super::frames::Frames;
 use super::packet::{Column, Greeting, Reader, prepared, text_row};
+use super::row::columns;
 use super::{Endpoint, cells};
 use crate::config::SourceConfig;
 
@@ -74,18 +75,7 @@ fn answer(packet: &[u8]) {
 fn binary_row(packet: &[u8]) {
     let mut reader = Reader(packet);
     let kinds = reader.u8().and_then(|count| reader.bytes(usize::from(count) % 20));
-    let columns: Vec<Column> = kinds
-        .unwrap_or_default()
-        .iter()
-        .map(|kind| Column {
-            name: "c".to_owned(),
-            kind: *kind,
-            flags: 0,
-            charset: 63,
-            length: 0,
-            decimals: 0,
-        })
-        .collect();
+    let columns = columns(kinds.unwrap_or_default());
     assert_eq!(cells(&columns, reader.0).count(), columns.len());
 }
 

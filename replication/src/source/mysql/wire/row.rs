@@ -78,23 +78,23 @@ impl<'a> Iterator for Cells<'a> {
     }
 }
 
+/// Columns of these types.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn columns(kinds: &[u8]) -> Vec<Column> {
+    let column = |kind: &u8| Column {
+        name: "c".to_owned(),
+        kind: *kind,
+        flags: 0,
+        charset: 63,
+        length: 0,
+        decimals: 0,
+    };
+    kinds.iter().map(column).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn columns(kinds: &[u8]) -> Vec<Column> {
-        kinds
-            .iter()
-            .map(|kind| Column {
-                name: "c".to_owned(),
-                kind: *kind,
-                flags: 0,
-                charset: 63,
-                length: 0,
-                decimals: 0,
-            })
-            .collect()
-    }
 
     #[test]
     fn cells_lie_where_their_types_say() {
