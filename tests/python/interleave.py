@@ -70,7 +70,7 @@ class Session:
                 column = f"c{r.randint(0, 2)}"
                 kind = r.choice(["int DEFAULT 7", "text"])
                 self.run(f"ALTER TABLE {own} ADD COLUMN IF NOT EXISTS {column} {kind}")
-                self.run(f"INSERT INTO {own} SELECT coalesce(max(id), 0) + i FROM {own}, generate_series(1, 300) i GROUP BY i")
+                self.run(f"INSERT INTO {own} SELECT (SELECT coalesce(max(id), 0) FROM {own}) + i FROM generate_series(1, 300) i")
                 self.run(f"UPDATE {own} SET {column} = DEFAULT WHERE id % 3 = 0")
                 if r.random() < 0.5:
                     self.run(f"ALTER TABLE {own} DROP COLUMN {column}")

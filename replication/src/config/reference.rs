@@ -261,7 +261,8 @@ pub const SECTIONS: &[Section] = &[
                 default: Default::Value("\"4GiB\""),
                 meaning: "PostgreSQL: what large transactions that are open may take in `cache.dir`. The server sends \
                           them while they are open, and nothing of them comes to the lake before they commit. With \
-                          `\"off\"`, and for an hour after more was needed, the server keeps them on its own disk",
+                          `\"off\"`, and for an hour after more was needed or one could not be decoded while it was open, \
+                          the server keeps them on its own disk",
                 example: "\"off\"",
             },
         ],

@@ -59,7 +59,8 @@ pub struct Stream {
     standby: bool,
     /// The sum over all tables.
     open_bytes: usize,
-    /// Transactions that are sent while they are open.
+    /// Whether transactions are sent while they are open.
+    spools: bool,
     spool: Spool,
     /// Whose changes are being sent.
     segment: Option<u32>,
@@ -126,6 +127,7 @@ impl Stream {
             transaction: None,
             standby,
             open_bytes: 0,
+            spools: spool.is_some(),
             spool: spool.unwrap_or_default(),
             segment: None,
             replay: None,
@@ -135,6 +137,18 @@ impl Stream {
     /// How the server last described a table.
     pub fn described(&self, table: usize) -> Option<&Described> {
         self.described.get(&self.table(table)?.relation)
+    }
+
+    /// The error of a stream that ended. What an open transaction does to the catalogue may be rolled back while the
+    /// server decodes it, and not every place there is made for that: whole it can be decoded.
+    fn undecoded(&self, error: Error) -> Error {
+        match error.code() {
+            Some("XX000") if self.spools => Error::transient("the server can't decode a transaction that is open")
+                .with_hint("nothing is lost: for an hour it sends transactions once they commit")
+                .with_code(ONLY_WHOLE)
+                .with_source(error),
+            _ => error,
+        }
     }
 
     /// One CopyData payload: XLogData or a keepalive.
@@ -302,7 +316,7 @@ impl ChangeStream for Stream {
                 if frame.tag == b'c' {
                     return Err(Error::transient("the server ended the replication stream"));
                 }
-                self.wire.control(frame)?;
+                self.wire.control(frame).map_err(|e| self.undecoded(e))?;
                 continue;
             }
             let event = self.data(frame);
