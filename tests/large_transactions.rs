@@ -97,6 +97,78 @@ fn interleaved_transactions_are_told_as_they_end_18() {
     interleaved_transactions_are_told_as_they_end(18);
 }
 
+/// The server does not tell that a subtransaction was rolled back if it had to spill more than 4096 of its changes before
+/// they were sent. It has to where a new connection has got what came before them, and while a value is not whole yet.
+fn rolled_back_parts_leave_nothing(version: u32) {
+    let mut case = Case::new(Server::shared(version), &format!("rolled_back_{version}"));
+    case.max_latency = "500ms";
+    send_early(&case.database);
+    case.sql(
+        "CREATE TABLE t (id int PRIMARY KEY, pad text); ALTER TABLE t ALTER pad SET STORAGE EXTERNAL;
+         CREATE TABLE other (id int PRIMARY KEY)",
+    );
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    let rows = |from: u32, to: u32| {
+        format!("INSERT INTO t SELECT i, repeat(md5(i::text), 4) FROM generate_series({from}, {to}) i")
+    };
+    let mut open = Open::begin(&case, &format!("SAVEPOINT a; {}", rows(10_000, 16_000)));
+    open.run(&format!("SAVEPOINT b; {}; RELEASE b", rows(20_000, 26_000)));
+    case.sql("INSERT INTO other VALUES (1)");
+    case.wait_until_current(&mut sidecar);
+    let sent = case.sql("SELECT pg_current_wal_lsn()");
+    wait_for("what was sent to be confirmed", || {
+        let confirmed = format!(
+            "SELECT confirmed_flush_lsn >= '{sent}' FROM pg_replication_slots WHERE slot_name = '{}'",
+            case.slot
+        );
+        sidecar.assert_running();
+        (case.sql(&confirmed) == "t").then_some(())
+    });
+    sidecar.kill();
+    case.http = "listen = \"127.0.0.1:0\"";
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    let address = address(&sidecar);
+    let wait_until_sent = |bytes: f64| {
+        wait_for("what is open", || {
+            (metric(&address, "tributary_spilled_bytes").unwrap() > bytes).then_some(())
+        });
+    };
+    open.run(&format!("SAVEPOINT c; {}", rows(30_000, 32_000)));
+    wait_until_sent(1e6);
+    open.run(&format!("ROLLBACK TO a; {}", rows(40_000, 40_010)));
+    open.run(&format!("SAVEPOINT d; {}; RELEASE d", rows(50_000, 56_000)));
+    open.end("COMMIT");
+    case.wait_until_current(&mut sidecar);
+    case.compare(&[]);
+
+    let value =
+        |id: u32| format!("INSERT INTO t SELECT {id}, string_agg(md5(i::text), '') FROM generate_series(1, 400000) i");
+    let mut open = Open::begin(&case, &format!("SAVEPOINT a; {}", value(1)));
+    open.run(&format!("SAVEPOINT b; {}", rows(60_000, 62_000)));
+    wait_until_sent(12e6);
+    open.run(&format!(
+        "ROLLBACK TO a; {}; SAVEPOINT c; {}",
+        rows(70_000, 70_010),
+        value(2)
+    ));
+    open.end("COMMIT");
+    case.wait_until_current(&mut sidecar);
+    case.compare(&[]);
+    sidecar.stop();
+}
+
+#[test]
+fn rolled_back_parts_leave_nothing_14() {
+    rolled_back_parts_leave_nothing(14);
+}
+
+#[test]
+fn rolled_back_parts_leave_nothing_18() {
+    rolled_back_parts_leave_nothing(18);
+}
+
 #[test]
 fn what_is_open_is_on_disk_and_not_in_the_lake() {
     const ROWS: u32 = 400_000;

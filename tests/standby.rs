@@ -100,6 +100,11 @@ fn follows_a_standby(version: u32) {
     case.sql("ALTER TABLE a ADD note text; UPDATE a SET note = 'n' WHERE id % 7 = 0");
     case.sql("CREATE TABLE c (id int PRIMARY KEY, n int[]); INSERT INTO c SELECT i, ARRAY[i] FROM generate_series(1, 3000) i");
     case.sql("ALTER TABLE b ADD more text");
+    // Sent early; the standby is asked what of it was rolled back.
+    case.sql(
+        "BEGIN; SAVEPOINT x; INSERT INTO c SELECT i, ARRAY[i] FROM generate_series(10001, 13000) i; ROLLBACK TO x;
+         SAVEPOINT y; INSERT INTO c SELECT i, ARRAY[i] FROM generate_series(20001, 23000) i; RELEASE y; COMMIT",
+    );
     case.sql("UPDATE b SET big = 'short', more = 'm' WHERE id % 5 = 0");
     case.sql("UPDATE c SET n = n || 1 WHERE id % 2 = 0");
     writer.stop();

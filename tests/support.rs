@@ -561,12 +561,17 @@ impl Open {
     /// Returns once `sql` has been carried out.
     pub fn begin(case: &Case, sql: &str) -> Self {
         let mut command = case.database.psql();
-        let mut client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        writeln!(client.stdin.as_mut().unwrap(), "BEGIN; {sql};\n\\echo begun").unwrap();
-        let begun = &mut [0; 5];
-        client.stdout.as_mut().unwrap().read_exact(begun).unwrap();
-        assert_eq!(begun, b"begun");
-        Open(client)
+        let mut open = Open(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+        open.run(&format!("BEGIN; {sql}"));
+        open
+    }
+
+    /// Returns once `sql` has been carried out.
+    pub fn run(&mut self, sql: &str) {
+        writeln!(self.0.stdin.as_mut().unwrap(), "{sql};\n\\echo done").unwrap();
+        let done = &mut [0; 5];
+        self.0.stdout.as_mut().unwrap().read_exact(done).unwrap();
+        assert_eq!(done, b"done\n", "{sql}");
     }
 
     pub fn end(mut self, sql: &str) {

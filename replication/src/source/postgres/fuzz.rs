@@ -40,10 +40,10 @@ fn pgoutput(bytes: &[u8]) {
         assert_eq!(tuple.iter().count(), usize::from(tuple.columns));
         assert!(tuple.len() <= bytes.len());
     };
-    let streamed = pgoutput::decode_streamed(bytes);
-    if streamed.is_ok() {
-        assert!(pgoutput::author(bytes).is_ok_and(|author| author.is_some()));
-    }
+    let streamed = pgoutput::decode_streamed(bytes).map(|(author, change)| {
+        assert_eq!(pgoutput::author(bytes), Ok(Some(author)));
+        change
+    });
     for message in [pgoutput::decode(bytes), streamed] {
         match message {
             Ok(Message::Insert { new, .. }) => tuple(new),

@@ -170,16 +170,15 @@ pub fn author(bytes: &[u8]) -> Result<Option<u32>> {
     }
 }
 
-/// As [`decode`], of a message that has an [`author`].
-pub fn decode_streamed(bytes: &[u8]) -> Result<Message<'_>> {
+/// As [`decode`], of a message that has an [`author`], which comes first.
+pub fn decode_streamed(bytes: &[u8]) -> Result<(u32, Message<'_>)> {
     let mut r = Reader { bytes, offset: 0 };
     let tag = r.u8("a message tag")?;
     if !matches!(tag, b'R' | b'I' | b'U' | b'D' | b'T') {
         r.offset = 0;
         return r.fail("message tag R, I, U, D or T within a stream");
     }
-    r.u32("an xid")?;
-    r.message(tag)
+    Ok((r.u32("an xid")?, r.message(tag)?))
 }
 
 struct Reader<'a> {
@@ -508,7 +507,7 @@ mod tests {
         for bytes in &ALL[2..8] {
             let streamed = streamed(bytes);
             assert_eq!(author(&streamed), Ok(Some(737)));
-            assert_eq!(decode_streamed(&streamed), decode(bytes));
+            assert_eq!(decode_streamed(&streamed), decode(bytes).map(|change| (737, change)));
         }
         for bytes in [BEGIN, COMMIT, STREAM_START, STREAM_COMMIT, STREAM_ABORT] {
             assert!(author(&streamed(bytes)).is_err(), "{bytes:x?}");

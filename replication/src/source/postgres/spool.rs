@@ -138,6 +138,16 @@ impl Spool {
         self.shrink();
     }
 
+    /// The subtransactions whose changes are kept.
+    pub fn subtransactions(&self, transaction: u32) -> Vec<u32> {
+        let runs = self.open.get(&transaction).map(|spooled| spooled.runs.as_slice());
+        let mut authors: Vec<u32> = runs.unwrap_or_default().iter().map(|(by, _)| *by).collect();
+        authors.sort_unstable();
+        authors.dedup();
+        authors.retain(|by| *by != transaction);
+        authors
+    }
+
     /// Takes what a transaction has done, to be read.
     pub fn take(&mut self, transaction: u32) -> Replay {
         let spooled = self.open.remove(&transaction).unwrap_or_default();

@@ -9,16 +9,18 @@
 //! A transaction that is large for the server (`logical_decoding_work_mem`) comes in segments while it is open,
 //! between others. It waits in the [`Spool`]; at its commit it is read from there as if it came then.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow::array::{ArrayRef, RecordBatch};
+use tokio::task::JoinSet;
 
 use super::alteration::{Described, described};
-use super::catalog::SourceTable;
+use super::catalog::{SourceTable, number, text};
 use super::pgoutput::{self, Datum, Message, Old, Tuple};
 use super::spool::{Replay, Spool};
+use super::standby::nearest;
 use super::types::{ColumnBuilder, DecodeError};
 use super::wire::{Endpoint, Wire, quote_identifier, quote_literal};
 use crate::batch::{ChangeBatch, CommitPoint, Commits, Op, TxId, UnchangedCell};
@@ -28,6 +30,8 @@ use crate::schema::TableId;
 use crate::source::silence::Silence;
 use crate::source::{ChangeStream, ONLY_WHOLE, SourceEvent};
 
+/// What follows from [`ONLY_WHOLE`].
+const WHOLE: &str = "nothing is lost: for an hour the server sends transactions once they commit";
 /// Microseconds between 1970-01-01 and PostgreSQL's epoch, 2000-01-01.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
 
@@ -64,8 +68,32 @@ pub struct Stream {
     spool: Spool,
     /// Whose changes are being sent.
     segment: Option<u32>,
-    /// The open transaction, if it comes from the spool, and where it ends.
-    replay: Option<(Replay, Lsn)>,
+    /// The next transaction, which is to come from the spool.
+    asked: Option<Asked>,
+    /// The open transaction, if it comes from the spool.
+    replay: Option<Replaying>,
+    endpoint: Endpoint,
+}
+
+/// A streamed transaction that has committed.
+struct Ended {
+    xid: u32,
+    commit_lsn: Lsn,
+    end_lsn: Lsn,
+    commit_time: i64,
+}
+
+/// A streamed transaction of which the server is asked what was rolled back.
+struct Asked {
+    ended: Ended,
+    asking: JoinSet<Result<HashSet<u32>>>,
+    answer: Option<HashSet<u32>>,
+}
+
+struct Replaying {
+    replay: Replay,
+    rolled_back: HashSet<u32>,
+    end_lsn: Lsn,
 }
 
 struct Transaction {
@@ -130,7 +158,9 @@ impl Stream {
             spools: spool.is_some(),
             spool: spool.unwrap_or_default(),
             segment: None,
+            asked: None,
             replay: None,
+            endpoint: endpoint.clone(),
         })
     }
 
@@ -144,7 +174,7 @@ impl Stream {
     fn undecoded(&self, error: Error) -> Error {
         match error.code() {
             Some("XX000") if self.spools => Error::transient("the server can't decode a transaction that is open")
-                .with_hint("nothing is lost: for an hour it sends transactions once they commit")
+                .with_hint(WHOLE)
                 .with_code(ONLY_WHOLE)
                 .with_source(error),
             _ => error,
@@ -178,13 +208,23 @@ impl Stream {
                         end_lsn,
                         commit_time,
                     } => {
-                        self.replay = Some((self.spool.take(xid), end_lsn));
-                        let begin = Message::Begin {
-                            commit_lsn,
-                            commit_time,
+                        let ended = Ended {
                             xid,
+                            commit_lsn,
+                            end_lsn,
+                            commit_time,
                         };
-                        return open!(self).apply(begin);
+                        let subtransactions = self.spool.subtransactions(xid);
+                        if subtransactions.is_empty() {
+                            return self.replay(ended, HashSet::new());
+                        }
+                        let mut asking = JoinSet::new();
+                        asking.spawn(rolled_back(self.endpoint.clone(), subtransactions));
+                        self.asked = Some(Asked {
+                            ended,
+                            asking,
+                            answer: None,
+                        });
                     }
                     message => return open!(self).apply(message),
                 }
@@ -202,6 +242,22 @@ impl Stream {
             }
             _ => Err(short_frame()),
         }
+    }
+}
+
+impl Stream {
+    /// Begins to tell a transaction from the spool.
+    fn replay(&mut self, ended: Ended, rolled_back: HashSet<u32>) -> Result<Option<SourceEvent>> {
+        self.replay = Some(Replaying {
+            replay: self.spool.take(ended.xid),
+            rolled_back,
+            end_lsn: ended.end_lsn,
+        });
+        open!(self).apply(Message::Begin {
+            commit_lsn: ended.commit_lsn,
+            commit_time: ended.commit_time,
+            xid: ended.xid,
+        })
     }
 }
 
@@ -278,7 +334,7 @@ impl ChangeStream for Stream {
     }
 
     fn is_deaf(&self) -> bool {
-        self.replay.is_some()
+        self.asked.is_some() || self.replay.is_some()
     }
 
     fn spilled_bytes(&self) -> u64 {
@@ -286,7 +342,14 @@ impl ChangeStream for Stream {
     }
 
     async fn fill(&mut self) -> Result<()> {
-        if let Some((replay, _)) = &mut self.replay {
+        if let Some(asked) = &mut self.asked {
+            if let Some(answer) = asked.asking.join_next().await {
+                let answer = answer.map_err(|e| Error::bug("asking for subtransactions panicked").with_source(e))?;
+                asked.answer = Some(answer?);
+            }
+            return Ok(());
+        }
+        if let Some(Replaying { replay, .. }) = &mut self.replay {
             replay.fill(&mut self.spool).map_err(cannot_spill)?;
             // As between two reads of the socket, others have their turn.
             tokio::task::yield_now().await;
@@ -296,9 +359,25 @@ impl ChangeStream for Stream {
     }
 
     fn next_event(&mut self) -> Result<Option<SourceEvent>> {
-        while let Some((replay, end_lsn)) = &mut self.replay {
+        if let Some(asked) = self.asked.take() {
+            let Some(rolled_back) = asked.answer else {
+                self.asked = Some(asked);
+                return Ok(None);
+            };
+            return self.replay(asked.ended, rolled_back);
+        }
+        while let Some(Replaying {
+            replay,
+            rolled_back,
+            end_lsn,
+        }) = &mut self.replay
+        {
             let event = if let Some(message) = replay.buffered() {
-                let change = pgoutput::decode_streamed(message).map_err(malformed)?;
+                let (author, change) = pgoutput::decode_streamed(message).map_err(malformed)?;
+                // The server does not describe a table again that it believes to have described.
+                if rolled_back.contains(&author) && !matches!(change, Message::Relation(_)) {
+                    continue;
+                }
                 open!(self).apply(change)?
             } else if replay.is_done() {
                 let end_lsn = *end_lsn;
@@ -319,10 +398,10 @@ impl ChangeStream for Stream {
                 self.wire.control(frame).map_err(|e| self.undecoded(e))?;
                 continue;
             }
-            let event = self.data(frame);
+            let event = self.data(frame)?;
             self.wire.consume(frame);
-            if let Some(event) = event? {
-                return Ok(Some(event));
+            if event.is_some() || self.asked.is_some() {
+                return Ok(event);
             }
         }
         Ok(None)
@@ -359,6 +438,51 @@ impl ChangeStream for Stream {
     async fn end(&mut self) {
         self.wire.terminate().await;
     }
+}
+
+/// Of how many subtransactions the server is asked at a time.
+const ASKED_MAX: usize = 50_000;
+
+/// Those subtransactions that were rolled back, of a transaction that has committed.
+///
+/// The server tells that as it happens, but not always: it takes what it spilled to its own disk before it was sent, more
+/// than 4096 changes of one subtransaction, for not sent at all (`ReorderBufferMaybeMarkTXNStreamed`; versions 14 to 18).
+/// That is where a new connection has got what came before, and where a value is too large to be whole in memory.
+///
+/// Errors: nobody knows it any more.
+async fn rolled_back(endpoint: Endpoint, subtransactions: Vec<u32>) -> Result<HashSet<u32>> {
+    let mut wire = Wire::connect(&endpoint, false).await?;
+    let next = wire.scalar("SELECT pg_snapshot_xmax(pg_current_snapshot())").await?;
+    let next: u64 = next
+        .parse()
+        .map_err(|_| Error::bug("a transaction's id is not a number"))?;
+    let mut all = HashSet::new();
+    for some in subtransactions.chunks(ASKED_MAX) {
+        let ids: Vec<String> = some.iter().map(|id| nearest(next, *id).to_string()).collect();
+        let others = format!(
+            "SELECT id::xid, status FROM (SELECT id, pg_xact_status(id) AS status FROM unnest('{{{}}}'::xid8[]) AS id) AS all_of_them
+             WHERE status IS DISTINCT FROM 'committed'",
+            ids.join(",")
+        );
+        for row in wire.query(&others).await? {
+            match text(&row, 1).as_str() {
+                "aborted" => {
+                    all.insert(number(&row, 0)?);
+                }
+                // The commit is in the log, and not seen yet.
+                "in progress" => {}
+                _ => {
+                    return Err(Error::transient(
+                        "the server does not know any more what a transaction has rolled back",
+                    )
+                    .with_hint(WHOLE)
+                    .with_code(ONLY_WHOLE));
+                }
+            }
+        }
+    }
+    wire.terminate().await;
+    Ok(all)
 }
 
 /// Between segments of streamed transactions, the end of one.
