@@ -144,6 +144,13 @@ pub enum Command {
     Man(Man),
 }
 
+impl Command {
+    /// Whether it works on the lake, so that its time is worth to be traced.
+    pub fn is_traced(&self) -> bool {
+        matches!(self, Self::Run(_) | Self::Snapshot(_) | Self::Maintain(_))
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct Configured {
     /// The configuration file.

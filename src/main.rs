@@ -5,15 +5,26 @@ mod commands;
 mod daemon;
 mod progress;
 mod report;
+mod traces;
 
 use std::process::ExitCode;
 use std::time::Duration;
+
+use crate::traces::Traces;
 
 fn main() -> ExitCode {
     limit_arenas();
     give_back_memory();
     let cli = cli::parse();
-    let bars = progress::start_logging(cli.verbose);
+    let (traces, untraced) = match cli.command.is_traced().then(Traces::start).transpose() {
+        Ok(traces) => (traces.flatten(), None),
+        Err(error) => (None, Some(error)),
+    };
+    let bars = progress::start_logging(cli.verbose, traces.as_ref());
+    if let Some(error) = untraced {
+        // Replication is worth more than its traces.
+        tracing::warn!("there are no traces: {error:#}");
+    }
     // Encoding runs on the same threads as I/O; with as many threads as cores
     // a busy writer would keep the stream from being read.
     let threads = std::thread::available_parallelism().map_or(4, |n| (n.get() * 2).max(4));
@@ -32,6 +43,7 @@ fn main() -> ExitCode {
         }
         Err(error) => Err(error.into()),
     };
+    drop(traces);
     match result {
         Ok(code) => code,
         Err(error) => {

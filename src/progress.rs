@@ -10,16 +10,19 @@ use replication::metrics::{Metrics, Numbers};
 use replication::schema::TableId;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::prelude::*;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::report::bytes;
+use crate::traces::Traces;
 
 /// How often the lines move.
 const REFRESH: Duration = Duration::from_millis(200);
 
-/// Starts logging to stderr. Returns what draws progress there too.
-pub fn start_logging(verbose: u8) -> Bars {
+/// Starts logging to stderr, and traces. Returns what draws progress there too.
+pub fn start_logging(verbose: u8, traces: Option<&Traces>) -> Bars {
     let multi = std::io::stderr().is_terminal().then(MultiProgress::new);
     // The Delta kernel tells much at info that is of no use to an operator.
     let default = match verbose {
@@ -28,12 +31,14 @@ pub fn start_logging(verbose: u8) -> Bars {
         _ => "debug,tributary=trace,replication=trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_target(false)
         .with_ansi(multi.is_some())
         .with_writer(Lines(multi.clone()))
-        .init();
+        // Spans are for traces alone.
+        .with_filter(filter.and(filter_fn(|metadata| metadata.is_event())));
+    let spans = traces.map(Traces::layer);
+    tracing_subscriber::registry().with(spans).with(lines).init();
     Bars(multi)
 }
 

@@ -89,6 +89,8 @@ mod schema_changes;
 mod snapshot;
 /// A standby as the source: the primary is left alone, and promotions and conflicts lose nothing.
 mod standby;
+/// What takes time, told to an OpenTelemetry collector.
+mod traces;
 /// Every type, value by value, by copy and by stream.
 mod types;
 /// `verify` tells equal from different while both sides change.

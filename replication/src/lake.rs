@@ -82,6 +82,7 @@ use crate::metrics::TableSize;
 use crate::partition::{Partitioning, Values, folder};
 use crate::position::Position;
 use crate::schema::{TableId, TableSchema};
+use crate::trace::{span, within};
 
 /// What the log says of a file that gets another deletion vector: a `remove`
 /// and an `add` with statistics.
@@ -877,7 +878,8 @@ impl DeltaTable {
             let told = self.tell().await?;
             let rewritten = self.write_anew().await?;
             failpoint::reach("commit.files");
-            let vectors = self.write_vectors().await?;
+            let span = span!("vectors", table = self.record.table);
+            let vectors = within(span, self.write_vectors()).await?;
             failpoint::reach("commit.vectors");
             let mut actions = self.file_actions(&vectors, true);
             actions.extend(told);
@@ -940,7 +942,9 @@ impl DeltaTable {
 
     /// Puts the next version.
     async fn put(&mut self, operation: &str, actions: Vec<Value>) -> Result<Commit> {
-        let put = self.log.commit(self.version + 1, operation, actions).await?;
+        let version = self.version + 1;
+        let span = span!("put", table = self.record.table, version = version as i64, operation);
+        let put = within(span, self.log.commit(version, operation, actions)).await?;
         if put == Commit::Committed {
             self.version += 1;
         }
@@ -1060,7 +1064,8 @@ fn checkpoint_if_due(log: &Log, version: u64, table: &str) {
     }
     let (log, table) = (log.clone(), table.to_owned());
     tokio::spawn(async move {
-        match log.checkpoint(version).await {
+        let span = span!("checkpoint", table, version = version as i64);
+        match within(span, log.checkpoint(version)).await {
             Ok(()) => tracing::info!(%table, version, "wrote checkpoint"),
             // The log is whole without it; the next one makes up for it.
             Err(error) => tracing::warn!(%table, version, %error, "checkpoint failed"),

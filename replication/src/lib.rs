@@ -15,4 +15,5 @@ pub mod pipeline;
 pub mod position;
 pub mod schema;
 pub mod source;
+mod trace;
 pub mod transform;

@@ -77,6 +77,7 @@ use crate::position::Position;
 use crate::source::{
     Discovery, Finding, Identity, LOCKED, Membership, ONLY_WHOLE, Refusal, Slot, Source, SourceTable, Throttle,
 };
+use crate::trace::{span, within};
 
 /// The longest pause before another try.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
@@ -292,7 +293,7 @@ async fn attempt<S: Source>(mut running: Running, spills: bool) -> Result<()> {
         watch,
         recorder,
     } = tokio::select! {
-        prepared = prepare::<S>(&now, running) => prepared?,
+        prepared = within(span!("start"), prepare::<S>(&now, running)) => prepared?,
         _ = stop.changed() => return Ok(()),
     };
     let mut beside = JoinSet::new();

@@ -20,7 +20,8 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::field::Empty;
+use tracing::{Span, info, warn};
 
 use super::pause::Paused;
 use crate::error::{Class, Error, Result};
@@ -30,6 +31,7 @@ use crate::metrics::{Metrics, SnapshotNumbers};
 use crate::position::Position;
 use crate::schema::TableId;
 use crate::source::{Begun, ChunkStart, Part, Reader, Saw, SourceTable, TableSource};
+use crate::trace::{span, within};
 
 /// What a chunk reads at the source, in bytes. Larger chunks make larger
 /// files, smaller ones repeat less after a kill; the keys of one chunk are in
@@ -482,7 +484,8 @@ struct ChunkJob {
 
 impl ChunkJob {
     async fn run<T: TableSource>(self, source: T, reader: Option<T::Reader>) -> Result<Ended<T::Reader>> {
-        halt::<T>(self.read(source, reader).await)
+        let span = span!("chunk", table = %source.table().id(), rows = Empty);
+        halt::<T>(within(span, self.read(source, reader)).await)
     }
 
     async fn read<T: TableSource>(self, source: T, reader: Option<T::Reader>) -> Result<Ended<T::Reader>> {
@@ -500,6 +503,7 @@ impl ChunkJob {
             }
         };
         let rows = files.iter().map(|(file, _)| u64::from(file.rows)).sum::<u64>();
+        Span::current().record("rows", rows as i64);
         let (done, merged) = oneshot::channel();
         let (saw, own, all) = (start.saw.clone(), start.saw, self.all_open());
         let window = Window {

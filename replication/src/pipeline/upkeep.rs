@@ -16,6 +16,7 @@ use super::control::Control;
 use crate::config::{Config, MaintenanceConfig};
 use crate::error::{Class, Error, Result};
 use crate::lake::{Cleaned, Cleaning, Compacted, Compaction, DeltaTable, Lake, Opened, State};
+use crate::trace::{span, within};
 
 /// How often a table's folder is cleaned, and how often within a retention that is short.
 const CLEANINGS: u32 = 4;
@@ -66,18 +67,20 @@ impl Upkeep {
         if now >= self.next_cleaning {
             self.next_cleaning = now + CLEANING_INTERVAL.min(config.retention / CLEANINGS);
             if let Some(cleaning) = table.cleaning() {
-                self.running = Some(tokio::spawn(clean(cleaning, self.threads.clone(), config)));
+                let span = span!("clean up", table = table.record().table);
+                self.running = Some(tokio::spawn(within(
+                    span,
+                    clean(cleaning, self.threads.clone(), config),
+                )));
                 return;
             }
         }
         if now >= self.next_compaction
             && let Some(compaction) = table.compaction()
         {
-            self.running = Some(tokio::spawn(compact(
-                compaction,
-                self.threads.clone(),
-                self.cancelled.clone(),
-            )));
+            let span = span!("compact", table = table.record().table);
+            let job = compact(compaction, self.threads.clone(), self.cancelled.clone());
+            self.running = Some(tokio::spawn(within(span, job)));
         }
     }
 

@@ -14,6 +14,7 @@ use crate::lake::{Lake, Request};
 use crate::metrics::{Metrics, SourceNumbers};
 use crate::position::Position;
 use crate::source::{Discovery, Source};
+use crate::trace::{span, within};
 
 /// How often the catalogue is looked at.
 const CATALOGUE_INTERVAL: Duration = Duration::from_secs(10);
@@ -100,7 +101,7 @@ impl<S: Source> Watch<S> {
             }
             let patterns = self.config.borrow_and_update().source.tables.clone();
             self.source.select(patterns);
-            let seen = Seen::read(&mut self.source, requests).await?;
+            let seen = within(span!("look"), Seen::read(&mut self.source, requests)).await?;
             self.tell_slot(&seen.position).await;
             if self.seen.send(seen).await.is_err() {
                 return Ok(());

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
-use tracing::info;
+use tracing::field::{Empty, display};
+use tracing::{Span, info};
 
 use super::snapshotter::{Halt, Progress};
 use super::upkeep::{self, Done, Upkeep};
@@ -17,6 +18,7 @@ use crate::lake::{
 use crate::metrics::TableSize;
 use crate::position::Position;
 use crate::schema::TableSchema;
+use crate::trace::{span, within};
 
 /// What the stream hands to a table's writer. The permit holds the bytes of a
 /// batch against the memory budget until the batch is written.
@@ -109,7 +111,10 @@ impl Writer {
             let wake = self.upkeep.wake();
             tokio::select! {
                 command = self.commands.recv() => match command {
-                    Some(command) => self.carry_out(command).await?,
+                    Some(command) => {
+                        let span = self.span(&command);
+                        within(span, self.carry_out(command)).await?;
+                    }
                     None => {
                         self.table.end_index();
                         return Ok((self.number, self.table));
@@ -122,6 +127,25 @@ impl Writer {
                 },
                 () = tokio::time::sleep_until(wake) => {}
             }
+        }
+    }
+
+    /// The span of what is asked for. Commits tell what they were when they are done.
+    fn span(&self, command: &Command) -> Span {
+        let table = &self.table.record().table;
+        match command {
+            Command::Commit { .. } | Command::Chunk { .. } => {
+                span!(
+                    "commit",
+                    table,
+                    version = Empty,
+                    upserts = Empty,
+                    deletes = Empty,
+                    snapshot_rows = Empty,
+                    watermark = Empty
+                )
+            }
+            Command::Stage(..) | Command::Evolve { .. } | Command::Extend => Span::none(),
         }
     }
 
@@ -159,7 +183,10 @@ impl Writer {
                 watermark,
                 merged,
             } => {
-                let rows = self.table.stage_chunk(chunk).await?;
+                let span = span!("stage", table = self.table.record().table, rows = Empty);
+                let staged = within(span.clone(), self.table.stage_chunk(chunk));
+                let rows = staged.await?;
+                span.record("rows", rows as i64);
                 self.commit("SNAPSHOT", watermark, Some((progress, rows)), started)
                     .await?;
                 // A snapshotter that is gone has no use for it.
@@ -209,7 +236,12 @@ impl Writer {
     }
 
     async fn stage(&mut self, batch: ChangeBatch) -> Result<()> {
-        match self.table.stage(batch, self.points.as_ref()).await {
+        let span = span!(
+            "stage",
+            table = self.table.record().table,
+            rows = batch.ops.len() as i64
+        );
+        match within(span, self.table.stage(batch, self.points.as_ref())).await {
             Ok(Some(high)) => self.table.expect_catch_up(high),
             Ok(None) => {}
             Err(error) => return self.fail(error),
@@ -275,6 +307,12 @@ impl Writer {
 
     fn log(&self, committed: &Committed, started: Instant) {
         let record = self.table.record();
+        Span::current()
+            .record("version", committed.version as i64)
+            .record("upserts", committed.upserts as i64)
+            .record("deletes", committed.deletes as i64)
+            .record("snapshot_rows", committed.snapshot_rows as i64)
+            .record("watermark", display(&record.watermark));
         info!(
             table = %record.table,
             version = committed.version,
