@@ -97,6 +97,21 @@ fn interleaved_transactions_are_told_as_they_end_18() {
     interleaved_transactions_are_told_as_they_end(18);
 }
 
+/// Waits until the source need not send again what is there.
+fn confirmed(case: &Case, sidecar: &mut Sidecar) {
+    case.sql("INSERT INTO other SELECT count(*) FROM other");
+    case.wait_until_current(sidecar);
+    let end = case.sql("SELECT pg_current_wal_lsn()");
+    wait_for("what was sent to be confirmed", || {
+        sidecar.assert_running();
+        let confirmed = format!(
+            "SELECT confirmed_flush_lsn >= '{end}' FROM pg_replication_slots WHERE slot_name = '{}'",
+            case.slot
+        );
+        (case.sql(&confirmed) == "t").then_some(())
+    });
+}
+
 /// The server does not tell that a subtransaction was rolled back if it had to spill more than 4096 of its changes before
 /// they were sent. It has to where a new connection has got what came before them, and while a value is not whole yet.
 fn rolled_back_parts_leave_nothing(version: u32) {
@@ -114,17 +129,7 @@ fn rolled_back_parts_leave_nothing(version: u32) {
     };
     let mut open = Open::begin(&case, &format!("SAVEPOINT a; {}", rows(10_000, 16_000)));
     open.run(&format!("SAVEPOINT b; {}; RELEASE b", rows(20_000, 26_000)));
-    case.sql("INSERT INTO other VALUES (1)");
-    case.wait_until_current(&mut sidecar);
-    let sent = case.sql("SELECT pg_current_wal_lsn()");
-    wait_for("what was sent to be confirmed", || {
-        let confirmed = format!(
-            "SELECT confirmed_flush_lsn >= '{sent}' FROM pg_replication_slots WHERE slot_name = '{}'",
-            case.slot
-        );
-        sidecar.assert_running();
-        (case.sql(&confirmed) == "t").then_some(())
-    });
+    confirmed(&case, &mut sidecar);
     sidecar.kill();
     case.http = "listen = \"127.0.0.1:0\"";
     let mut sidecar = case.start();
@@ -159,6 +164,56 @@ fn rolled_back_parts_leave_nothing(version: u32) {
     sidecar.stop();
 }
 
+/// As above, with what describes tables: by the part that is rolled back, and by others after it.
+fn rolled_back_descriptions_count_for_nothing(version: u32) {
+    let mut case = Case::new(Server::shared(version), &format!("rolled_back_columns_{version}"));
+    case.max_latency = "500ms";
+    send_early(&case.database);
+    for table in ["t", "u"] {
+        case.sql(&format!(
+            "CREATE TABLE {table} (id int PRIMARY KEY, pad text, n int); INSERT INTO {table} VALUES (0, 'old', 1)"
+        ));
+    }
+    case.sql("CREATE TABLE other (id int PRIMARY KEY)");
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    let rows = |table: &str, from: u32, to: u32| {
+        format!("INSERT INTO {table} SELECT i, repeat(md5(i::text), 4), i FROM generate_series({from}, {to}) i")
+    };
+    let changes = [
+        ("ALTER TABLE t ADD x int;", ""),
+        ("ALTER TABLE t RENAME n TO m;", ""),
+        ("", "ALTER TABLE t ADD y int; UPDATE t SET y = 1 WHERE id < 10"),
+    ];
+    case.http = "listen = \"127.0.0.1:0\"";
+    for (round, (within, beside)) in changes.iter().enumerate() {
+        let first = 100_000 * (round as u32 + 1);
+        let mut open = Open::begin(
+            &case,
+            &format!("SAVEPOINT a; {within} {}", rows("t", first, first + 6000)),
+        );
+        confirmed(&case, &mut sidecar);
+        sidecar.kill();
+        sidecar = Sidecar::start(case.command("run"), &case.folder.join(format!("round{round}.log")));
+        case.wait_until_current(&mut sidecar);
+        let address = address(&sidecar);
+        open.run(&format!("SAVEPOINT b; {}", rows("u", first, first + 2000)));
+        wait_for("what is open", || {
+            (metric(&address, "tributary_spilled_bytes").unwrap() > 5e5).then_some(())
+        });
+        open.run("ROLLBACK TO a");
+        if !beside.is_empty() {
+            case.sql(beside);
+        }
+        open.run(&rows("t", first + 10_000, first + 10_010));
+        open.end("COMMIT");
+        case.wait_until_settled(&mut sidecar);
+        case.compare(&[]);
+    }
+    case.assert_not_copied_anew(&["t", "u", "other"]);
+    sidecar.stop();
+}
+
 #[test]
 fn rolled_back_parts_leave_nothing_14() {
     rolled_back_parts_leave_nothing(14);
@@ -167,6 +222,16 @@ fn rolled_back_parts_leave_nothing_14() {
 #[test]
 fn rolled_back_parts_leave_nothing_18() {
     rolled_back_parts_leave_nothing(18);
+}
+
+#[test]
+fn rolled_back_descriptions_count_for_nothing_14() {
+    rolled_back_descriptions_count_for_nothing(14);
+}
+
+#[test]
+fn rolled_back_descriptions_count_for_nothing_18() {
+    rolled_back_descriptions_count_for_nothing(18);
 }
 
 #[test]

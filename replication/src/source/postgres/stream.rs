@@ -18,11 +18,11 @@ use tokio::task::JoinSet;
 
 use super::alteration::{Described, described};
 use super::catalog::{SourceTable, number, text};
-use super::pgoutput::{self, Datum, Message, Old, Tuple};
+use super::pgoutput::{self, Datum, Message, Old, Relation, Tuple};
 use super::spool::{Replay, Spool};
 use super::standby::nearest;
 use super::types::{ColumnBuilder, DecodeError};
-use super::wire::{Endpoint, Wire, quote_identifier, quote_literal};
+use super::wire::{Endpoint, TextRow, Wire, quote_identifier, quote_literal};
 use crate::batch::{ChangeBatch, CommitPoint, Commits, Op, TxId, UnchangedCell};
 use crate::error::{Error, Result};
 use crate::position::{Lsn, Position};
@@ -30,8 +30,6 @@ use crate::schema::TableId;
 use crate::source::silence::Silence;
 use crate::source::{ChangeStream, ONLY_WHOLE, SourceEvent};
 
-/// What follows from [`ONLY_WHOLE`].
-const WHOLE: &str = "nothing is lost: for an hour the server sends transactions once they commit";
 /// Microseconds between 1970-01-01 and PostgreSQL's epoch, 2000-01-01.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
 
@@ -169,14 +167,19 @@ impl Stream {
         self.described.get(&self.table(table)?.relation)
     }
 
+    /// Whose changes are told, if the server was a primary when the stream began.
+    pub fn transaction(&self) -> Option<u32> {
+        let transaction = self.transaction.as_ref().filter(|_| !self.standby)?;
+        Some(transaction.id as u32)
+    }
+
     /// The error of a stream that ended. What an open transaction does to the catalogue may be rolled back while the
     /// server decodes it, and not every place there is made for that: whole it can be decoded.
     fn undecoded(&self, error: Error) -> Error {
         match error.code() {
-            Some("XX000") if self.spools => Error::transient("the server can't decode a transaction that is open")
-                .with_hint(WHOLE)
-                .with_code(ONLY_WHOLE)
-                .with_source(error),
+            Some("XX000") if self.spools => {
+                only_whole("the server can't decode a transaction that is open").with_source(error)
+            }
             _ => error,
         }
     }
@@ -374,11 +377,11 @@ impl ChangeStream for Stream {
         {
             let event = if let Some(message) = replay.buffered() {
                 let (author, change) = pgoutput::decode_streamed(message).map_err(malformed)?;
-                // The server does not describe a table again that it believes to have described.
-                if rolled_back.contains(&author) && !matches!(change, Message::Relation(_)) {
-                    continue;
+                match change {
+                    change if !rolled_back.contains(&author) => open!(self).apply(change)?,
+                    Message::Relation(relation) => open!(self).describe_as_before(relation)?,
+                    _ => None,
                 }
-                open!(self).apply(change)?
             } else if replay.is_done() {
                 let end_lsn = *end_lsn;
                 self.replay = None;
@@ -440,8 +443,11 @@ impl ChangeStream for Stream {
     }
 }
 
-/// Of how many subtransactions the server is asked at a time.
+/// Of how many subtransactions the server is asked at a time, how long it may take to answer, and how often it is asked
+/// again.
 const ASKED_MAX: usize = 50_000;
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+const ASKED_AGAIN: u32 = 3;
 
 /// Those subtransactions that were rolled back, of a transaction that has committed.
 ///
@@ -449,13 +455,26 @@ const ASKED_MAX: usize = 50_000;
 /// than 4096 changes of one subtransaction, for not sent at all (`ReorderBufferMaybeMarkTXNStreamed`; versions 14 to 18).
 /// That is where a new connection has got what came before, and where a value is too large to be whole in memory.
 ///
-/// Errors: nobody knows it any more.
+/// Errors: it does not say. Whole transactions are without what was rolled back.
 async fn rolled_back(endpoint: Endpoint, subtransactions: Vec<u32>) -> Result<HashSet<u32>> {
-    let mut wire = Wire::connect(&endpoint, false).await?;
-    let next = wire.scalar("SELECT pg_snapshot_xmax(pg_current_snapshot())").await?;
-    let next: u64 = next
-        .parse()
-        .map_err(|_| Error::bug("a transaction's id is not a number"))?;
+    let mut tries = 0;
+    loop {
+        let error = match ask(&endpoint, &subtransactions).await {
+            Ok(rolled_back) => return Ok(rolled_back),
+            Err(error) => error,
+        };
+        if tries == ASKED_AGAIN {
+            return Err(only_whole("the server does not say what a transaction has rolled back").with_source(error));
+        }
+        tries += 1;
+        tokio::time::sleep(Duration::from_secs(1) * tries).await;
+    }
+}
+
+async fn ask(endpoint: &Endpoint, subtransactions: &[u32]) -> Result<HashSet<u32>> {
+    let mut wire = Wire::connect(endpoint, false).await?;
+    let next = answer(&mut wire, "SELECT pg_snapshot_xmax(pg_current_snapshot())").await?;
+    let next = number(next.first().unwrap_or(&Vec::new()), 0)?;
     let mut all = HashSet::new();
     for some in subtransactions.chunks(ASKED_MAX) {
         let ids: Vec<String> = some.iter().map(|id| nearest(next, *id).to_string()).collect();
@@ -464,25 +483,31 @@ async fn rolled_back(endpoint: Endpoint, subtransactions: Vec<u32>) -> Result<Ha
              WHERE status IS DISTINCT FROM 'committed'",
             ids.join(",")
         );
-        for row in wire.query(&others).await? {
-            match text(&row, 1).as_str() {
+        for row in &answer(&mut wire, &others).await? {
+            match text(row, 1).as_str() {
                 "aborted" => {
-                    all.insert(number(&row, 0)?);
+                    all.insert(number(row, 0)?);
                 }
                 // The commit is in the log, and not seen yet.
                 "in progress" => {}
-                _ => {
-                    return Err(Error::transient(
-                        "the server does not know any more what a transaction has rolled back",
-                    )
-                    .with_hint(WHOLE)
-                    .with_code(ONLY_WHOLE));
-                }
+                _ => return Err(Error::transient("it was too long ago")),
             }
         }
     }
     wire.terminate().await;
     Ok(all)
+}
+
+async fn answer(wire: &mut Wire, sql: &str) -> Result<Vec<TextRow>> {
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, wire.query(sql)).await;
+    answer.map_err(|_| Error::transient("there was no answer"))?
+}
+
+/// The error that open transactions can't be taken.
+fn only_whole(why: &str) -> Error {
+    Error::transient(why)
+        .with_hint("nothing is lost: for an hour the server sends transactions once they commit")
+        .with_code(ONLY_WHOLE)
 }
 
 /// Between segments of streamed transactions, the end of one.
@@ -521,6 +546,25 @@ struct Open<'a> {
 }
 
 impl Open<'_> {
+    /// What was rolled back describes a table, and the server may believe it has described it for what follows.
+    ///
+    /// Errors: that may have been rolled back as well, or is not how the table is any more.
+    fn describe_as_before(self, relation: Relation<'_>) -> Result<Option<SourceEvent>> {
+        let now = described(&relation.columns);
+        let table = self.routes.get(&relation.id).and_then(|table| self.tables.get(*table));
+        let same = match (self.described.get(&relation.id), table) {
+            (Some(before), _) => *before == now,
+            (None, Some(table)) => table.source.is_described_by(&now),
+            (None, None) => true,
+        };
+        if !same {
+            return Err(only_whole(
+                "a transaction has rolled back what describes a table otherwise",
+            ));
+        }
+        self.apply(Message::Relation(relation))
+    }
+
     fn apply(mut self, message: Message<'_>) -> Result<Option<SourceEvent>> {
         match message {
             Message::Insert { relation, new } => {
