@@ -414,6 +414,42 @@ fn a_copy_after_an_alteration_is_one_switch_for_readers() {
 }
 
 #[test]
+fn an_alteration_that_is_in_the_log_and_not_seen_yet_is_waited_for() {
+    let conf = "synchronous_commit = local\nsynchronous_standby_names = 'nobody'";
+    let server = Server::start(16, &[("PG_CONF", conf)]);
+    let mut case = Case::new(&server, "unseen");
+    case.max_latency = "1ms";
+    case.sql("CREATE TABLE t (id int PRIMARY KEY, n int, a text); INSERT INTO t VALUES (1, 1, 'a'), (2, 2, 'b')");
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    // Who does not see that it is another column would take it for the same. Its commit waits for a standby that is not there.
+    let mut client = case.database.psql();
+    client.args([
+        "-c",
+        "SET synchronous_commit = on",
+        "-c",
+        "ALTER TABLE t ADD c text; UPDATE t SET c = 'c'",
+    ]);
+    let mut client = client.stdout(Stdio::null()).spawn().unwrap();
+    wait_for("the commit to be sent", || {
+        sidecar.assert_running();
+        let sent = "SELECT w.sent_lsn >= pg_current_wal_flush_lsn() FROM pg_stat_replication w, pg_stat_activity a
+                    WHERE a.wait_event = 'SyncRep' AND w.pid = (SELECT active_pid FROM pg_replication_slots)";
+        (case.sql(sent) == "t").then_some(())
+    });
+    assert!(client.try_wait().unwrap().is_none());
+    // As long as a look at the catalogue takes.
+    sleep(Duration::from_millis(300));
+    case.sql("ALTER SYSTEM SET synchronous_standby_names = ''");
+    case.sql("SELECT pg_reload_conf()");
+    assert!(client.wait().unwrap().success());
+    case.wait_until_settled(&mut sidecar);
+    case.compare(&[]);
+    case.assert_not_copied_anew(&["t"]);
+    sidecar.stop();
+}
+
+#[test]
 fn a_table_that_cannot_be_replicated_any_more_waits_until_it_can() {
     let case = Case::new(Server::shared(15), "unwell");
     case.sql(

@@ -75,8 +75,8 @@ pub struct Route {
     pub encoder: KeyEncoder,
     /// When it was entered.
     pub since: std::time::Instant,
-    /// Where in the log its columns last changed.
-    pub altered: Option<Position>,
+    /// Where in the log its columns last changed, and when that was followed.
+    pub altered: Option<(Position, std::time::Instant)>,
     /// Set while its snapshot waits for a look at the catalogue.
     pub paused: Option<std::time::Instant>,
     /// What becomes of it once its writer has finished.

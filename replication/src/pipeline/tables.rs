@@ -746,7 +746,7 @@ impl<S: Source> Apply<S> {
         route.format = route.format.clone().with_shape(&shape, table.schema());
         route.encoder = route.encoder.with_schema(table.schema());
         route.shape = shape;
-        route.altered = Some(altered);
+        route.altered = Some((altered, Instant::now()));
         route.open.get_or_insert_with(|| Open::now(start));
         Ok(())
     }
@@ -907,13 +907,10 @@ impl<S: Source> Apply<S> {
                 };
             }
         }
-        // The stream may have told of what the catalogue did not show yet.
-        if self
-            .route(number)?
-            .altered
-            .as_ref()
-            .is_some_and(|altered| !seen.from.covers(altered))
-        {
+        // The stream may have told of what the catalogue did not show yet. A commit is in the log before it is seen, and what
+        // is followed was.
+        let altered = self.route(number)?.altered.as_ref();
+        if altered.is_some_and(|(position, at)| !seen.from.covers(position) || seen.since < *at) {
             return Ok(());
         }
         let before = self.table(number)?;
