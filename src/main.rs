@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::traces::Traces;
 
 fn main() -> ExitCode {
-    limit_arenas();
+    limit_heaps();
     give_back_memory();
     let cli = cli::parse();
     let (traces, untraced) = match cli.command.is_traced().then(Traces::start).transpose() {
@@ -54,18 +54,22 @@ fn main() -> ExitCode {
 }
 
 /// Keeps glibc from giving every thread a heap of its own: batches are filled
-/// by one thread and freed by another, which doubles the peak.
+/// by one thread and freed by another, which doubles the peak. And from taking
+/// the largest buffers out of heaps, which it begins to once some were freed:
+/// what is small between them keeps their room, so that memory grew for hours.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(unsafe_code)]
-fn limit_arenas() {
-    // SAFETY: mallopt only sets a number, and no other thread runs yet.
+fn limit_heaps() {
+    const LARGEST: libc::c_int = 4 << 20;
+    // SAFETY: mallopt only sets numbers, and no other thread runs yet.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 2);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGEST);
     }
 }
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn limit_arenas() {}
+fn limit_heaps() {}
 
 /// Lets glibc return what is free in the middle of its heaps, now and then: after
 /// thousands of commits that was half of what the process held.
