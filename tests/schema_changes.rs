@@ -414,6 +414,29 @@ fn a_copy_after_an_alteration_is_one_switch_for_readers() {
 }
 
 #[test]
+fn tables_altered_while_the_program_takes_them_on_have_all_values() {
+    const TABLES: u32 = 80;
+    let mut case = Case::new(Server::shared(16), "taken_on");
+    case.max_latency = "1ms";
+    let each = |sql: &str| {
+        (1..=TABLES)
+            .map(|i| sql.replace("{t}", &format!("t{i}")))
+            .collect::<Vec<_>>()
+    };
+    case.sql(&each("CREATE TABLE {t} (id int PRIMARY KEY, n int); INSERT INTO {t} VALUES (1, 1), (2, 2);").concat());
+    let mut sidecar = case.start();
+    sidecar.wait_for_log("creating lake table");
+    // The last that are taken on are altered first, so that many are not taken on yet.
+    let mut changes = each("BEGIN; ALTER TABLE {t} ADD c text; UPDATE {t} SET c = 'c' || id; COMMIT;");
+    changes.sort();
+    changes.reverse();
+    case.sql(&changes.join("\n"));
+    case.wait_until_settled(&mut sidecar);
+    case.compare(&[]);
+    sidecar.stop();
+}
+
+#[test]
 fn an_alteration_that_is_in_the_log_and_not_seen_yet_is_waited_for() {
     let conf = "synchronous_commit = local\nsynchronous_standby_names = 'nobody'";
     let server = Server::start(16, &[("PG_CONF", conf)]);

@@ -34,8 +34,8 @@ use crate::lake::{PointRead, PointReader, Shape};
 use crate::position::{Lsn, Position};
 use crate::schema::TableId;
 use crate::source::{
-    ChangeStream, Discovery, Finding, Identity, Judgement, LOCKED, Look, Membership, Part, Slot, Source, Throttle,
-    Verdict, WENT_AWAY,
+    ChangeStream, Discovery, Finding, Identity, Judgement, LOCKED, Look, Membership, Part, Slot, Source,
+    SourceTable as _, Throttle, Verdict, WENT_AWAY,
 };
 
 /// The oldest server with TID range scans and pgoutput version 2.
@@ -259,8 +259,20 @@ impl Source for Postgres {
         }
     }
 
-    async fn begin(&mut self, table: SourceTable) -> Result<Option<(SourceTable, Position)>> {
-        Ok(Some((table, self.visible().await?)))
+    async fn begin(&mut self, mut table: SourceTable) -> Result<Option<(SourceTable, Position)>> {
+        // What the log tells of its columns before the position does not come again, so they have to be known for the
+        // very position: the same before it and after.
+        loop {
+            let position = self.visible().await?;
+            let now = match self.look(&table.id, table.relation).await? {
+                Look::Table(now, _) if now.id == table.id => *now,
+                _ => return Ok(None),
+            };
+            if now.decodes_like(&table) && now.origin() == table.origin() && !now.differs(&table) {
+                return Ok(Some((table, position)));
+            }
+            table = now;
+        }
     }
 
     fn as_recorded(&self, table: &SourceTable, shape: &Shape) -> Result<Option<SourceTable>> {
@@ -485,8 +497,11 @@ impl Source for Postgres {
         }
         tracing::info!(publication = name, tables = tables.len(), "publishing tables");
         // It locks one table after the other; who waits for these must not wait for those that have the next one.
+        // Nor may a synchronous standby keep us: perhaps the stream is one.
         self.wire
-            .query(&format!("SET lock_timeout = {LOCK_TIMEOUT_MS}"))
+            .query(&format!(
+                "SET lock_timeout = {LOCK_TIMEOUT_MS}; SET synchronous_commit = local"
+            ))
             .await?;
         let result = self.wire.query(&sql).await;
         self.wire.query("SET lock_timeout = 0").await?;
@@ -547,7 +562,7 @@ impl Postgres {
             if Instant::now() > deadline {
                 return Err(
                     Error::transient("a change of columns is in the log, and its commit waits for a standby")
-                        .with_hint("synchronous_standby_names names who has to be there"),
+                        .with_hint("synchronous_standby_names has to name others than this stream, and who it names has to be there"),
                 );
             }
             tokio::time::sleep(VISIBLE_INTERVAL).await;

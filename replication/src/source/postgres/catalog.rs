@@ -169,7 +169,7 @@ fn split(token: &str) -> (&str, &str) {
 }
 
 // Nothing here may wait for a lock: a table that is altered in a long transaction would keep all others waiting. So sizes
-// of such tables are those of the last ANALYZE, and partitions are looked for without `pg_partition_tree`, which locks them.
+// of such tables are those of the last ANALYZE (a partition is never taken for empty: it would not be copied), and partitions are looked for without `pg_partition_tree`, which locks them.
 const TABLES: &str = "\
 SELECT c.oid, n.nspname, c.relname, c.relkind, c.relreplident, c.relpersistence,
        has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'),
@@ -189,7 +189,7 @@ WITH RECURSIVE tree AS (
     SELECT tree.root, i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.part AND NOT i.inhdetachpending)
 SELECT tree.root, l.oid, n.nspname, l.relname, l.relkind, l.relreplident,
        CASE WHEN l.oid IN (SELECT relation FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation IS NOT NULL)
-       THEN greatest(l.relpages, 0) * current_setting('block_size')::int8 ELSE coalesce(pg_table_size(l.oid), 0) END,
+       THEN greatest(l.relpages, 1) * current_setting('block_size')::int8 ELSE coalesce(pg_table_size(l.oid), 0) END,
        l.relfilenode,
        has_table_privilege(l.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'), row_security_active(l.oid)
 FROM tree JOIN pg_class c ON c.oid = tree.root JOIN pg_class l ON l.oid = tree.part
