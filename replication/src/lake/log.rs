@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::{filter_record_batch, is_null};
@@ -89,6 +89,9 @@ struct Tail {
     /// Whether a checkpoint is being written.
     busy: AtomicBool,
 }
+
+/// How long a checkpoint is waited for.
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Table features that this program keeps when it writes.
 pub const FEATURES: [&str; 6] = [
@@ -205,6 +208,11 @@ impl Log {
     /// can't be removed is only litter.
     pub async fn discard(&self, files: impl IntoIterator<Item = String>) {
         use futures::TryStreamExt;
+        // A checkpoint that is being written would be left.
+        let deadline = Instant::now() + CHECKPOINT_TIMEOUT;
+        while self.tail.busy.load(Ordering::Relaxed) && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         let entries = self.store.list(Some(&self.log_folder())).map_ok(|meta| meta.location);
         let mut paths: Vec<Path> = entries.try_collect().await.unwrap_or_default();
         paths.extend(files.into_iter().map(|path| self.file(&path)));
@@ -290,14 +298,14 @@ impl Log {
         self.tail.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Whether a version is to get a checkpoint: so that all checkpoints are no
-    /// larger than all entries, and readers never meet many entries.
+    /// Whether a version is to get a checkpoint now, from who asks: so that all
+    /// checkpoints are no larger than all entries, and readers never meet many entries.
     pub fn checkpoint_is_due(&self, version: Version) -> bool {
         let tail = &self.tail;
         let enough = tail.entries.load(Ordering::Relaxed) >= CHECKPOINT_VERSIONS_MIN
             && tail.bytes.load(Ordering::Relaxed) >= tail.checkpoint_bytes.load(Ordering::Relaxed);
         let due = enough || version.is_multiple_of(CHECKPOINT_VERSIONS_MAX);
-        due && !tail.busy.load(Ordering::Relaxed)
+        due && !tail.busy.swap(true, Ordering::Relaxed)
     }
 
     /// The actions of one version, or `None` if it isn't there.
@@ -332,14 +340,19 @@ impl Log {
     /// It tells nothing of what was removed: with a new vector for each file in
     /// each commit, that would outgrow the table, and readers have no use for it.
     pub async fn checkpoint(&self, version: Version) -> Result<()> {
+        self.tail.busy.store(true, Ordering::Relaxed);
+        let written = self.write_checkpoint(version).await;
+        self.tail.busy.store(false, Ordering::Relaxed);
+        written
+    }
+
+    async fn write_checkpoint(&self, version: Version) -> Result<()> {
         let failed = || Error::transient(format!("cannot write a checkpoint of {}", self.url));
         let (engine, url, tail) = (self.engine.clone(), self.log_url.clone(), &self.tail);
-        tail.busy.store(true, Ordering::Relaxed);
         // One that fails is tried again as late as the next.
         tail.entries.store(0, Ordering::Relaxed);
         tail.bytes.store(0, Ordering::Relaxed);
         let written = tokio::task::spawn_blocking(move || checkpoint(&engine, &url, version)).await;
-        tail.busy.store(false, Ordering::Relaxed);
         let hint = written
             .map_err(|e| Error::bug("writing a checkpoint panicked").with_source(e))?
             .map_err(|e| failed().with_source(e))?;

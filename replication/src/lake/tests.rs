@@ -525,6 +525,20 @@ async fn checkpoints_keep_records_and_vectors() {
     assert_eq!(table.version(), 3);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_goes_leaves_no_checkpoint() {
+    let folder = Folder::new();
+    let mut table = folder.create().await;
+    commit(&mut table, 2).await.expect("commit");
+    let log = table.log.clone();
+    assert!(log.checkpoint_is_due(0), "the version of each checkpoint's interval");
+    let writing = tokio::spawn(async move { log.checkpoint(1).await });
+    table.log.discard([]).await;
+    writing.await.expect("the task").expect("checkpoint");
+    let left = std::fs::read_dir(folder.0.join("public/t/_delta_log")).map(|left| left.count());
+    assert_eq!(left.unwrap_or_default(), 0);
+}
+
 #[test]
 fn hostile_names_stay_inside_the_lake() {
     let lake = Lake::open("/lake", &StoreOptions::default()).expect("lake");
