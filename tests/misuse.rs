@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::lake::commits;
-use crate::support::server::Server;
-use crate::support::{Case, assert_error, finish, interpreter, python, succeed, text};
+use crate::support::server::{POSTGRES, Server};
+use crate::support::sidecar::Sidecar;
+use crate::support::{Case, assert_error, finish, interpreter, python, signal, succeed, text, wait_for};
 
 const TABLE: &str =
     "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, 'v' FROM generate_series(1, 100) i";
@@ -420,4 +421,25 @@ impl Drop for Disk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.folder).status();
     }
+}
+
+#[test]
+fn a_sidecar_that_was_replaced_while_it_was_away_stops() {
+    let case = Case::new(Server::shared(POSTGRES), "replaced");
+    case.sql("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)");
+    let mut old = case.start();
+    case.wait_until_current(&mut old);
+    signal(old.id(), "STOP");
+    case.sql("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'replaced'");
+    let mut new = Sidecar::start(case.command("run"), &case.folder.join("new.log"));
+    new.wait_for_log(" INFO streaming tables=1");
+    signal(old.id(), "CONT");
+    wait_for("the old one to end", || old.has_ended().then_some(()));
+    let said = old.log();
+    assert!(said.contains("another sidecar of this pipeline has started"), "{said}");
+    assert!(!old.wait_for_end().success());
+    case.sql("INSERT INTO t VALUES (2)");
+    case.wait_until_current(&mut new);
+    case.compare(&[]);
+    new.stop();
 }

@@ -44,7 +44,7 @@ mod writer;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch::Receiver;
@@ -106,7 +106,7 @@ pub async fn run(
     let mut pause = Duration::from_millis(500);
     // When transactions could not be taken while they were open: then the server has to keep them for a while.
     let mut only_whole: Option<Instant> = None;
-    let mut streamed = false;
+    let claimed = Arc::new(AtomicU64::new(0));
     let (looks, seen) = tokio::sync::watch::channel(None);
     let keeper = Keeper {
         config: config.clone(),
@@ -127,7 +127,7 @@ pub async fn run(
         let running = Running {
             config: config.clone(),
             once,
-            streamed,
+            claimed: claimed.clone(),
             metrics: metrics.clone(),
             looks: seen.clone(),
             paused: paused.clone(),
@@ -136,7 +136,6 @@ pub async fn run(
         let spills = only_whole.is_none_or(|at| at.elapsed() >= ONLY_WHOLE_FOR);
         let result = for_source!(now, S => attempt::<S>(running, spills).await);
         metrics.update(|m| {
-            streamed |= m.streaming;
             m.streaming = false;
             m.at_rest = false;
             m.reading = 0;
@@ -272,8 +271,8 @@ async fn check_lake<S: Source>(
 struct Running {
     config: Receiver<Config>,
     once: bool,
-    /// Whether an earlier one came to the stream.
-    streamed: bool,
+    /// The epoch of the last one; 0 if none came so far.
+    claimed: Arc<AtomicU64>,
     metrics: Arc<Metrics>,
     looks: Receiver<Option<Look>>,
     paused: Paused,
@@ -341,7 +340,7 @@ async fn prepare<S: Source>(config: &Config, running: Running) -> Result<Prepare
     let Running {
         config: updates,
         once,
-        streamed,
+        claimed,
         metrics,
         looks,
         paused,
@@ -352,7 +351,7 @@ async fn prepare<S: Source>(config: &Config, running: Running) -> Result<Prepare
     for note in &discovery.notes {
         info!("{note}");
     }
-    wait_for_slot(&mut source, streamed).await?;
+    wait_for_slot(&mut source, config, claimed.load(Ordering::Relaxed)).await?;
     let identity = source.identify().await?;
     let indexes = IndexHome::open(config.cache.dir.as_deref(), config.apply.memory / 8)?;
     let lake = Lake::open(&config.lake.url, &config.lake.options)?.with_indexes(indexes);
@@ -397,6 +396,7 @@ async fn prepare<S: Source>(config: &Config, running: Running) -> Result<Prepare
     let given_up = given_up.collect();
     let (mut control, from) = start_position(&mut source, &lake, control, slot, &identity, &discovery, once).await?;
     let epoch = control.claim(&identity).await?;
+    claimed.store(epoch, Ordering::Relaxed);
     leave_former(&lake, &mut control, &discovery, &identity.pipeline, epoch).await?;
 
     // With what the publication says of the tables now.
@@ -655,11 +655,17 @@ async fn slot<S: Source>(source: &mut S, lake: &Lake, pipeline: &str) -> Result<
     }
 }
 
-async fn wait_for_slot<S: Source>(source: &mut S, streamed: bool) -> Result<()> {
+/// `claimed`: the epoch of the life before, or 0. Errors: somebody still has the slot, whoever it is.
+async fn wait_for_slot<S: Source>(source: &mut S, config: &Config, claimed: u64) -> Result<()> {
     let started = Instant::now();
     while source.in_use().await? {
         if started.elapsed() > SLOT_RELEASE_TIMEOUT {
-            if streamed {
+            if claimed > 0 {
+                let lake = Lake::open(&config.lake.url, &config.lake.options)?;
+                let control = Control::any(lake.pipeline()?).await?;
+                if control.is_some_and(|control| control.record().epoch > claimed) {
+                    return Err(control::replaced());
+                }
                 return Err(Error::transient(
                     "the server still serves the connection that is gone, or another sidecar",
                 )

@@ -171,10 +171,15 @@ impl Control {
                 .iter()
                 .find_map(|action| PipelineRecord::from_action(&action["domainMetadata"]));
             if record.is_some_and(|record| record.epoch > self.record.epoch) {
-                return Error::operator("another sidecar of this pipeline has started; this one stops")
-                    .with_hint("run one `tributary run` per slot");
+                return replaced();
             }
             next += 1;
         }
     }
+}
+
+/// The error of a sidecar whose epoch is not the newest any more.
+pub fn replaced() -> Error {
+    Error::operator("another sidecar of this pipeline has started; this one stops")
+        .with_hint("run one `tributary run` per slot")
 }
