@@ -271,7 +271,7 @@ async fn check_lake<S: Source>(
 struct Running {
     config: Receiver<Config>,
     once: bool,
-    /// The epoch of the last one; 0 if none came so far.
+    /// The epoch that the last one claimed, or 0.
     claimed: Arc<AtomicU64>,
     metrics: Arc<Metrics>,
     looks: Receiver<Option<Look>>,
@@ -351,10 +351,10 @@ async fn prepare<S: Source>(config: &Config, running: Running) -> Result<Prepare
     for note in &discovery.notes {
         info!("{note}");
     }
-    wait_for_slot(&mut source, config, claimed.load(Ordering::Relaxed)).await?;
-    let identity = source.identify().await?;
     let indexes = IndexHome::open(config.cache.dir.as_deref(), config.apply.memory / 8)?;
     let lake = Lake::open(&config.lake.url, &config.lake.options)?.with_indexes(indexes);
+    wait_for_slot(&mut source, &lake, claimed.load(Ordering::Relaxed)).await?;
+    let identity = source.identify().await?;
     lake.prepare().await?;
     let slot = source.slot().await?;
     let Standing {
@@ -655,13 +655,14 @@ async fn slot<S: Source>(source: &mut S, lake: &Lake, pipeline: &str) -> Result<
     }
 }
 
-/// `claimed`: the epoch of the life before, or 0. Errors: somebody still has the slot, whoever it is.
-async fn wait_for_slot<S: Source>(source: &mut S, config: &Config, claimed: u64) -> Result<()> {
+/// Waits until the connection of the life before is gone. `claimed`: that life's epoch, or 0.
+///
+/// Errors: somebody has the slot, and it may be another sidecar; or it is one.
+async fn wait_for_slot<S: Source>(source: &mut S, lake: &Lake, claimed: u64) -> Result<()> {
     let started = Instant::now();
     while source.in_use().await? {
         if started.elapsed() > SLOT_RELEASE_TIMEOUT {
             if claimed > 0 {
-                let lake = Lake::open(&config.lake.url, &config.lake.options)?;
                 let control = Control::any(lake.pipeline()?).await?;
                 if control.is_some_and(|control| control.record().epoch > claimed) {
                     return Err(control::replaced());

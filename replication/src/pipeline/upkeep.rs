@@ -68,10 +68,8 @@ impl Upkeep {
             self.next_cleaning = now + CLEANING_INTERVAL.min(config.retention / CLEANINGS);
             if let Some(cleaning) = table.cleaning() {
                 let span = span!("clean up", table = table.record().table);
-                self.running = Some(tokio::spawn(within(
-                    span,
-                    clean(cleaning, self.threads.clone(), config),
-                )));
+                let job = clean(cleaning, self.threads.clone(), config);
+                self.running = Some(tokio::spawn(within(span, job)));
                 return;
             }
         }

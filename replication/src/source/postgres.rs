@@ -11,6 +11,7 @@ mod snapshot;
 mod spool;
 mod standby;
 mod stream;
+mod transactions;
 mod types;
 mod wire;
 
@@ -122,10 +123,6 @@ fn invalidation(reason: &str) -> String {
         _ => "the server has removed log that the replication slot needed (see max_slot_wal_keep_size)".to_owned(),
     }
 }
-
-/// How long a commit may take to be seen once it is in the log, and how often is looked.
-const VISIBLE_TIMEOUT: Duration = Duration::from_secs(10);
-const VISIBLE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A source as configured, with one connection for catalogue queries.
 pub struct Postgres {
@@ -287,7 +284,9 @@ impl Source for Postgres {
         let (Some(before), Some(described)) = (stream.table(table), stream.described(table)) else {
             return Ok(Judgement::Nothing);
         };
-        self.wait_until_visible(stream).await?;
+        if let Some(transaction) = stream.transaction() {
+            transactions::wait_until_visible(&mut self.wire, transaction).await?;
+        }
         Ok(match self.look(&before.id, before.relation).await? {
             Look::Table(now, _) => Judgement::Columns(before.judge(described, &now, self.types()?)),
             // The next look at the catalogue says what has become of it.
@@ -541,35 +540,6 @@ impl Source for Postgres {
 }
 
 impl Postgres {
-    /// Waits until the catalogue shows what the transaction did that the stream tells. A commit is in the log before it
-    /// is seen, and that may be long before if it waits for a synchronous standby.
-    ///
-    /// Errors: it takes too long. It is told again.
-    async fn wait_until_visible(&mut self, stream: &Stream) -> Result<()> {
-        let Some(transaction) = stream.transaction() else {
-            return Ok(());
-        };
-        let next = self
-            .wire
-            .scalar("SELECT pg_snapshot_xmax(pg_current_snapshot())")
-            .await?;
-        let next = next
-            .parse()
-            .map_err(|_| Error::bug("a transaction's id is not a number"))?;
-        let status = format!("SELECT pg_xact_status('{}')", standby::nearest(next, transaction));
-        let deadline = Instant::now() + VISIBLE_TIMEOUT;
-        while self.wire.scalar(&status).await? == "in progress" {
-            if Instant::now() > deadline {
-                return Err(
-                    Error::transient("a change of columns is in the log, and its commit waits for a standby")
-                        .with_hint("synchronous_standby_names has to name others than this stream, and who it names has to be there"),
-                );
-            }
-            tokio::time::sleep(VISIBLE_INTERVAL).await;
-        }
-        Ok(())
-    }
-
     /// The timeline that a standby replays.
     async fn replayed_timeline(&self) -> Result<u32> {
         let mut wire = Wire::connect(&self.endpoint, true).await?;

@@ -169,7 +169,8 @@ fn split(token: &str) -> (&str, &str) {
 }
 
 // Nothing here may wait for a lock: a table that is altered in a long transaction would keep all others waiting. So sizes
-// of such tables are those of the last ANALYZE (a partition is never taken for empty: it would not be copied), and partitions are looked for without `pg_partition_tree`, which locks them.
+// of such tables are those of the last ANALYZE (a partition is never taken for empty: it would not be copied), and
+// partitions are looked for without `pg_partition_tree`, which locks them.
 const TABLES: &str = "\
 SELECT c.oid, n.nspname, c.relname, c.relkind, c.relreplident, c.relpersistence,
        has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'),

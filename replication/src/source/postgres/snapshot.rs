@@ -25,8 +25,9 @@ use arrow::datatypes::SchemaRef;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::catalog::{SourceTable, number, sql_name, text};
-use super::standby::{Replay, Running, nearest};
+use super::standby::{Replay, Running};
 use super::stream::bad_value;
+use super::transactions::nearest;
 use super::types::{ColumnBuilder, DecodeError};
 use super::wire::{CONFLICT, CONFLICT_HINT, Endpoint, TextRow, Wire, quote_identifier, quote_literal};
 use crate::batch::TxId;

@@ -13,6 +13,7 @@
 use std::time::Duration;
 
 use super::catalog::{number, text};
+use super::transactions::nearest;
 use super::wire::{Wire, quote_literal};
 use crate::error::{Error, Result};
 use crate::position::Lsn;
@@ -115,12 +116,6 @@ impl Running {
     }
 }
 
-/// The 64 bits of a transaction, given by 32 and by one that is not far.
-pub fn nearest(full: u64, transaction: u32) -> u64 {
-    let distance = transaction.wrapping_sub(full as u32) as i32;
-    full.wrapping_add_signed(i64::from(distance))
-}
-
 /// Creates the slot. Errors: nothing came from the primary that it can begin at.
 pub async fn create_slot(wire: &mut Wire, slot: &str) -> Result<String> {
     // While it waits for log, a backend does not notice by itself that its client is gone.
@@ -174,19 +169,6 @@ mod tests {
                 end: Lsn(end),
             };
             assert_eq!(at(100, received), expected, "{received:?}");
-        }
-    }
-
-    #[test]
-    fn the_nearest_of_all_transactions_with_these_bits() {
-        let epoch = 3_u64 << 32;
-        for (full, bits, expected) in [
-            (755, 755, 755),
-            (755, 760, 760),
-            (epoch - 2, 1, epoch + 1),
-            (epoch + 2, u32::MAX, epoch - 1),
-        ] {
-            assert_eq!(nearest(full, bits), expected, "{full} {bits}");
         }
     }
 }

@@ -17,12 +17,12 @@ use arrow::array::{ArrayRef, RecordBatch};
 use tokio::task::JoinSet;
 
 use super::alteration::{Described, described};
-use super::catalog::{SourceTable, number, text};
+use super::catalog::SourceTable;
 use super::pgoutput::{self, Datum, Message, Old, Relation, Tuple};
 use super::spool::{Replay, Spool};
-use super::standby::nearest;
+use super::transactions::{only_whole, rolled_back};
 use super::types::{ColumnBuilder, DecodeError};
-use super::wire::{Endpoint, TextRow, Wire, quote_identifier, quote_literal};
+use super::wire::{Endpoint, Wire, quote_identifier, quote_literal};
 use crate::batch::{ChangeBatch, CommitPoint, Commits, Op, TxId, UnchangedCell};
 use crate::error::{Error, Result};
 use crate::position::{Lsn, Position};
@@ -246,9 +246,7 @@ impl Stream {
             _ => Err(short_frame()),
         }
     }
-}
 
-impl Stream {
     /// Begins to tell a transaction from the spool.
     fn replay(&mut self, ended: Ended, rolled_back: HashSet<u32>) -> Result<Option<SourceEvent>> {
         self.replay = Some(Replaying {
@@ -441,73 +439,6 @@ impl ChangeStream for Stream {
     async fn end(&mut self) {
         self.wire.terminate().await;
     }
-}
-
-/// Of how many subtransactions the server is asked at a time, how long it may take to answer, and how often it is asked
-/// again.
-const ASKED_MAX: usize = 50_000;
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-const ASKED_AGAIN: u32 = 3;
-
-/// Those subtransactions that were rolled back, of a transaction that has committed.
-///
-/// The server tells that as it happens, but not always: it takes what it spilled to its own disk before it was sent, more
-/// than 4096 changes of one subtransaction, for not sent at all (`ReorderBufferMaybeMarkTXNStreamed`; versions 14 to 18).
-/// That is where a new connection has got what came before, and where a value is too large to be whole in memory.
-///
-/// Errors: it does not say. Whole transactions are without what was rolled back.
-async fn rolled_back(endpoint: Endpoint, subtransactions: Vec<u32>) -> Result<HashSet<u32>> {
-    let mut tries = 0;
-    loop {
-        let error = match ask(&endpoint, &subtransactions).await {
-            Ok(rolled_back) => return Ok(rolled_back),
-            Err(error) => error,
-        };
-        if tries == ASKED_AGAIN {
-            return Err(only_whole("the server does not say what a transaction has rolled back").with_source(error));
-        }
-        tries += 1;
-        tokio::time::sleep(Duration::from_secs(1) * tries).await;
-    }
-}
-
-async fn ask(endpoint: &Endpoint, subtransactions: &[u32]) -> Result<HashSet<u32>> {
-    let mut wire = Wire::connect(endpoint, false).await?;
-    let next = answer(&mut wire, "SELECT pg_snapshot_xmax(pg_current_snapshot())").await?;
-    let next = number(next.first().unwrap_or(&Vec::new()), 0)?;
-    let mut all = HashSet::new();
-    for some in subtransactions.chunks(ASKED_MAX) {
-        let ids: Vec<String> = some.iter().map(|id| nearest(next, *id).to_string()).collect();
-        let others = format!(
-            "SELECT id::xid, status FROM (SELECT id, pg_xact_status(id) AS status FROM unnest('{{{}}}'::xid8[]) AS id) AS all_of_them
-             WHERE status IS DISTINCT FROM 'committed'",
-            ids.join(",")
-        );
-        for row in &answer(&mut wire, &others).await? {
-            match text(row, 1).as_str() {
-                "aborted" => {
-                    all.insert(number(row, 0)?);
-                }
-                // The commit is in the log, and not seen yet.
-                "in progress" => {}
-                _ => return Err(Error::transient("it was too long ago")),
-            }
-        }
-    }
-    wire.terminate().await;
-    Ok(all)
-}
-
-async fn answer(wire: &mut Wire, sql: &str) -> Result<Vec<TextRow>> {
-    let answer = tokio::time::timeout(ANSWER_TIMEOUT, wire.query(sql)).await;
-    answer.map_err(|_| Error::transient("there was no answer"))?
-}
-
-/// The error that open transactions can't be taken.
-fn only_whole(why: &str) -> Error {
-    Error::transient(why)
-        .with_hint("nothing is lost: for an hour the server sends transactions once they commit")
-        .with_code(ONLY_WHOLE)
 }
 
 /// Between segments of streamed transactions, the end of one.
