@@ -1,13 +1,12 @@
 //! How the program reaches a server: passwords (SCRAM), TLS, certificates, and what libpq's environment says.
 
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::OnceLock;
 
 use crate::support::server::Server;
-use crate::support::{Case, assert_error, finish, python, succeed, text};
+use crate::support::{Case, assert_error, finish, python, serving, succeed, text};
 
 /// What some users need; all others, a password over TLS.
 const HBA: &str = "\
@@ -247,18 +246,10 @@ fn a_login_can_be_bound_to_its_channel() {
 
     // Somebody between, with a certificate that nobody asks for, who may also hide what the server offers.
     for (mode, said) in [("", "check failed"), ("strip", "negotiation error")] {
-        let mut proxy = python("tls_proxy.py")
-            .args([&server().port.to_string(), &file("stranger.crt"), &file("stranger.key")])
-            .args((!mode.is_empty()).then_some(mode))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut port = String::new();
-        BufReader::new(proxy.stdout.take().unwrap())
-            .read_line(&mut port)
-            .unwrap();
-        let through = bound.replace(&server().port.to_string(), port.trim());
+        let mut proxy = python("tls_proxy.py");
+        proxy.args([&server().port.to_string(), &file("stranger.crt"), &file("stranger.key")]);
+        let (mut proxy, port) = serving(proxy.args((!mode.is_empty()).then_some(mode)));
+        let through = bound.replace(&server().port.to_string(), &port);
         case.url = format!("{through}&channel_binding=disable");
         replicates(&case);
         for tail in ["", "&channel_binding=prefer"] {

@@ -112,6 +112,15 @@ fn confirmed(case: &Case, sidecar: &mut Sidecar) {
     });
 }
 
+fn spilled(address: &str) -> f64 {
+    metric(address, "tributary_spilled_bytes").unwrap()
+}
+
+/// Waits until more than that of what is open is here.
+fn wait_until_sent(address: &str, bytes: f64) {
+    wait_for("what is open", || (spilled(address) > bytes).then_some(()));
+}
+
 /// The server does not tell that a subtransaction was rolled back if it had to spill more than 4096 of its changes before
 /// they were sent. It has to where a new connection has got what came before them, and while a value is not whole yet.
 fn rolled_back_parts_leave_nothing(version: u32) {
@@ -135,13 +144,8 @@ fn rolled_back_parts_leave_nothing(version: u32) {
     let mut sidecar = case.start();
     case.wait_until_current(&mut sidecar);
     let address = address(&sidecar);
-    let wait_until_sent = |bytes: f64| {
-        wait_for("what is open", || {
-            (metric(&address, "tributary_spilled_bytes").unwrap() > bytes).then_some(())
-        });
-    };
     open.run(&format!("SAVEPOINT c; {}", rows(30_000, 32_000)));
-    wait_until_sent(1e6);
+    wait_until_sent(&address, 1e6);
     open.run(&format!("ROLLBACK TO a; {}", rows(40_000, 40_010)));
     open.run(&format!("SAVEPOINT d; {}; RELEASE d", rows(50_000, 56_000)));
     open.end("COMMIT");
@@ -152,7 +156,7 @@ fn rolled_back_parts_leave_nothing(version: u32) {
         |id: u32| format!("INSERT INTO t SELECT {id}, string_agg(md5(i::text), '') FROM generate_series(1, 400000) i");
     let mut open = Open::begin(&case, &format!("SAVEPOINT a; {}", value(1)));
     open.run(&format!("SAVEPOINT b; {}", rows(60_000, 62_000)));
-    wait_until_sent(12e6);
+    wait_until_sent(&address, 12e6);
     open.run(&format!(
         "ROLLBACK TO a; {}; SAVEPOINT c; {}",
         rows(70_000, 70_010),
@@ -198,9 +202,7 @@ fn rolled_back_descriptions_count_for_nothing(version: u32) {
         case.wait_until_current(&mut sidecar);
         let address = address(&sidecar);
         open.run(&format!("SAVEPOINT b; {}", rows("u", first, first + 2000)));
-        wait_for("what is open", || {
-            (metric(&address, "tributary_spilled_bytes").unwrap() > 5e5).then_some(())
-        });
+        wait_until_sent(&address, 5e5);
         open.run("ROLLBACK TO a");
         if !beside.is_empty() {
             case.sql(beside);
@@ -245,12 +247,11 @@ fn what_is_open_is_on_disk_and_not_in_the_lake() {
     let mut sidecar = case.start();
     case.wait_until_current(&mut sidecar);
     let address = address(&sidecar);
-    let spilled = || metric(&address, "tributary_spilled_bytes").unwrap();
     let rows = "INSERT INTO t SELECT i, 0, repeat(md5(i::text), 10) FROM generate_series({}) i";
     let many = rows.replace("{}", &format!("1, {ROWS}"));
     let open = Open::begin(&case, &format!("{many}; UPDATE t SET n = 1 WHERE id % 3 = 0"));
     let given_up = Open::begin(&case, &rows.replace("{}", &format!("{ROWS} + 1, {ROWS} + 100000")));
-    wait_for("both transactions on disk", || (spilled() > 100e6).then_some(()));
+    wait_until_sent(&address, 100e6);
     case.sql("INSERT INTO small VALUES (1)");
     wait_for("what is committed", || {
         case.table_status("small")
@@ -267,7 +268,7 @@ fn what_is_open_is_on_disk_and_not_in_the_lake() {
     let commits = commits(&case.table("t")).len() - before - compactions(&case.table("t")).len();
     assert_eq!(commits, 1, "one transaction became {commits} versions");
     assert_eq!(slot_number(&case, "spill_txns"), 0, "the server wrote to its own disk");
-    wait_for("the disk is given back", || (spilled() == 0.0).then_some(()));
+    wait_for("the disk is given back", || (spilled(&address) == 0.0).then_some(()));
     let peak = sidecar.peak_mib();
     println!("peak {peak} MiB");
     assert!(peak < 300, "{peak} MiB");

@@ -1,7 +1,7 @@
 //! What a publication publishes is what the lake has: roots or leaves, some columns, some rows, generated columns.
 
-use crate::support::Case;
 use crate::support::server::Server;
+use crate::support::{Case, Open, signal};
 
 const PARTITIONED: &str = "
     CREATE TABLE root (id int, region text, n int, long text, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
@@ -100,6 +100,25 @@ fn changes_of_the_set_of_partitions_reach_the_root() {
         case.sql("UPDATE plain SET n = n + 1");
         case.wait_until_published_equal(&mut sidecar);
     }
+    sidecar.stop();
+}
+
+#[test]
+fn a_partition_that_is_locked_when_it_is_first_seen_is_copied() {
+    let case = Case::new(Server::shared(15), "parts_locked");
+    case.sql(PARTITIONED);
+    let mut sidecar = case.start();
+    case.wait_until_current(&mut sidecar);
+    let lock = Open::begin(
+        &case,
+        "CREATE TABLE west (LIKE root INCLUDING ALL); INSERT INTO west SELECT i, 'w', 1, 'w' FROM generate_series(1, 50) i;
+         ALTER TABLE root ATTACH PARTITION west FOR VALUES IN ('w'); COMMIT; BEGIN; LOCK TABLE west IN ACCESS EXCLUSIVE MODE",
+    );
+    // It looks at once.
+    signal(sidecar.id(), "HUP");
+    sidecar.wait_for_log("copying new partitions");
+    lock.end("COMMIT");
+    case.wait_until_published_equal(&mut sidecar);
     sidecar.stop();
 }
 

@@ -442,16 +442,20 @@ fn an_alteration_that_is_in_the_log_and_not_seen_yet_is_waited_for() {
     let server = Server::start(16, &[("PG_CONF", conf)]);
     let mut case = Case::new(&server, "unseen");
     case.max_latency = "1ms";
-    case.sql("CREATE TABLE t (id int PRIMARY KEY, n int, a text); INSERT INTO t VALUES (1, 1, 'a'), (2, 2, 'b')");
+    for table in ["t", "u"] {
+        case.sql(&format!(
+            "CREATE TABLE {table} (id int PRIMARY KEY, n int, a text); INSERT INTO {table} VALUES (1, 1, 'a'), (2, 2, 'b')"
+        ));
+    }
+    // From here on, commits wait for a standby that is not there; not that of the publication.
+    case.sql("ALTER DATABASE unseen SET synchronous_commit = on");
     let mut sidecar = case.start();
     case.wait_until_current(&mut sidecar);
-    // Who does not see that it is another column would take it for the same. Its commit waits for a standby that is not there.
+    // Who sees the columns of before takes `u.b` for `u.a` with another name, and finds no number for `t.c`.
     let mut client = case.database.psql();
     client.args([
         "-c",
-        "SET synchronous_commit = on",
-        "-c",
-        "ALTER TABLE t ADD c text; UPDATE t SET c = 'c'",
+        "ALTER TABLE t ADD c text; UPDATE t SET c = 'c'; ALTER TABLE u DROP a, ADD b text; UPDATE u SET b = 'c' WHERE id = 1",
     ]);
     let mut client = client.stdout(Stdio::null()).spawn().unwrap();
     wait_for("the commit to be sent", || {

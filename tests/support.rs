@@ -13,7 +13,7 @@ pub mod sql;
 pub mod writer;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -117,6 +117,16 @@ pub fn python(script: &str) -> Command {
     let mut command = interpreter();
     command.arg("-B").arg(repository().join("tests/python").join(script));
     command
+}
+
+/// Starts a script that serves until its standard input ends. Returns the line in which it says where.
+pub fn serving(script: &mut Command) -> (Child, String) {
+    let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    (child, line.trim().to_owned())
 }
 
 /// Makes a test for each kind of source of functions that take a [`Kind`].

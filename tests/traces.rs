@@ -2,16 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use serde_json::Value;
 
 use crate::support::lake::commits;
 use crate::support::server::{POSTGRES, Server};
 use crate::support::sidecar::Sidecar;
-use crate::support::{Case, finish, python, text, wait_for};
+use crate::support::{Case, finish, python, serving, text, wait_for};
 
 /// tests/python/collector.py
 struct Collector {
@@ -23,17 +22,8 @@ struct Collector {
 impl Collector {
     fn start(folder: &Path) -> Self {
         let file = folder.join("spans");
-        let mut child = python("collector.py")
-            .arg(&file)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut port = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap())
-            .read_line(&mut port)
-            .unwrap();
-        let endpoint = format!("http://127.0.0.1:{}", port.trim());
+        let (child, port) = serving(python("collector.py").arg(&file));
+        let endpoint = format!("http://127.0.0.1:{port}");
         Collector { child, endpoint, file }
     }
 

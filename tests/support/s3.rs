@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 
 use super::server::Server;
-use super::{Case, cache, finish, lake, python, repository, succeed};
+use super::{Case, cache, finish, lake, python, repository, serving, succeed};
 
 /// What lets the tests in; the server takes no other key.
 pub const KEY: [(&str, &str); 2] = [
@@ -142,17 +142,9 @@ pub struct Proxy {
 
 impl Proxy {
     fn start(upstream: &str, seed: u32) -> Self {
-        let mut child = python("fault_proxy.py")
-            .args(["--upstream", upstream, "--seed", &seed.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let (port, control) = line.trim().split_once(' ').expect("the proxy's ports");
+        let seed = seed.to_string();
+        let (child, ports) = serving(python("fault_proxy.py").args(["--upstream", upstream, "--seed", &seed]));
+        let (port, control) = ports.split_once(' ').expect("the proxy's ports");
         Proxy {
             url: format!("http://127.0.0.1:{port}"),
             control: control.parse().unwrap(),
